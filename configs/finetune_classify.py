@@ -1,0 +1,40 @@
+"""Classification (or regression) of scans from labels: fine-tuned from a pretrained run, or from scratch.
+
+  python -m vitmed train --config configs/finetune_classify.py --workdir runs/chest \\
+      --config.data.path=DATASET --config.init_from=runs/mae
+  python -m vitmed evaluate runs/chest
+
+Arguments: `:VARIANT+PATCH,SIZE` as for configs/pretrain_mae.py, `:resnet18` or `:resnet10` (the CNN baseline), or
+`:tiny` (seconds, for tests). A label budget: `--config.data.labels=0.1` (a fraction) or `=40` (a count).
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=None):
+    config = ConfigDict()
+    config.data = ConfigDict(dict(path="", split="train", val_split="val", workers=2))
+    config.model = ConfigDict(dict(variant="nano", patch_size=(4, 4), pool="mean", drop_path=0.1))
+    config.objective = ConfigDict(dict(name="supervised", label_smoothing=0.1))
+    config.train = ConfigDict(dict(steps=1000, batch_size=128, seed=0, log_every=20, val_every=250))
+    config.optim = ConfigDict(
+        dict(name="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75, warmup=0.1, clip=1.0, ema=0.99)
+    )
+    config.augment = ConfigDict(dict(shift=0.1, scale=(0.85, 1.15), rotate=10.0, brightness=0.1, contrast=0.2))
+    config.checkpoint = ConfigDict(dict(every=250, keep=2))
+    config.parallel = ConfigDict(dict(engine="jit", remat="none"))
+    config.init_from = ""
+    if arg == "tiny":
+        config.model.scan = True
+        config.train.update(dict(steps=20, batch_size=8, log_every=1, val_every=10))
+        config.checkpoint.every = 10
+    elif arg and arg.startswith("resnet"):
+        config.model = ConfigDict(dict(variant=arg, width=32))
+        config.optim.layer_decay = 1.0
+    elif arg:
+        from vitmed.config import variant
+
+        name, patch, size = variant(arg)
+        config.model.update(dict(variant=name, patch_size=patch))
+        config.data.size = size
+    return config

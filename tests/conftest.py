@@ -1,0 +1,139 @@
+"""What every test shares: eight devices, compiled code that is kept between runs, and small datasets."""
+
+import csv
+import hashlib
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def _processor() -> str:
+    """Names the kind of processor, so that one never runs code compiled for another (a shared home folder)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        text = "\n".join(sorted({n for n in lines if n.startswith(("model name", "flags", "Features"))}))
+    except OSError:
+        text = " ".join(os.uname())
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+# Before JAX is imported. Tests are the same on every machine, so an accelerator is not used unless it is asked
+# for; eight devices on the host are enough to see a wrong sharding. Compiling is most of what the tests take,
+# so compiled code is kept, where `pytest --cache-clear` removes it. Processes that tests start inherit all this.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROJECT / ".pytest_cache" / "d" / f"jax-{_processor()}"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import nibabel  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real scans, or a skip that says where they were looked for."""
+    folder = Path(os.environ.get("VITMED_TEST_DATA") or PROJECT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real scans: {folder} is not there; name their folder in VITMED_TEST_DATA")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same draws in every test, whatever ran before it."""
+    return np.random.Generator(np.random.Philox(key=0))
+
+
+@pytest.fixture(scope="session")
+def tiny_pngs(tmp_path_factory) -> Path:
+    """A folder a user might bring: 40 patients, 1 or 2 X-rays of 16x16 each, labels.csv with two classes.
+
+    The classes differ by a bright square, so that a model can learn them. Half of each is in a split of its own
+    choosing, named in the column ``split``, with all three splits holding both classes.
+    """
+    folder = tmp_path_factory.mktemp("tiny_pngs")
+    rows = []
+    for patient, finding, split, draw in _patients(40):
+        for scan in range(1 + patient % 2):
+            image = 80 + 20 * draw.standard_normal((16, 16))
+            image[4:9, 5:10] += 70 * finding
+            name = f"p{patient:02}_{scan}.png"
+            Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(folder / name)
+            rows.append((name, f"p{patient:02}", split, ("clear", "lesion")[finding]))
+    _write_labels(folder, rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_niftis(tmp_path_factory) -> Path:
+    """The same in 3D: 20 patients, one 16x16x16 MRI volume of 1 mm each, as NIfTI, labels.csv with two classes."""
+    folder = tmp_path_factory.mktemp("tiny_niftis")
+    rows = []
+    for patient, finding, split, draw in _patients(20):
+        volume = 300 + 40 * draw.standard_normal((16, 16, 16))
+        volume[4:9, 5:10, 3:8] += 250 * finding
+        name = f"p{patient:02}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(volume.clip(0).astype(np.int16), np.eye(4)), folder / name)
+        rows.append((name, f"p{patient:02}", split, ("clear", "lesion")[finding]))
+    _write_labels(folder, rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_pngs, tmp_path_factory) -> Path:
+    """``tiny_pngs`` ingested: 60 X-rays of 16x16x1, train/val/test of 24/8/8 patients."""
+    from vitmed.data.ingest import ingest
+
+    out = tmp_path_factory.mktemp("datasets") / "tiny"
+    ingest(tiny_pngs, out, labels=tiny_pngs / "labels.csv", modality="xray", workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_volumes(tiny_niftis, tmp_path_factory) -> Path:
+    """``tiny_niftis`` ingested: 20 MRI volumes of 16x16x16x1, train/val/test of 12/4/4 patients."""
+    from vitmed.data.ingest import ingest
+
+    out = tmp_path_factory.mktemp("datasets") / "tiny_volumes"
+    ingest(tiny_niftis, out, labels=tiny_niftis / "labels.csv", modality="mr", workers=1)
+    return out
+
+
+def _patients(count: int):
+    """(number, class 0 or 1, split, generator) of each patient: 3 in 5 train, 1 in 5 val, 1 in 5 test."""
+    splits = ("train", "train", "train", "val", "test")
+    for patient in range(count):
+        split = splits[patient // 2 % 5]
+        yield patient, patient % 2, split, np.random.Generator(np.random.Philox(key=patient))
+
+
+def _write_labels(folder: Path, rows: list[tuple[str, str, str, str]]) -> None:
+    with open(folder / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("path", "patient", "split", "finding"), *rows])
+
+
+# .ci/run installs all that tests ask for and sets VITMED_NO_SKIPS: there, a test that is skipped has failed.
+# Otherwise the check against another implementation could silently stop running.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _no_skips((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _no_skips((yield))
+
+
+def _no_skips(report):
+    if report.skipped and os.environ.get("VITMED_NO_SKIPS") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and .ci/run allows no skips: {report.longrepr[-1]}"
+    return report

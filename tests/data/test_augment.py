@@ -1,0 +1,191 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from vitmed import config
+from vitmed.data.augment import AugmentConfig, augment
+from vitmed.data.keys import example_keys, step_key
+from vitmed.errors import InputError
+
+EVERYTHING = AugmentConfig(
+    flip=(0, 1), shift=0.1, scale=(0.8, 1.25), rotate=20, crop=(0.5, 1.0),
+    brightness=0.2, contrast=0.3, gamma=0.3, noise=0.1, cutout=0.1,
+)  # fmt: skip
+
+
+jitted = jax.jit(augment, static_argnums=2)
+
+
+def keys_of(n, step=0):
+    return example_keys(step_key(0, step), np.arange(2 * n, dtype=np.uint32).reshape(n, 2))
+
+
+def mirrored(volume, way):
+    """(z, y, x, ...) reversed along z, x where ``way`` holds 1."""
+    return volume[:: 1 - 2 * way[0], :, :: 1 - 2 * way[1]]
+
+
+def smooth(shape, seed=0):
+    """Images with features several voxels wide, so that linear interpolation is nearly exact."""
+    noise = np.random.Generator(np.random.Philox(key=seed)).standard_normal(shape).astype(np.float32)
+    return ndimage.gaussian_filter(noise, (0, *(3,) * (len(shape) - 2), 0)) * 20
+
+
+def test_off_by_default():
+    # Evaluation and the plainest training must see the images as they are.
+    images, masks = jnp.ones((2, 4, 4, 1)), jnp.ones((2, 4, 4), jnp.uint8)
+    assert augment(images, keys_of(2), AugmentConfig()) is images
+    assert augment(images, keys_of(2), AugmentConfig(), masks) == (images, masks)
+
+
+@pytest.mark.parametrize("shape", [(6, 12, 10, 2), (6, 5, 9, 8, 1)], ids=["2D", "3D"])
+def test_an_example_is_augmented_alike_in_any_batch(shape):
+    # Else a run on other hosts, or resumed, would train on other images.
+    images, keys = jnp.asarray(smooth(shape)), keys_of(6)
+    masks = (images[..., 0] > 0).astype(jnp.uint8)
+    whole, whole_masks = jitted(images, keys, EVERYTHING, masks)
+    order = np.array([5, 2, 0, 1, 4, 3])
+    moved, moved_masks = jitted(images[order], keys[order], EVERYTHING, masks[order])
+    np.testing.assert_array_equal(moved, whole[order])
+    np.testing.assert_array_equal(moved_masks, whole_masks[order])
+    part, _ = jitted(images[2:4], keys[2:4], EVERYTHING, masks[2:4])
+    np.testing.assert_array_equal(part, whole[2:4])
+    assert not np.allclose(jitted(images, keys_of(6, step=1), EVERYTHING), whole)
+
+
+def test_flips_are_exact_and_fair():
+    # A mirrored image must be its mirror to the bit, along the axes asked for and no other, in half of the
+    # cases.
+    images = jnp.asarray(smooth((400, 3, 4, 5, 1)))
+    masks = jnp.round(images[..., 0]).astype(jnp.uint8)
+    out, out_masks = jitted(images, keys_of(400), AugmentConfig(flip=(0, 2)), masks)
+    found = np.zeros((2, 2), int)
+    both = zip(*map(np.asarray, (images, out, masks, out_masks)), strict=True)
+    for before, after, mask, after_mask in both:
+        ways = [way for way in np.ndindex(2, 2) if (mirrored(before, way) == after).all()]
+        assert len(ways) == 1 and (mirrored(mask, ways[0]) == after_mask).all()
+        found[ways[0]] += 1
+    assert (np.abs(found - 100) < 5 * np.sqrt(400 * 0.25 * 0.75)).all()
+
+
+def test_geometry_agrees_with_scipy():
+    # The composed map is checked against an independent resampling: its matrix is found from the image
+    # itself, by augmenting the coordinates, then SciPy applies it to other images. A wrong sign or axis
+    # order would show.
+    size = (8, 21, 26)
+    setting = AugmentConfig(flip=(1, 2), shift=0.05, scale=(0.9, 1.2), rotate=25, crop=(0.7, 1.0))
+    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).astype(np.float32)
+    images = smooth((4, *size, 1))
+    source = np.asarray(jitted(jnp.asarray(np.stack([grid] * 4)), keys_of(4), setting))
+    out = np.asarray(jitted(jnp.asarray(images), keys_of(4), setting))[..., 0]
+    masks = (images[..., 0] > 1).astype(np.uint8)
+    _, out_masks = jitted(jnp.asarray(images), keys_of(4), setting, jnp.asarray(masks))
+    for i in range(4):
+        ours = source[i].reshape(-1, 3)
+        rows = np.column_stack([grid.reshape(-1, 3), np.ones(len(ours))])
+        inner = ((ours > 0.01) & (ours < np.array(size) - 1.01)).all(1)
+        matrix = np.linalg.lstsq(rows[inner], ours[inner], rcond=None)[0]
+        assert np.abs(rows[inner] @ matrix - ours[inner]).max() < 1e-3  # affine indeed
+        linear = matrix[:3].T
+        gram = linear @ linear.T  # a zoom times a rotation in the plane: no shear, one scale on all axes
+        assert np.abs(gram - np.eye(3) * gram[0, 0]).max() < 1e-3 and np.abs(linear[0, 1:]).max() < 1e-3
+        wanted = (rows @ matrix).T.reshape(3, *size)
+        np.testing.assert_allclose(
+            out[i], ndimage.map_coordinates(images[i, ..., 0], wanted, order=1, mode="nearest"), atol=2e-3
+        )
+        nearest = ndimage.map_coordinates(masks[i], wanted, order=0, mode="nearest")
+        assert (np.asarray(out_masks)[i] != nearest).mean() < 0.002  # ties only
+
+
+def test_both_resamplings_agree():
+    # A rotation by nothing gathers neighbours; without rotation matrices interpolate. Same map, same image.
+    images = jnp.asarray(smooth((5, 14, 11, 2)))
+    setting = {"flip": (1,), "shift": 0.2, "scale": (0.7, 1.4), "crop": (0.5, 0.9)}
+    masks = (images[..., 0] > 0).astype(jnp.uint8)
+    a, am = jitted(images, keys_of(5), AugmentConfig(**setting), masks)
+    b, bm = jitted(images, keys_of(5), AugmentConfig(**setting, rotate=1e-7), masks)
+    np.testing.assert_allclose(a, b, atol=1e-4)
+    assert (am != bm).mean() < 0.01
+
+
+def test_rotation_turns_about_the_centre():
+    # By up to 180 degrees every image of a centred disc stays that disc: a centre off by half a voxel would
+    # show.
+    y, x = np.mgrid[:31, :31] - 15
+    disc = np.clip(10 - np.hypot(y, x), 0, 4).astype(np.float32)[None, ..., None].repeat(8, 0)
+    out = jitted(jnp.asarray(disc), keys_of(8), AugmentConfig(rotate=180))
+    assert np.abs(np.asarray(out) - disc).max() < 0.25
+
+
+def test_outside_repeats_the_edge():
+    # A border of any fixed value would be a cue that only augmented images carry.
+    ramp = jnp.broadcast_to(jnp.arange(5.0, 15.0)[:, None, None], (50, 10, 6, 1))
+    out = np.asarray(jitted(ramp, keys_of(50), AugmentConfig(shift=0.5, scale=(0.5, 0.5))))
+    assert out.min() == 5 and out.max() == 14 and (out[:, :, :1] == out).all()
+
+
+@pytest.mark.parametrize("area, ndim", [(0.2, 2), (0.9, 2), (0.4, 3)])
+def test_crops_keep_the_area_asked_for_and_stay_inside(area, ndim):
+    # A crop that reached over the edge would smear it; the area is what papers state.
+    n = 16
+    grid = np.stack(np.meshgrid(*[np.arange(n)] * ndim, indexing="ij"), -1).astype(np.float32)
+    out = np.asarray(jitted(jnp.asarray(np.stack([grid] * 4)), keys_of(4), AugmentConfig(crop=(area, area))))
+    step = area ** (1 / ndim)
+    first, last = out[(slice(None), *[1] * ndim)], out[(slice(None), *[n - 2] * ndim)]
+    np.testing.assert_allclose((last - first) / (n - 3), step, atol=1e-3)
+    assert (first - 1.5 * step > -0.51).all() and (last + 1.5 * step < n - 0.49).all()
+
+
+def test_intensity_changes_are_what_they_say():
+    # Units matter: brightness in deviations of the data, contrast about the image's mean, gamma inside its
+    # range.
+    images, keys = jnp.asarray(smooth((64, 16, 16, 1))), keys_of(64)
+    space = (1, 2, 3)
+    bright = np.asarray(jitted(images, keys, AugmentConfig(brightness=0.5)) - images)
+    assert np.ptp(bright, axis=space).max() < 1e-5 and 0.4 < np.abs(bright).max() <= 0.5
+    contrast = np.asarray(jitted(images, keys, AugmentConfig(contrast=0.4)))
+    np.testing.assert_allclose(contrast.mean(space), images.mean(space), atol=1e-4)
+    ratio = contrast.std(space) / images.std(space)
+    assert 0.6 <= ratio.min() < 0.7 and 1.3 < ratio.max() <= 1.4
+    gamma = np.asarray(jitted(images, keys, AugmentConfig(gamma=0.5)))
+    np.testing.assert_allclose(gamma.min(space), images.min(space), atol=1e-4)
+    np.testing.assert_allclose(gamma.max(space), images.max(space), atol=1e-3)
+    noise = np.asarray(jitted(images, keys, AugmentConfig(noise=0.5)) - images)
+    level = noise.std(space)
+    assert level.min() < 0.1 and 0.4 < level.max() < 0.6 and abs(noise.mean()) < 0.02
+    constant = jitted(jnp.ones((2, 4, 4, 1)), keys_of(2), AugmentConfig(gamma=0.5, contrast=0.5))
+    assert np.isfinite(np.asarray(constant)).all()
+
+
+def test_cutout_removes_one_box_of_the_area():
+    # It stands for the data's mean, 0 once normalised.
+    out = np.asarray(jitted(jnp.ones((30, 40, 20, 2)), keys_of(30), AugmentConfig(cutout=0.25)))
+    for image in out:
+        rows, columns = (np.flatnonzero((image[..., 0] == 0).any(axis)) for axis in (1, 0))
+        assert len(rows) in (20, 21) and len(columns) in (9, 10, 11)
+        assert (image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] == 0).all()
+
+
+def test_a_change_draws_the_same_whatever_else_is_on():
+    # Switching noise on must not move the crops: ablations compare one thing at a time.
+    images, keys = jnp.asarray(smooth((4, 12, 12, 1))), keys_of(4)
+    alone = jitted(images, keys, AugmentConfig(shift=0.3))
+    both = jitted(images, keys, AugmentConfig(shift=0.3, brightness=1.0))
+    assert np.ptp(np.asarray(both - alone), axis=(1, 2, 3)).max() < 1e-5
+
+
+def test_impossible_settings_are_refused_by_name():
+    for wrong, message in (
+        ({"crop": (0.5,)}, "config.augment.crop is"),
+        ({"scale": (1.2, 0.8)}, "config.augment.scale is"),
+        ({"rotate": 400.0}, "config.augment.rotate is 400"),
+        ({"noise": -1.0}, "config.augment.noise is -1"),
+        ({"flip": (-1,)}, "config.augment.flip is"),
+        ({"shfit": 0.1}, "did you mean config.augment.shift"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config.build(AugmentConfig, wrong, "config.augment")
+    with pytest.raises(InputError, match="config.augment.flip.*2D.*0 to 1"):
+        jitted(jnp.ones((2, 4, 4, 1)), keys_of(2), AugmentConfig(flip=(2,)))

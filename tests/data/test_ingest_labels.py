@@ -1,0 +1,115 @@
+"""What is told of scans beside their pixels: tables, folders, npz files, patterns."""
+
+import numpy as np
+import pytest
+
+from vitmed.data import annotations as known
+from vitmed.errors import InputError
+from vitmed.scans.scan import Source
+
+
+def sources(*ids):
+    return [Source(i, "image", (f"/root/{i}",)) for i in ids]
+
+
+def table(tmp_path, text, found, refused=()):
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    return known.from_table(path, tmp_path, found, set(refused))
+
+
+def encoded(tmp_path, text, *ids):
+    return known.encode(table(tmp_path, text, sources(*ids)), list(ids))
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "task", "classes", "label"),
+    [
+        ("finding", ("sick", "well", ""), "multiclass", ["sick", "well"], [[0], [1], [0]]),
+        ("grade", ("10", "9", ""), "multiclass", ["9", "10"], [[1], [0], [0]]),
+        ("age", ("40.5", "62", ""), "regression", ["age"], [[40.5], [62], [0]]),
+        ("a,b", ("1,0", "0,1", ",1"), "multilabel", ["a", "b"], [[1, 0], [0, 1], [0, 1]]),
+        ("x,y", ("1.5,0", "0,1", "2,"), "regression", ["x", "y"], [[1.5, 0], [0, 1], [2, 0]]),
+    ],
+)
+def test_the_task_follows_from_what_is_written(tmp_path, column, cells, task, classes, label):
+    """Otherwise grades are learned as numbers, or findings as classes."""
+    rows = "\n".join(f"{name},{cell}" for name, cell in zip("abc", cells, strict=True))
+    found = encoded(tmp_path, f"path,{column}\n{rows}\n", "a.png", "b.png", "c.png")
+    assert (found.task, found.classes) == (task, classes)
+    np.testing.assert_array_equal(found.label, label)
+    missing = [[cell == "" for cell in line.split(",")] for line in cells]
+    np.testing.assert_array_equal(found.weight, 1 - np.array(missing))
+
+
+def test_scans_without_a_row_are_unlabelled(tmp_path):
+    """Otherwise they are dropped, or get the first class."""
+    found = encoded(tmp_path, "path,label\na.png,x\nb.png,y\n", "a.png", "b.png", "c.png")
+    np.testing.assert_array_equal(found.weight, [[1], [1], [0]])
+
+
+def test_the_column_label_wins(tmp_path):
+    """Otherwise a table with more to tell (age, scanner) cannot be used."""
+    read = table(tmp_path, "path,label,scanner\na.png,x,GE\nb.png,y,Siemens\n", sources("a.png", "b.png"))
+    assert read.columns == ("label",) and "scanner" in read.notes[0]
+    with pytest.raises(InputError, match="finding, scanner.*'GE'"):
+        encoded(tmp_path, "path,finding,scanner\na.png,1,GE\n", "a.png")
+
+
+@pytest.mark.parametrize("name", ["s/1/x.png", "./s/1/x.png", "s\\1\\x.png", "/root/s/1/x.png", "s/1/x", "x"])
+def test_a_scan_may_be_called_in_any_clear_way(tmp_path, name):
+    """Otherwise people rewrite their tables."""
+    assert set(table(tmp_path, f"path,label\n{name},a\n", sources("s/1/x.png", "s/2/y.png")).rows) == {"s/1/x.png"}
+
+
+def test_a_series_is_called_by_its_folder_or_a_file_of_it(tmp_path):
+    """Otherwise labels of DICOM volumes cannot be told."""
+    series = [Source("ct/7", "dicom", tuple(str(tmp_path / f"ct/7/{k}.dcm") for k in range(3)))]
+    for name in ("ct/7", "ct/7/", "ct/7/2.dcm"):
+        assert set(table(tmp_path, f"path,label\n{name},a\n", series).rows) == {"ct/7"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,label\nno.png,a\nnone.png,b\na.png,c\n", "labels.csv names 2 scans not found.*'no.png'"),
+        ("file,label\na.png,b\n", "file, label.*column path"),
+        ("path,label\na.png,b\n./a.png,c\n", "names ./a.png .*twice, again in line 3"),
+        ("path,label\na.png,b,c\n", "3 cells in line 2"),
+        ("path,label,label\na.png,b,c\n", "'label' twice"),
+        ("path,label\n", "no rows"),
+        ("", "nothing"),
+        ("path,split\na.png,dev\n", "split 'dev' in line 2"),
+        ("path,mask\na.png,m.png\n", "mask m.png in line 2"),
+        ("path,modality\na.png,PETT\n", "PETT"),
+    ],
+)
+def test_a_table_with_a_fault_ends_it(tmp_path, text, words):
+    """Otherwise labels are silently lost, or given to the wrong scan."""
+    with pytest.raises(InputError, match=words):
+        table(tmp_path, text, sources("a.png"))
+
+
+def test_rows_of_refused_files_are_no_fault(tmp_path):
+    """Otherwise one broken file makes its table useless."""
+    assert table(tmp_path, "path,label\nbad.dcm,a\na.png,b\n", sources("a.png"), {"bad.dcm"}).rows.keys() == {"a.png"}
+
+
+def test_one_class_is_refused_when_labels_are_asked(tmp_path):
+    """Otherwise a classifier is trained that can only say one thing."""
+    with pytest.raises(InputError, match="labels.csv are of one class only, 'x'.*needs two"):
+        encoded(tmp_path, "path,label\na.png,x\nb.png,x\n", "a.png", "b.png")
+    with pytest.raises(InputError, match="gives no label"):
+        encoded(tmp_path, "path,label\na.png,\n", "a.png")
+
+
+def test_patients_come_from_a_pattern(tmp_path):
+    """Otherwise scans of one person lie on both sides of a split though their names say whose they are."""
+    found = sources("p01_left.png", "p01_right.png", "p02.png", "extra.png")
+    read = known.with_patients(known.Annotations(), found, r"p(\d+)")
+    assert [read.rows[s.id].patient if s.id in read.rows else "" for s in found] == ["01", "01", "02", ""]
+    assert "3 of 4" in read.notes[0]
+    with pytest.raises(InputError, match="matches no scan's path, such as 'p01_left.png'"):
+        known.with_patients(known.Annotations(), found, r"patient(\d+)")
+    with pytest.raises(InputError, match="not a regular expression"):
+        known.with_patients(known.Annotations(), found, "(")

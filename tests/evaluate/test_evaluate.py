@@ -1,0 +1,164 @@
+"""``evaluate`` on real run folders: files, ledger, refusals, and what a person sees."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from vitmed.cli import evaluate as verb
+from vitmed.data.dataset import Dataset
+from vitmed.errors import InputError
+from vitmed.evaluate.evaluate import evaluate
+from vitmed.evaluate.predictions import read
+from vitmed.runs import folder, ledger
+from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+from vitmed.train import train
+
+
+def config(dataset, objective):
+    model = dict(variant="nano", patch_size=(8, 8), scan=True)
+    return ConfigDict(
+        {
+            "data": {"path": str(dataset)},
+            "model": model,
+            "objective": {"name": objective},
+            "train": {"steps": 2, "batch_size": 8},
+            "optim": {"ema": 0.0},
+            "checkpoint": {"every": 1, "best": "loss"},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset, tmp_path_factory):
+    """A classifier after two steps."""
+    run = tmp_path_factory.mktemp("runs") / "classifier"
+    train(config(tiny_dataset, "supervised"), run, quiet=True)
+    return run
+
+
+def test_numbers_and_predictions_are_written(trained, tiny_dataset):
+    """Otherwise nothing is left of an evaluation but what scrolled by."""
+    found = evaluate(trained)
+    data = Dataset.open(tiny_dataset)
+    assert (found["run"], found["dataset"], found["split"]) == (str(trained), str(tiny_dataset), "test")
+    assert found["examples"] == data.size("test") and found["patients"] == len(set(data.patients("test")))
+    assert found["checkpoint"] == 2 and found["threshold_from"] == "val"
+    out = trained / "evaluations" / "test"
+    assert json.loads((out / "metrics.json").read_text()) == {"format": 1, **found}
+    table = read(out / "predictions.csv")
+    assert table.ids == data.ids("test") and table.patients == data.patients("test")
+    assert np.array_equal(table.label, data.labels("test")[0])
+    assert table.score.sum(axis=1) == pytest.approx(1)
+    assert sorted(p.name for p in out.iterdir()) == ["metrics.json", "predictions.csv"]
+
+
+def test_every_look_at_a_split_is_counted(trained):
+    """Otherwise a test split that was tuned on looks as fresh as on the first day."""
+    before = {split: evaluate(trained, split=split)["opened"] for split in ("test", "val")}
+    found = evaluate(trained)
+    assert found["opened"] == before["test"] + 1
+    assert evaluate(trained, split="val")["opened"] == before["val"] + 1
+    assert [e["split"] for e in ledger.entries(trained)].count("test") == found["opened"]
+
+
+def test_evaluating_validation_says_that_it_chose_the_thresholds(trained):
+    """Otherwise numbers at a threshold tuned on the same scans pass for honest ones."""
+    assert any("same split" in note for note in evaluate(trained, split="val")["notes"])
+    assert not any("same split" in note for note in evaluate(trained)["notes"])
+
+
+def test_the_best_checkpoint_is_named(trained):
+    """Otherwise the number cannot be traced to its weights."""
+    assert evaluate(trained, which="best")["checkpoint"] in (1, 2)
+
+
+def test_another_dataset_does_not_overwrite_the_own_test(trained, tiny_pngs, tmp_path):
+    """Otherwise an external test replaces the internal one in the run folder."""
+    from vitmed.data.ingest import ingest
+
+    own = evaluate(trained)
+    ingest(
+        tiny_pngs,
+        tmp_path / "d",
+        labels=tiny_pngs / "labels.csv",
+        modality="xray",
+        seed=1,
+        workers=1,
+        size=(16, 16),
+    )
+    same = evaluate(trained, tmp_path / "d")
+    assert same["folder"] == own["folder"] and same["opened"] == own["opened"] + 1  # the same content, moved
+    sheet = json.loads((tmp_path / "d" / "datasheet.json").read_text())
+    (tmp_path / "d" / "datasheet.json").write_text(json.dumps(sheet | {"content_hash": "ab" * 32}))
+    other = evaluate(trained, tmp_path / "d")
+    assert other["folder"] == str(trained / "evaluations" / "test@abababababab") and other["opened"] == 1
+    assert (
+        json.loads((trained / "evaluations" / "test" / "metrics.json").read_text())["opened"]
+        == same["opened"]
+    )
+
+
+def test_refusals_name_what_is_wrong(trained, tiny_dataset, tiny_volumes, tmp_path):
+    """Otherwise a wrong folder or split ends in a traceback, or in numbers of something else."""
+    looked = len(ledger.entries(trained))
+    with pytest.raises(InputError, match=str(tmp_path)):
+        evaluate(tmp_path)
+    with pytest.raises(InputError, match="no split 'holdout'.*train"):
+        evaluate(trained, split="holdout")
+    with pytest.raises(InputError, match="modality is xray here and mr there"):
+        evaluate(trained, tiny_volumes)
+    with pytest.raises(InputError, match=str(tmp_path / "none")):
+        evaluate(trained, tmp_path / "none")
+    assert len(ledger.entries(trained)) == looked
+
+
+def test_other_labels_are_refused(trained, tiny_pngs, tmp_path):
+    """Otherwise probabilities of one finding are scored against another's labels."""
+    from vitmed.data.ingest import ingest
+
+    text = (tiny_pngs / "labels.csv").read_text().replace("lesion", "fracture")
+    (tmp_path / "labels.csv").write_text(text)
+    ingest(tiny_pngs, tmp_path / "d", labels=tmp_path / "labels.csv", modality="xray", workers=1)
+    with pytest.raises(InputError, match="clear, fracture.*clear, lesion"):
+        evaluate(trained, tmp_path / "d")
+
+
+def test_a_split_without_labels_is_refused(trained, tiny_dataset, monkeypatch):
+    """Otherwise an unlabelled split is scored as if every scan were of class 0."""
+    labels = Dataset.labels
+    monkeypatch.setattr(
+        Dataset, "labels", lambda self, split: (labels(self, split)[0], 0 * labels(self, split)[1])
+    )
+    with pytest.raises(InputError, match="'test'.*no labels"):
+        evaluate(trained)
+
+
+def test_a_run_without_labels_is_refused(tiny_dataset, tmp_path):
+    """Otherwise evaluating a pretrained run fails somewhere in its parameters."""
+    data = Dataset.open(tiny_dataset)
+    run = folder.create(tmp_path / "mae", config(tiny_dataset, "mae"), data.recipe(), data.datasheet)
+    with Checkpoints(run, CheckpointConfig()) as checkpoints:
+        checkpoints.save(1, {"params": {"encoder": {"w": np.ones(2)}, "decoder": {"w": np.ones(2)}}})
+    with pytest.raises(InputError, match="'mae'.*finetune_classify"):
+        evaluate(run)
+
+
+def test_what_a_person_sees(trained):
+    """Otherwise the count, the interval or the caveat is missing beside the number."""
+    parser = argparse.ArgumentParser()
+    verb.arguments(parser)
+    parser.add_argument("--json", action="store_true")
+    result = verb.run(parser.parse_args([str(trained), "--json"]))
+    console = Console(record=True, width=110)
+    verb.show(result, console)
+    text = console.export_text()
+    assert f"test split opened {result['opened']} times" in text
+    assert f"{result['patients']} patients" in text and "seed 0" in text
+    auroc = result["metrics"]["auroc"]
+    assert f"{auroc['value']:.3f}" in text and f"{auroc['low']:.3f} to {auroc['high']:.3f}" in text
+    assert "is lesion" in text and "said clear" in text
+    assert all(note in " ".join(text.split()) for note in result["notes"])

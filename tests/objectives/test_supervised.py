@@ -1,0 +1,99 @@
+"""Learning from labels: each task's loss against an independent computation, missing labels, mixup."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit, log_softmax
+
+from vitmed.errors import InputError
+from vitmed.models.build import ModelConfig
+from vitmed.objectives import supervised
+from vitmed.objectives.interface import Spec
+
+VIT = ModelConfig(variant="nano", patch_size=(4, 4), scan=True)
+RESNET = ModelConfig(variant="resnet10", width=8)
+
+
+def batch_of(rng, label, weight, size=(8, 8)):
+    n = len(label)
+    return {
+        "main": {
+            "image": jnp.asarray(rng.normal(size=(n, *size, 1)).astype(np.float32)),
+            "weight": jnp.ones(n),
+            "label": jnp.asarray(label, jnp.float32),
+            "label_weight": jnp.asarray(weight, jnp.float32),
+            "example": jnp.asarray(np.stack([np.arange(n)] * 2, 1), jnp.uint32),
+        }
+    }
+
+
+def loss_and_logits(rng, task, outputs, label, weight, model=VIT, **keys):
+    spec = Spec((8, 8), 1, task, outputs)
+    objective = supervised.build(supervised.Config(**keys), model, spec)
+    params, memory = objective.init(jax.random.key(0), spec)
+    params["head"]["scores"]["kernel"] = jax.random.normal(jax.random.key(1), params["head"]["scores"]["kernel"].shape)
+    batch = batch_of(rng, label, weight)
+    loss, (metrics, _) = objective.loss(params, memory, batch, jax.random.key(0), train=False)
+    logits = supervised.Classifier(model, spec).logits(params, batch["main"]["image"])
+    return float(loss), np.asarray(logits, np.float64), metrics
+
+
+@pytest.mark.parametrize("model", [VIT, RESNET])
+def test_multiclass(rng, model):
+    label = np.array([[0], [2], [1], [2]])
+    loss, logits, metrics = loss_and_logits(rng, "multiclass", 3, label, np.ones((4, 1)), model, label_smoothing=0.1)
+    target = np.eye(3)[label[:, 0]] * 0.9 + 0.1 / 3
+    assert loss == pytest.approx(-(target * log_softmax(logits, -1)).sum(-1).mean(), rel=1e-4)
+    assert float(metrics["accuracy"]) == pytest.approx((logits.argmax(-1) == label[:, 0]).mean())
+
+
+def test_class_weights(rng):
+    label = np.array([[0], [1], [1]])
+    loss, logits, _ = loss_and_logits(rng, "multiclass", 2, label, np.ones((3, 1)), class_weights=(3.0, 1.0))
+    each = -log_softmax(logits, -1)[np.arange(3), label[:, 0]] * np.array([3.0, 1.0, 1.0])
+    assert loss == pytest.approx(each.mean(), rel=1e-4)
+
+
+def test_multilabel_leaves_missing_labels_out(rng):
+    label = np.array([[0, 1], [1, np.nan], [1, 0]])
+    weight = np.array([[1, 1], [1, 0], [1, 1]])
+    loss, logits, _ = loss_and_logits(rng, "multilabel", 2, label, weight)
+    p = expit(logits)
+    each = -(np.nan_to_num(label) * np.log(p) + (1 - np.nan_to_num(label)) * np.log(1 - p))
+    assert loss == pytest.approx(each[weight > 0].mean(), rel=1e-4)
+
+
+def test_regression(rng):
+    label = np.array([[0.5, 2.0], [1.5, np.nan]])
+    weight = np.array([[1, 1], [1, 0]])
+    loss, logits, _ = loss_and_logits(rng, "regression", 2, label, weight)
+    assert loss == pytest.approx(((logits - label)[weight > 0] ** 2).mean(), rel=1e-4)
+
+
+def test_mixup_mixes_neighbours_by_each_examples_draw(rng):
+    """Neighbours only, so that pmap (which sees a slice of the batch) and jit mix the same pairs."""
+    image = jnp.asarray(rng.normal(size=(4, 2, 2, 1)).astype(np.float32))
+    target, weight = jnp.eye(4), jnp.ones((4, 1)).at[3].set(0)
+    keys = jax.random.split(jax.random.key(0), 4)
+    mixed, mixed_target, mixed_weight = supervised.mix(image, target, weight, keys, 0.4)
+    for i, j in ((0, 1), (1, 0), (2, 3), (3, 2)):
+        share = float(mixed_target[i, i])
+        np.testing.assert_allclose(mixed[i], share * image[i] + (1 - share) * image[j], rtol=1e-5, atol=1e-6)
+        assert float(mixed_target[i, j]) == pytest.approx(1 - share, abs=1e-6)
+    assert mixed_weight[:, 0].tolist() == [1, 1, 0, 0]
+    half = supervised.mix(image[:2], target[:2], weight[:2], keys[:2], 0.4)[0]
+    np.testing.assert_array_equal(half, mixed[:2])
+
+
+@pytest.mark.parametrize(
+    "spec,keys,message",
+    [
+        (Spec((8, 8), 1), {}, "has no labels"),
+        (Spec((8, 8), 1, "multiclass", 2), {"task": "regression"}, "config.objective.task"),
+        (Spec((8, 8), 1, "multiclass", 2), {"class_weights": (1.0,)}, "class_weights has 1 entries"),
+    ],
+)
+def test_what_does_not_fit_is_refused(spec, keys, message):
+    with pytest.raises(InputError, match=message):
+        supervised.build(supervised.Config(**keys), VIT, spec)

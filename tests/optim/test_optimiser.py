@@ -1,0 +1,84 @@
+"""The update rule: what decays, how the rate moves, and layer-wise decay equal for scanned and unrolled layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitmed import config
+from vitmed.errors import InputError
+from vitmed.models.build import ModelConfig, encoder
+from vitmed.models.transformer import stacked
+from vitmed.optim.layers import layer_scales
+from vitmed.optim.optimiser import OptimConfig, decayed, ema_update, optimiser, schedule
+
+
+def vit_params(scan):
+    model = ModelConfig(variant="nano", patch_size=(4, 4), scan=scan)
+    params = encoder(model, (8, 8)).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    return {"encoder": params, "head": {"scores": {"kernel": jnp.ones((128, 2)), "bias": jnp.zeros(2)}}}
+
+
+def test_only_matrices_decay():
+    """If biases, norms or the class token were decayed they would shrink to nothing over a long run."""
+    params = vit_params(scan=False)
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, is_decayed in jax.tree_util.tree_leaves_with_path(decayed(params))
+        if is_decayed
+    }
+    assert names and all(name.endswith("/kernel") for name in names)
+    assert "encoder/patches/kernel" in names
+
+
+def test_rate_warms_up_and_ends_at_its_floor():
+    rate = schedule(OptimConfig(lr=2.0, warmup=0.1, final_lr=0.05), 100)
+    assert float(rate(0)) == 0.0
+    assert float(rate(10)) == pytest.approx(2.0)
+    assert float(rate(100)) == pytest.approx(0.1)
+    assert all(float(rate(i)) >= float(rate(i + 1)) for i in range(10, 100))
+
+
+def test_layer_decay_has_the_published_factors():
+    """BEiT: the embedding is L+1 layers below the head, block i is L-i below it, the final norm at the head."""
+    scales = layer_scales(vit_params(scan=False), 0.5)
+    transformer = scales["encoder"]["transformer"]
+    assert scales["head"]["scores"]["kernel"] == 1
+    assert scales["encoder"]["norm"]["scale"] == 1
+    assert transformer["block_5"]["mlp1"]["kernel"] == 0.5
+    assert transformer["block_0"]["mlp1"]["kernel"] == 0.5**6
+    assert scales["encoder"]["patches"]["kernel"] == 0.5**7
+    assert scales["encoder"]["cls"] == 0.5**7
+
+
+def test_layer_decay_is_the_same_scanned_and_unrolled():
+    """One stacked array must not get one rate: each of its layers has its own."""
+    unrolled_params = vit_params(scan=False)
+    scanned_params = stacked(unrolled_params)
+    grads = jax.tree.map(lambda p: jnp.full_like(p, 0.1), unrolled_params)
+    config = OptimConfig(lr=1.0, layer_decay=0.6, warmup=0.0)
+
+    def updates(params, grads):
+        tx = optimiser(config, 10, params)
+        state = tx.init(params)
+        for _ in range(2):  # the first step of the warm-up has rate 0
+            change, state = tx.update(grads, state, params)
+        return change
+
+    unrolled_change = stacked(updates(unrolled_params, grads))
+    scanned_change = updates(scanned_params, stacked(grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), unrolled_change, scanned_change)
+
+
+def test_average_forgets_its_start():
+    """Without the short memory at first, an average of decay .999 would be the initial weights for 1,000 steps."""
+    average = {"w": jnp.zeros(())}
+    for step in range(1, 101):
+        average = ema_update(average, {"w": jnp.ones(())}, jnp.asarray(step), 0.999)
+    assert float(average["w"]) > 0.99
+
+
+@pytest.mark.parametrize("key,value", [("lr", -1.0), ("warmup", 1.5), ("layer_decay", 0.0), ("ema", 1.0)])
+def test_senseless_values_are_refused_by_name(key, value):
+    with pytest.raises(InputError, match=f"config.optim.{key}"):
+        config.build(OptimConfig, {key: value}, "config.optim")

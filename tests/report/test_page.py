@@ -1,0 +1,120 @@
+"""The page, drawn whole from made-up folders and read back."""
+
+import json
+import re
+
+import pytest
+
+from vitmed.cli import report as verb
+from vitmed.cli.main import main
+from vitmed.errors import InputError
+from vitmed.report import gather, page, words
+
+
+@pytest.fixture
+def drawn(home):
+    """Draws the page of everything in a made-up home; gives the page's text and the home."""
+
+    def draw(**changes):
+        folder = home(**changes)
+        page.write(folder / "report.html", runs=[folder / "mae", folder / "tuned"], studies=[folder / "study"])
+        return (folder / "report.html").read_text(), folder
+
+    return draw
+
+
+def test_simulated_scans_are_said_to_be_so(drawn):
+    """Otherwise numbers made on phantoms would be read as evidence about patients."""
+    text, _ = drawn(simulated=True)
+    assert text.index(words.SIMULATED) < text.index("<h1>")
+
+
+def test_real_scans_carry_no_banner(drawn):
+    """Otherwise the banner says nothing."""
+    assert words.SIMULATED not in drawn()[0]
+
+
+def test_page_loads_nothing(drawn):
+    """Otherwise a page that was mailed is broken, or tells a server who reads it."""
+    text, _ = drawn()
+    assert not re.search(r"""https?://|["'(]//|@import|<script|<link(?! rel=\"icon\" href="data:,")""", text)
+    assert all(src.startswith("data:image/png;base64,") for src in re.findall(r'src="([^"]*)"', text))
+    assert "url(" not in text
+
+
+def test_numbers_are_those_of_the_table(drawn):
+    """Otherwise the page and the table disagree, and one of them is quoted."""
+    text, folder = drawn()
+    table = json.loads((folder / "study" / "table.json").read_text())
+    body = text[text.index('id="comparison"'):text.index('id="evaluation"')]
+    for row in table["rows"]:
+        for value in row["metrics"].values():
+            assert words.number(value["value"]) in body
+            assert words.interval(value["low"], value["high"]) in body
+    for compared in table["comparisons"]:
+        assert compared["sentence"] in body
+    for compared in (c for c in table["comparisons"] if c["metric"] == "auroc"):
+        assert words.interval(compared["low"], compared["high"], sign=True) in body
+
+
+def test_evaluation_shows_interval_and_ledger(drawn):
+    """Otherwise nobody sees how uncertain a number is, or how often the test split was opened for it."""
+    text, _ = drawn()
+    body = text[text.index('id="evaluation"'):text.index('id="provenance"')]
+    assert "0.812" in body and words.interval(0.61, 0.95) in body
+    assert "opened twice" in body
+
+
+def test_refusals_and_origins_are_shown(drawn):
+    """Otherwise scans vanish silently, and a number cannot be traced to its run, commit and data."""
+    text, folder = drawn()
+    for said in ("3 files refused", "NaN pixels (2)", "notes.txt", "18 inside train", "8 between train and val"):
+        assert said in text
+    for said in ("c0ffeec0ffee with changes", "jax 0.10.2", "0123456789abcdef", "python -m vitmed train", "study/pretrain"):
+        assert said in text
+    assert str(folder) not in text, "paths are relative to the page"
+
+
+def test_names_from_data_are_escaped(drawn):
+    """Otherwise a class name or file name in a dataset can put markup, or a script, into the page."""
+    text, _ = drawn()
+    assert "&lt;b&gt;pneumonia&lt;/b&gt;" in text and "<b>pneumonia</b>" not in text
+
+
+def test_a_dataset_that_moved_is_named(home):
+    """Otherwise the page silently shows no scans."""
+    folder = home()
+    (folder / "data" / "datasheet.json").unlink()
+    (folder / "data").rmdir()
+    page.write(folder / "report.html", runs=[folder / "mae"])
+    assert "no longer there" in (folder / "report.html").read_text()
+
+
+def test_volumes_and_unlabelled_scans(home):
+    """Otherwise pages of 3D or unlabelled datasets fail."""
+    folder = home(size=[6, 16, 12], spacing=[3.0, 0.5, 0.5], task=None, classes=None, class_counts={}, patients={})
+    page.write(folder / "report.html", datasets=[folder / "data"])
+    text = (folder / "report.html").read_text()
+    assert "the middle slice" in text and "sample scans" in text and "6 × 16 × 12" in text
+
+
+def test_kind_tells_folders_apart(home, tmp_path):
+    """Otherwise `vitmed report` draws a study as a run, or says nothing useful of a wrong folder."""
+    folder = home()
+    assert [gather.kind(folder / n) for n in ("mae", "study", "data")] == ["run", "study", "dataset"]
+    with pytest.raises(InputError, match="does not exist"):
+        gather.kind(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no run, no study and no dataset"):
+        gather.kind(tmp_path / "empty")
+
+
+def test_verb_writes_and_answers(home, capsys):
+    """Otherwise the command line does not reach the page."""
+    folder = home()
+    assert main(["report", str(folder / "study"), "--out", str(folder / "out" / "r.html"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert answer["studies"] == 1 and answer["datasets"] == 1
+    assert (folder / "out" / "r.html").stat().st_size > 20_000
+    assert main(["report", str(folder / "nothing"), "--out", str(folder / "r.html")]) == 2
+    assert verb.HELP

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from vitmed.scans import intensity
+from vitmed.scans.scan import Refused, Scan
+
+
+def units(scan, modality):
+    image, scale, offset = intensity.store(scan, modality)
+    return image, image.astype(np.float64) * scale + offset
+
+
+def test_ct_is_stored_in_hounsfield_units():
+    """Otherwise a density is off by whatever the scanner stored."""
+    scan = Scan(np.array([[-1024.0, -0.4, 1500.6]])[..., None])
+    image, found = units(scan, "ct")
+    assert image.dtype == np.int16
+    np.testing.assert_array_equal(found[0, :, 0], [-1024, 0, 1501])
+    assert intensity.background(scan, "ct") == -1000
+
+
+def test_mr_is_relative_to_its_foreground(rng):
+    """Otherwise volumes whose intensities differ by orders of magnitude look like different tissue."""
+    values = np.where(rng.uniform(size=(20, 20, 20)) < 0.5, 0.0, rng.uniform(1, 2, (20, 20, 20)))[..., None]
+    values[0, 0, 0] = 6.0
+    low, high = np.percentile(values[values > 0], (0.5, 99.5))
+    _, found = units(Scan(values), "mr")
+    np.testing.assert_allclose(found, (values - low) / (high - low), atol=1 / 4096)
+    assert found.max() > 3, "what is brighter than the 99.5th percentile is kept, not cut"
+    _, brighter = units(Scan(values * 4321.0), "mr")
+    np.testing.assert_allclose(brighter, found, atol=1 / 4096)
+
+
+def test_eight_bits_are_kept_as_they_are(rng):
+    """Otherwise each image is stretched by itself, and brightness between images is lost."""
+    array = rng.integers(10, 100, (4, 4, 1)).astype(np.uint8)
+    image, found = units(Scan(array, span=(0.0, 255.0)), "ultrasound")
+    assert image is array
+    np.testing.assert_allclose(found, array / 255, atol=1e-6)
+
+
+def test_wider_values_use_the_files_window_or_their_own_range():
+    """Otherwise a 12-bit radiograph is nearly black on a 16-bit scale."""
+    array = np.array([[0.0, 1000, 2000, 4000]])[..., None]
+    _, windowed = units(Scan(array, span=(1000.0, 3000.0)), "xray")
+    np.testing.assert_allclose(windowed[0, :, 0], [0, 0, 0.5, 1], atol=1e-4)
+    image, own = units(Scan(array), "unknown")
+    np.testing.assert_allclose(own[0, :, 0], [0, 0.25, 0.5, 1], atol=1e-4)
+    assert image.dtype == np.uint16
+
+
+def test_eight_bits_in_a_wider_set_mean_the_same():
+    """Otherwise 8- and 16-bit files of one set have different brightness."""
+    array = np.arange(256, dtype=np.uint8)
+    np.testing.assert_allclose(intensity.widen(array) * np.float32(1 / 65535), array / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("array", "modality", "reason"),
+    [
+        (np.array([[0.0, np.nan]]), "mr", "NaN"),
+        (np.array([[0.0, np.inf]]), "unknown", "NaN or infinite"),
+        (np.zeros((2, 2), np.uint8), "ct", "8-bit CT"),
+    ],
+)
+def test_impossible_values_are_refused(array, modality, reason):
+    """Otherwise NaN spreads through a whole training run, or grey levels pass for Hounsfield units."""
+    with pytest.raises(Refused, match=reason):
+        intensity.check(Scan(array[..., None]), modality)
+
+
+@pytest.mark.parametrize("modality", ["mr", "xray"])
+def test_a_blank_scan_is_refused(modality):
+    """Otherwise its range of zero is divided by."""
+    with pytest.raises(Refused, match="blank"):
+        intensity.store(Scan(np.full((3, 3, 1), 7.0)), modality)

@@ -1,0 +1,69 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from vitmed.scans import itk, nifti
+from vitmed.scans.scan import Refused
+
+
+def test_nifti_and_itk_see_the_same_volume(tmp_path, rng):
+    """Otherwise RAS and LPS, or x,y,z and z,y,x, are confused in one of the two readers."""
+    volume = rng.integers(-500, 500, (4, 5, 6)).astype(np.int16)
+    a, b = 0.2, 0.1  # oblique: turned about two axes, then permuted and flipped
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    turn = turn @ np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.array([[-1, 0, 0], [0, 0, 1], [0, 1, 0]]) * [1.5, 3.0, 2.0]
+    affine[:3, 3] = (9, -8, 7)
+    image = nib.Nifti1Image(volume, affine)
+    image.set_qform(None, code=0)
+    nib.save(image, tmp_path / "a.nii.gz")
+    read = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    sitk.WriteImage(read, str(tmp_path / "a.mha"))
+    ours, theirs = nifti.read(str(tmp_path / "a.nii.gz")), itk.read(str(tmp_path / "a.mha"))
+    np.testing.assert_array_equal(ours.array, theirs.array)
+    np.testing.assert_allclose(ours.spacing, theirs.spacing, rtol=1e-4)
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-3)
+    for corner in [(0, 0, 0), (3, 4, 5), (1, 2, 3)]:
+        world = affine @ [*corner, 1]
+        index = np.linalg.solve(ours.affine, [-world[0], -world[1], world[2], 1])
+        assert ours.array[tuple(np.rint(index[:3]).astype(int))][0] == volume[corner]
+
+
+def test_nifti_scale_and_unit_are_applied(tmp_path):
+    """Otherwise a CT stored with a slope has wrong Hounsfield units, and one in metres a spacing of microns."""
+    image = nib.Nifti1Image(np.full((2, 3, 4), 10, np.int16), np.diag([0.001, 0.002, 0.003, 1]))
+    image.header.set_xyzt_units("meter")
+    image.header.set_slope_inter(2.0, -5.0)
+    nib.save(image, tmp_path / "a.nii")
+    scan = nifti.read(str(tmp_path / "a.nii"))
+    assert scan.array.shape == (4, 3, 2, 1)
+    np.testing.assert_allclose(scan.spacing, (3, 2, 1), rtol=1e-5)
+    raw = nib.load(tmp_path / "a.nii")
+    np.testing.assert_allclose(scan.array[..., 0].T, raw.get_fdata())
+
+
+def test_nifti_that_leaves_something_open_is_refused(tmp_path):
+    """Otherwise spacing or orientation is invented, which is silent wrongness in medical software."""
+    volume = np.zeros((3, 3, 3), np.float32)
+    nowhere = nib.Nifti1Image(volume, None)
+    nowhere.header["qform_code"], nowhere.header["sform_code"] = 0, 0
+    nib.save(nowhere, tmp_path / "orientation.nii")
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 5), np.float32), np.eye(4)), tmp_path / "contrast.nii")
+    (tmp_path / "readable.nii.gz").write_text("junk")
+    flat = nib.Nifti1Image(volume, np.eye(4))
+    nib.save(flat, tmp_path / "spacing.nii")
+    data = bytearray((tmp_path / "spacing.nii").read_bytes())
+    data[80:92] = b"\0" * 12  # pixdim[1..3]
+    (tmp_path / "spacing.nii").write_bytes(bytes(data))
+    for word in ("orientation", "contrast", "readable", "spacing"):
+        with pytest.raises(Refused, match=word):
+            nifti.read(str(tmp_path / next(p.name for p in tmp_path.glob(f"{word}.*"))))
+
+
+def test_junk_is_no_volume(tmp_path):
+    """Otherwise ITK's own error, a page long, reaches the user."""
+    (tmp_path / "a.mha").write_text("junk")
+    with pytest.raises(Refused, match="not a readable volume"):
+        itk.read(str(tmp_path / "a.mha"))

@@ -1,0 +1,33 @@
+"""A small study whose runs take no time."""
+
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    """The study's processes import made_up_work by name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Three arms, two budgets, two draws: 1 pretraining and 12 cells."""
+    def train():  # one each: a ConfigDict keeps two uses of one dict as one
+        return {"data": {"path": "", "split": "train"}, "train": {"steps": 10, "batch_size": 4, "seed": 7}, "init_from": ""}
+
+    return ConfigDict({
+        "data": {"path": str(tmp_path / "data")},
+        "study": {
+            "name": "made up", "budgets": (0.1, 1.0), "draws": 2, "metrics": ("auroc", "balanced_accuracy"),
+            "reference": "pretrained",
+        },
+        "pretrain": train(),
+        "arms": {
+            "pretrained": {"config": train(), "init": "pretrain", "label": "Pretrained ViT"},
+            "scratch": {"config": train(), "steps": (10, 30), "label": "ViT from scratch"},
+            "resnet": {"config": train(), "label": "ResNet"},
+        },
+    })

@@ -1,0 +1,160 @@
+"""The whole study over processes, with runs that take no time."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vitmed.errors import InputError
+from vitmed.study import workers
+from vitmed.study.progress import StudyProgress, last_step
+from vitmed.study.plan import plan
+from vitmed.study.study import study
+
+SCRIPT = """
+import sys, json
+from pathlib import Path
+from ml_collections import ConfigDict
+import made_up_work
+from vitmed.study.study import study
+if __name__ == "__main__":
+    study(ConfigDict(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]), jobs=1, work=made_up_work.WORK)
+"""
+
+
+def calls(folder: Path, word: str) -> dict[str, int]:
+    """How often each run was trained or evaluated."""
+    files = [*folder.glob("pretrain/calls"), *folder.glob("cells/*/calls")]
+    return {f.parent.name: sum(line.startswith(word) for line in f.read_text().splitlines()) for f in files}
+
+
+def test_a_study_fails_goes_on_and_ends(config, tmp_path, capsys):
+    """Otherwise a fault in one of many runs costs the others, or a cell's test split is opened twice."""
+    from made_up_work import WORK
+
+    (tmp_path / "fail").write_text("resnet-0.1-1")
+    with pytest.raises(ValueError, match="a made-up fault") as fault:
+        study(config, tmp_path / "study", jobs=2, work=WORK)
+    assert any("resnet-0.1-1" in note for note in fault.value.__notes__)
+    assert not (tmp_path / "study" / "table.csv").exists()
+    before = calls(tmp_path / "study", "train")
+    assert before["pretrain"] == 1 and len(before) > 6
+
+    (tmp_path / "fail").unlink()
+    result = study(config, tmp_path / "study", jobs=2, work=WORK)
+    after = calls(tmp_path / "study", "train")
+    assert set(after) == {"pretrain", *(c.name for c in plan(config, tmp_path / "study").cells)}
+    assert all(n == 1 + (name == "resnet-0.1-1") for name, n in after.items()), "what was done is not done again"
+    assert set(calls(tmp_path / "study", "evaluate").values()) == {0, 1}, "0 for the pretraining alone"
+    log = capsys.readouterr().err
+    assert "study: " in log and "left" not in log.splitlines()[0]
+
+    with open(result["table"]) as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(result["rows"]) == 6
+    assert [float(r["auroc"]) for r in rows] == [r["auroc"] for r in result["rows"]]
+    assert result["opened"] == 1
+    json.dumps(result)
+
+    assert study(config, tmp_path / "study", work=WORK, quiet=True)["rows"] == result["rows"]
+    assert calls(tmp_path / "study", "train") == after
+
+
+def test_jobs_share_the_cores():
+    """Otherwise two runs fight for the same cores, or leave some idle."""
+    assert workers.shares([0, 1, 2, 3], 2) == [[0, 1], [2, 3]]
+    assert workers.shares([3, 5, 6], 2) == [[3], [5, 6]]
+    assert workers.shares([0, 1], 3) == [[0], [1], [0]]
+    assert workers.shares([4], 1) == [[4]]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_study_leaves_no_process(config, tmp_path, how):
+    """Otherwise an orphan trains on, and the study that goes on trains the same run beside it."""
+    (tmp_path / "config.json").write_text(config.to_json())
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "wait").write_text("")
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join([here, str(Path(here).parents[1]), os.environ.get("PYTHONPATH", "")])
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", tmp_path / "config.json", tmp_path / "study"],
+        env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True,
+    )
+    noted = tmp_path / "study" / "pretrain" / "calls"
+    assert _soon(lambda: noted.exists() and noted.read_text().endswith("\n")), "the worker never started"
+    worker = int(noted.read_text().split()[1])
+    parent.send_signal(how)
+    log = parent.communicate(timeout=60)[1]
+    assert _soon(lambda: not _alive(worker)), "the worker outlived the study"
+    if how == signal.SIGINT:
+        assert (noted.parent / "saved").exists(), "ctrl-C is an occasion to save"
+        assert log.count("Traceback") == 1, "the worker ends without a traceback of its own"
+    if how == signal.SIGTERM:
+        assert (noted.parent / "saved").exists() and "Preempted" in log
+
+
+def test_a_study_in_use_is_refused(config, tmp_path):
+    """Otherwise two studies train the same run over each other."""
+    from made_up_work import WORK
+
+    from vitmed.study.study import _locked
+
+    with _locked(tmp_path / "study"), pytest.raises(InputError, match="in use"):
+        study(config, tmp_path / "study", work=WORK)
+
+
+def test_faults_come_before_work(config, tmp_path):
+    """Otherwise a mistyped metric is found when all is trained."""
+    from made_up_work import WORK
+
+    config.study.metrics = ("aurok",)
+    with pytest.raises(InputError, match="aurok.*auroc, balanced_accuracy"):
+        study(config, tmp_path / "study", work=WORK)
+    with pytest.raises(InputError, match="--jobs is 0"):
+        study(config, tmp_path / "study", jobs=0, work=WORK)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        study(config, tmp_path / "file", work=WORK)
+    assert not (tmp_path / "study" / "pretrain").exists()
+
+
+def test_last_step_of_a_torn_file(tmp_path):
+    """Otherwise progress jumps, or fails, while a line is being written."""
+    assert last_step(tmp_path) == 0
+    (tmp_path / "metrics.csv").write_text("step,name,value\n20,loss,0.5\n40,loss,0.4\n600")
+    assert last_step(tmp_path) == 40
+
+
+def test_time_left_counts_what_is_left(config, tmp_path):
+    """Otherwise the time left means nothing."""
+    planned = plan(config, tmp_path / "study")
+    cells = [c for c in planned.cells if c.arm == "resnet"]  # four, 40 images each
+    progress = StudyProgress(cells, jobs=1, quiet=True)
+    assert progress.seconds_left([], 0.0) is None
+    progress._began[cells[0].name] = (time.monotonic() - 10.0, 0)
+    progress.done(cells[0].name, "")
+    assert progress.seconds_left([], 0.0) == pytest.approx(30.0, rel=0.05)
+    progress._jobs = 3
+    assert progress.seconds_left([], 0.0) == pytest.approx(10.0, rel=0.05)
+
+
+def _soon(what, seconds: float = 45.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if what():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,99 @@
+"""The table says what the predictions say."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from vitmed.errors import InputError
+from vitmed.evaluate import predictions
+from vitmed.runs import durable
+from vitmed.study import files, table
+from vitmed.study.plan import plan
+
+COUNTS = {(0.1, 0): 20, (0.1, 1): 18, (1.0, 0): 200, (1.0, 1): 200}
+
+
+@pytest.fixture
+def evaluated(config, tmp_path):
+    """The plan with every cell evaluated."""
+    import made_up_work
+
+    planned = plan(config, tmp_path / "study")
+    for cell in planned.cells:
+        made_up_work.train(cell.config, cell.run)
+        made_up_work.evaluate(cell.run, "test", "last")
+    return planned
+
+
+def test_means_and_differences_are_of_the_predictions(evaluated):
+    """Otherwise the table reports something that no cell found."""
+    made = table.make(evaluated, COUNTS, quiet=True)
+
+    def mean(arm):
+        found = [predictions.read(evaluated.cell(arm, 0.1, d).run / "evaluations" / "test" / "predictions.csv") for d in (0, 1)]
+        return np.mean([roc_auc_score(p.label[:, 0], p.score[:, 1]) for p in found])
+
+    row = next(r for r in made["rows"] if (r["arm"], r["budget"]) == ("scratch", 0.1))
+    assert row["metrics"]["auroc"]["value"] == pytest.approx(mean("scratch"))
+    assert row["metrics"]["auroc"]["low"] < mean("scratch") < row["metrics"]["auroc"]["high"]
+    assert np.mean(row["metrics"]["auroc"]["per_draw"]) == pytest.approx(mean("scratch"))
+    lead = next(c for c in made["comparisons"] if (c["arm"], c["budget"], c["metric"]) == ("scratch", 0.1, "auroc"))
+    assert lead["difference"] == pytest.approx(mean("pretrained") - mean("scratch"))
+    assert lead["real"] and lead["favours"] == "pretrained" and lead["low"] > 0
+    assert row["labels"] == 19 and row["labels_per_draw"] == [20, 18]
+
+
+def test_files_agree(evaluated):
+    """Otherwise the CSV, the page and the text are three tables."""
+    made = table.write(evaluated, COUNTS, quiet=True)
+    whole = durable.read_json(evaluated.workdir / "table.json")
+    assert (evaluated.workdir / "table.csv").read_text() == files.csv_text(made["rows"])
+    text = (evaluated.workdir / "table.md").read_text()
+    assert all(c["sentence"] in text for c in whole["comparisons"] if c["metric"] == "auroc")
+    assert text.count("| reference |") == 2
+    assert len(whole["cells"]) == 12 and whole["dataset"]["simulated"] is True
+
+
+def test_sentences_say_how_sure(evaluated):
+    """Otherwise a reader takes a difference that chance explains for a finding."""
+    facts = {"draws": 3, "examples": 624, "patients": 50}
+    c = {
+        "budget": 0.01, "labels": 47, "metric": "auroc", "label": "ViT from scratch", "arm": "scratch", "reference": "pretrained",
+        "reference_label": "Pretrained ViT", "difference": 0.06, "low": 0.031, "high": 0.09, "favours": "pretrained",
+    }
+    said = table.sentence(c, facts).replace("\N{NO-BREAK SPACE}", " ")
+    assert said == (
+        "With 1% of the labels (47 scans), Pretrained ViT minus ViT from scratch is +0.060 AUROC [+0.031, +0.090]: a real "
+        "difference for Pretrained ViT, the 95% interval excludes 0 (3 draws, 624 images of 50 patients)."
+    )
+    assert "not shown to be real" in table.sentence(c | {"favours": None}, facts)
+    assert "for ViT from scratch" in table.sentence(c | {"favours": "scratch"}, facts)
+    assert "probably too narrow" in table.sentence(c, facts | {"patients": None})
+    assert "cannot be computed" in table.sentence(c | {"difference": None}, facts)
+
+
+def test_a_lower_error_is_better(config, tmp_path, evaluated):
+    """Otherwise the arm with the larger calibration error wins."""
+    config.study.metrics = ("ece",)
+    made = table.make(plan(config, tmp_path / "study"), COUNTS, quiet=True)
+    assert made["higher_is_better"] == {"ece": False}
+    for c in made["comparisons"]:
+        assert c["favours"] in (None, "pretrained" if c["difference"] < 0 else c["arm"])
+
+
+def test_a_split_opened_twice_is_told(evaluated):
+    """Otherwise a number that was chosen on the test split looks like one that was not."""
+    assert any("opened once in every cell" in n for n in table.make(evaluated, COUNTS, quiet=True)["notes"])
+    file = evaluated.cells[3].run / "evaluations" / "test" / "metrics.json"
+    durable.write_json(file, durable.read_json(file) | {"opened": 2})
+    made = table.make(evaluated, COUNTS, quiet=True)
+    assert made["opened"] == 2 and any(evaluated.cells[3].name in n for n in made["notes"])
+
+
+def test_other_examples_are_refused(evaluated):
+    """Otherwise arms are compared on different patients."""
+    file = evaluated.cells[5].run / "evaluations" / "test" / "predictions.csv"
+    header, _, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([header, *rest]) + "\n")
+    with pytest.raises(InputError, match="other examples"):
+        table.make(evaluated, COUNTS, quiet=True)

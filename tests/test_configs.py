@@ -1,0 +1,99 @@
+"""Every file in configs/ works: it is whole, and two real steps of it run, in 2D and in 3D.
+
+Files are found, not listed: an experiment that is added is run here from its first day.
+"""
+
+import ast
+import math
+from pathlib import Path
+
+import pytest
+
+from vitmed import config as configs
+from vitmed.runs import load as load_params
+from vitmed.study.plan import plan
+from vitmed.train import check, train
+
+PROJECT = Path(__file__).resolve().parents[1]
+TRAINING = sorted((PROJECT / "configs").glob("*.py"))
+STUDIES = sorted((PROJECT / "configs" / "study").glob("*.py"))
+NAMES = [file.stem for file in TRAINING], [file.stem for file in STUDIES]
+
+
+def two_steps(spec: str, data: Path, dimensions: int) -> dict:
+    """The config that ``spec`` names, on ``data``, for two steps of eight."""
+    config = configs.load(spec, {"data.path": str(data), "train.steps": "2", "train.batch_size": "8"})
+    set_patch(config, dimensions)
+    return config
+
+
+def set_patch(config, dimensions: int) -> None:
+    """Patches of 4 an axis, for the models that have patches."""
+    if config.model.get("patch_size"):
+        with config.ignore_type():
+            config.model.patch_size = (4,) * dimensions
+
+
+def assert_trained(result: dict) -> None:
+    assert result["step"] == 2 and result["resumed_from"] == 0
+    assert math.isfinite(result["metrics"]["loss"])
+    assert {"encoder"} < set(load_params(result["run"])), "the run cannot start another one"
+
+
+def test_there_are_configs():
+    """Otherwise the tests below pass by finding nothing."""
+    assert {"pretrain_mae", "finetune_classify"} <= set(NAMES[0]) and NAMES[1]
+
+
+@pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
+def test_two_steps_in_2d(file, tiny_dataset, tmp_path):
+    """Otherwise the command in the config's header ends in an error."""
+    assert_trained(train(two_steps(f"{file}:tiny", tiny_dataset, 2), tmp_path / "run", quiet=True))
+
+
+@pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
+def test_two_steps_in_3d(file, tiny_volumes, tmp_path):
+    """Otherwise something in the path to this objective knows only images."""
+    assert_trained(train(two_steps(f"{file}:tiny", tiny_volumes, 3), tmp_path / "run", quiet=True))
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=NAMES[1])
+def test_two_steps_of_every_arm(file, tiny_dataset, tmp_path):
+    """Otherwise a study of hours ends at the first arm whose config does not fit its data or its pretraining."""
+    config = configs.load(f"{file}:tiny", {"data.path": str(tiny_dataset), "study.draws": "1", "study.budgets": "(1.0,)"})
+    for arm in config.arms.values():
+        with arm.ignore_type(), arm.unlocked():
+            arm.steps = None
+    planned = plan(config, tmp_path)
+    for cell in (planned.pretrain, *planned.cells):
+        if cell is not None:
+            with cell.config.ignore_type(), cell.config.unlocked():
+                cell.config.train.steps, cell.config.train.batch_size = 2, 8
+                set_patch(cell.config, 2)
+            assert_trained(train(cell.config, cell.run, quiet=True))
+
+
+@pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
+@pytest.mark.parametrize("argument", [None, "tiny", "b16,224", "l8,96x96x96"])
+def test_every_argument_is_whole(file, argument):
+    """Otherwise a key that the loop never reads stands in a config, or the documented arguments are refused."""
+    config = check(configs.load(f"{file}:{argument}" if argument else str(file)))
+    if argument and "," in argument:
+        assert config.model.variant == argument[0]
+        assert len(config.model.patch_size) == len(config.data.size)
+
+
+@pytest.mark.parametrize("file", [*TRAINING, *STUDIES], ids=[*NAMES[0], *NAMES[1]])
+def test_its_header_has_the_command(file):
+    """Otherwise nobody can say how the numbers that stand beside this config were made."""
+    header = ast.get_docstring(ast.parse(file.read_text())) or ""
+    assert f"--config {file.relative_to(PROJECT)}" in header
+
+
+@pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
+def test_the_written_config_is_the_same_config(file, tmp_path):
+    """Otherwise a run's config.json, given to --config, is another experiment."""
+    config = two_steps(f"{file}:tiny", tmp_path / "data", 2)
+    written = tmp_path / "config.json"
+    written.write_text(configs.to_json(config))
+    assert check(configs.load(str(written))) == check(config)

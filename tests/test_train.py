@@ -1,0 +1,248 @@
+"""The training loop: exact resume of real processes, refusals by name, any objective through one loop."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vitmed.runs
+from vitmed import config
+from vitmed import train as training
+from vitmed.errors import InputError
+from vitmed.models.build import encoder
+from vitmed.models.head import pooled
+from vitmed.objectives import registry
+from vitmed.objectives.interface import Objective, weighted_mean
+from vitmed.runs import metrics as run_metrics
+
+PROJECT = Path(__file__).resolve().parents[1]
+MAE = str(PROJECT / "configs" / "pretrain_mae.py:tiny")
+CLASSIFY = str(PROJECT / "configs" / "finetune_classify.py:tiny")
+
+
+def settings(spec, dataset, **keys):
+    keys = {"data.path": dataset, "train.steps": 4, "train.val_every": 0, "checkpoint.every": 2, **keys}
+    return config.load(spec, {key.replace("__", "."): str(value) for key, value in keys.items()})
+
+
+def train(spec, dataset, workdir, **keys):
+    return training.train(settings(spec, dataset, **keys), workdir, quiet=True)
+
+
+def same(a, b):
+    a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny_dataset, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "mae"
+    train(MAE, tiny_dataset, run)
+    return run
+
+
+def test_two_runs_of_one_seed_agree_to_the_bit_and_another_seed_does_not(tiny_dataset, pretrained, tmp_path):
+    train(MAE, tiny_dataset, tmp_path / "again")
+    train(MAE, tiny_dataset, tmp_path / "other", train__seed=1)
+    first = vitmed.runs.load(pretrained)
+    assert same(first, vitmed.runs.load(tmp_path / "again"))
+    assert not same(first, vitmed.runs.load(tmp_path / "other"))
+
+
+def start(spec, dataset, workdir, **keys):
+    """A training as a process of its own."""
+    flags = [f"--config.{k.replace('__', '.')}={v}" for k, v in {"data.path": dataset, **keys}.items()]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "vitmed", "train", "--config", spec, "--workdir", str(workdir), *flags]
+    return subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoints(run, count, process):
+    for _ in range(1200):
+        if process.poll() is not None or len(list((run / "checkpoints").glob("*"))) >= count:
+            return
+        time.sleep(0.05)
+
+
+LONG = dict(train__steps=60, train__val_every=0, checkpoint__every=5, checkpoint__keep=50)
+
+
+def test_stopped_and_killed_runs_end_with_the_same_bits(tiny_dataset, tmp_path):
+    """SIGKILL, SIGTERM (75) and ctrl-C (130) at some moment; the run goes on and ends as one left alone does."""
+    alone = start(MAE, tiny_dataset, tmp_path / "alone", **LONG)
+    assert alone.wait(timeout=300) == 0, alone.stderr.read()
+    run = tmp_path / "stopped"
+    for number, (kind, code) in enumerate([(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 130)]):
+        process = start(MAE, tiny_dataset, run, **LONG)
+        wait_for_checkpoints(run, 1 + 3 * number, process)
+        process.send_signal(kind)
+        assert process.wait(timeout=120) in (code, 0), process.stderr.read()
+    last = start(MAE, tiny_dataset, run, **LONG)
+    text = last.communicate(timeout=300)[1]
+    assert last.returncode == 0 and "going on from step" in text
+    assert same(vitmed.runs.load(tmp_path / "alone"), vitmed.runs.load(run))
+    whole, parts = (run_metrics.read(path)["loss"] for path in (tmp_path / "alone", run))
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_finished_run_is_left_as_it_is(tiny_dataset, pretrained):
+    before = sorted((p, p.stat().st_mtime) for p in (pretrained / "checkpoints").rglob("*"))
+    result = train(MAE, tiny_dataset, pretrained)
+    assert result["resumed_from"] == result["step"] == 4 and np.isfinite(result["metrics"]["loss"])
+    assert before == sorted((p, p.stat().st_mtime) for p in (pretrained / "checkpoints").rglob("*"))
+
+
+def test_jit_and_pmap_agree(tiny_dataset, tmp_path):
+    """Eight devices, 20 steps: the two engines differ by rounding only."""
+    losses = {}
+    for name in ("jit", "pmap"):
+        keys = dict(train__steps=20, train__batch_size=16, objective__mixup=0.2, parallel__engine=name)
+        train(CLASSIFY, tiny_dataset, tmp_path / name, **keys)
+        losses[name] = run_metrics.read(tmp_path / name)["loss"][1]
+    np.testing.assert_allclose(losses["jit"], losses["pmap"], rtol=1e-4)
+    for a, b in zip(*(jax.tree.leaves(vitmed.runs.load(tmp_path / name)) for name in ("jit", "pmap"))):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_batch_that_the_devices_cannot_share(tiny_dataset, tmp_path):
+    with pytest.raises(InputError, match="batch_size is 12, which 8 devices cannot share evenly; the nearest is 16"):
+        train(MAE, tiny_dataset, tmp_path / "x", train__batch_size=12)
+    assert not (tmp_path / "x").exists()
+
+
+def test_fine_tuning_starts_from_the_pretrained_encoder_and_keeps_its_recipe(tiny_dataset, pretrained, tmp_path):
+    values = settings(CLASSIFY, tiny_dataset, init_from=pretrained)
+    job = training.Job(training.check(values))
+    state = job.with_encoder(job.engine.to_host(job.engine.init(job.fresh_state)))
+    former = vitmed.runs.load(pretrained)["encoder"]
+    assert same(state["params"]["encoder"], former)
+    assert same(state["ema"]["encoder"], former)
+    assert job.recipe.mean == vitmed.runs.folder.recipe_of(pretrained).mean
+    result = train(CLASSIFY, tiny_dataset, tmp_path / "tuned", init_from=pretrained)
+    assert result["metrics"]["accuracy"] >= 0
+    assert not same(vitmed.runs.load(tmp_path / "tuned")["encoder"], former)
+
+
+@pytest.mark.parametrize(
+    "keys,message",
+    [
+        (dict(model__patch_size=(8, 8)), "patch_size is \\(4, 4\\) here and \\(8, 8\\) there"),
+        (dict(model__variant="ti"), "of another architecture; .* is shape"),
+    ],
+)
+def test_another_model_is_refused_by_name(tiny_dataset, pretrained, tmp_path, keys, message):
+    with pytest.raises(InputError, match=message):
+        train(CLASSIFY, tiny_dataset, tmp_path / "x", init_from=pretrained, **keys)
+
+
+def test_another_dimension_and_modality_are_refused_by_name(tiny_volumes, pretrained, tmp_path):
+    with pytest.raises(InputError, match="modality is xray here and mr there.*dimension is 2D here and 3D there"):
+        train(CLASSIFY, tiny_volumes, tmp_path / "x", init_from=pretrained, model__patch_size=(4, 4, 4))
+
+
+def test_workdir_of_another_config(tiny_dataset, pretrained):
+    with pytest.raises(InputError, match="config.optim.lr is 0.0015 there and 0.5 here"):
+        train(MAE, tiny_dataset, pretrained, optim__lr=0.5)
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny_dataset, tmp_path, monkeypatch):
+    """A run must never save weights that came after a loss that is not finite."""
+    spoiled = {"at": 5}
+    honest = training.Job._update
+
+    def update(self, state, batch):
+        state, metrics = honest(self, state, batch)
+        bad = state["step"] >= spoiled["at"]
+        return state, {**metrics, "loss": jnp.where(bad, jnp.nan, metrics["loss"])}
+
+    monkeypatch.setattr(training.Job, "_update", update)
+    with pytest.raises(InputError, match="loss became nan at step 5.*last good checkpoint is step 4.*config.optim.lr"):
+        train(MAE, tiny_dataset, tmp_path / "run", train__steps=8)
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["2", "4"]
+
+
+def test_label_budget_trains_on_that_many(tiny_dataset, tmp_path):
+    job = training.Job(training.check(settings(CLASSIFY, tiny_dataset, data__labels=10)))
+    assert 2 <= job.examples <= 10
+    with pytest.raises(InputError, match="'mae' uses no labels"):
+        train(MAE, tiny_dataset, tmp_path / "x", data__labels=10)
+
+
+def test_supervised_learns_what_can_be_learned(tiny_dataset, tmp_path):
+    """A bright square tells the classes apart; a loop that learns nothing would stay at one half."""
+    keys = dict(train__steps=80, train__batch_size=16, optim__lr=2e-3, optim__ema=0.0, checkpoint__every=80)
+    assert train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys, train__val_every=80)["metrics"]["val/accuracy"] >= 0.9
+
+
+# --- an objective with a teacher: what later ones need must fit the three functions and this loop -------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    name: Literal["teacher"] = "teacher"
+    decay: float = 0.5
+
+
+def build_teacher(settings, model, spec, remat="none"):
+    """The student follows the mean features of its own slow average, which is the objective's memory."""
+    network = encoder(model, spec.size, remat)
+
+    def init(key, spec):
+        params = network.init(key, jnp.zeros((1, *spec.size, spec.channels)))["params"]
+        return {"encoder": params}, {"teacher": jax.tree.map(jnp.copy, params), "centre": jnp.zeros(128), "updates": jnp.zeros((), jnp.int32)}
+
+    def loss(params, memory, batch, key, axis=None, train=True):
+        stream = batch["main"]
+        student, teacher = (pooled(network.apply({"params": p}, stream["image"])) for p in (params["encoder"], memory["teacher"]))
+        wide = jnp.broadcast_to(stream["weight"][:, None], teacher.shape)
+        centre = jax.vmap(lambda t, w: weighted_mean(t, w, axis), in_axes=1)(teacher, wide)
+        value = weighted_mean(jnp.mean((student - teacher + memory["centre"]) ** 2 + 0.1 * student**2, -1), stream["weight"], axis)
+        memory = {**memory, "centre": 0.9 * memory["centre"] + 0.1 * centre} if train else memory
+        return value, ({"loss": value}, memory)
+
+    def after_update(params, memory, step):
+        teacher = jax.tree.map(lambda t, s: settings.decay * t + (1 - settings.decay) * s, memory["teacher"], params["encoder"])
+        return {**memory, "teacher": teacher, "updates": step}
+
+    return Objective(init, loss, after_update)
+
+
+def test_an_objective_with_a_teacher_needs_no_change_of_the_loop(tiny_dataset, tmp_path, monkeypatch):
+    """Its memory is carried, updated after each step, the same under both engines, and survives a resume to the bit."""
+    monkeypatch.setitem(registry.OBJECTIVES, "teacher", SimpleNamespace(Config=TeacherConfig, build=build_teacher))
+
+    def memory_of(run, **keys):
+        values = settings(MAE, tiny_dataset, **keys)
+        values.objective = {"name": "teacher", "decay": 0.7}
+        training.train(values, run, quiet=True)
+        checked = training.check(values)
+        return training.Checkpoints(run, checked.checkpoint).restore("last", part="memory")
+
+    whole = memory_of(tmp_path / "jit", train__steps=6)
+    assert int(whole["updates"]) == 6 and float(np.abs(whole["centre"]).sum()) > 0
+    replicas = memory_of(tmp_path / "pmap", train__steps=6, parallel__engine="pmap")
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(replicas)):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+    class Cut(Exception):
+        pass
+
+    def note(told):
+        if told._step >= 5:
+            raise Cut
+        return ""
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(training.Told, "note", note)
+        memory_of(tmp_path / "cut", train__steps=6)
+    assert same(whole, memory_of(tmp_path / "cut", train__steps=6))

@@ -1,0 +1,83 @@
+"""How good a trained classifier is on a split, with 95% intervals.
+
+  vitmed evaluate runs/chest
+  vitmed evaluate runs/chest --split val
+  vitmed evaluate runs/chest --dataset data/other_hospital
+
+Intervals come from resampling patients, thresholds from the validation split. The numbers and every prediction are
+written to RUN/evaluations/SPLIT/. Each evaluation is counted in RUN/ledger.json: a test split that is
+opened again and again while choosing is no test any more.
+"""
+
+HELP = "metrics of a trained run on a split, each with its 95% interval"
+
+
+def arguments(parser):
+    parser.add_argument(
+        "run", metavar="RUN", help="folder of a fine-tuned run (the --workdir of its training)"
+    )
+    parser.add_argument("--dataset", metavar="D", help="another dataset than the one it was trained on")
+    parser.add_argument("--split", default="test", metavar="NAME", help="train, val or test (default: test)")
+    parser.add_argument(
+        "--which", default="last", choices=("last", "best"), help="checkpoint (default: last)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: 0)")
+
+
+def run(args) -> dict:
+    from vitmed.runs.folder import locate
+
+    locate(args.run)  # said at once, before the heavy rooms are opened
+
+    from rich.console import Console
+
+    from vitmed.evaluate.evaluate import evaluate
+
+    result = evaluate(args.run, args.dataset, args.split, args.which, args.seed, quiet=False)
+    show(result, Console(stderr=args.json))
+    return result
+
+
+def show(result: dict, console) -> None:
+    """Prints the numbers, where they come from, and the confusion matrix."""
+    from rich.table import Table
+
+    times = result["opened"]
+    opened = f"{result['split']} split opened {times} time{'s' if times != 1 else ''}"
+    boot = result["bootstrap"]
+    who = f"{result['patients']} patients" if result["patients"] is not None else "patients unknown"
+    console.print(f"{result['run']} on {result['dataset']}", highlight=False, markup=False)
+    numbers = Table("metric", "value", "95% interval", caption=opened, caption_justify="left")
+    numbers.columns[1].justify = numbers.columns[2].justify = "right"
+    for name, number in result["metrics"].items():
+        if number["value"] is None:
+            numbers.add_row(name, "-", "not computable")
+        else:
+            between = "-" if number["low"] is None else f"{number['low']:.3f} to {number['high']:.3f}"
+            numbers.add_row(name.replace("_", " "), f"{number['value']:.3f}", between)
+    console.print(numbers)
+    console.print(
+        f"{result['examples']} examples, {who}; {boot['resamples']} resamples by {boot['unit']}, seed {boot['seed']}; "
+        f"checkpoint {result['checkpoint']}",
+        highlight=False,
+    )
+    if result["threshold_from"] == "val":
+        chosen = ", ".join(f"{name} from {x:.3f}" for name, x in result["threshold"].items())
+        console.print(f"thresholds, from validation: {chosen}", highlight=False, markup=False)
+    for note in result["notes"]:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    for title, classes, counts in _tables(result["confusion"]):
+        shown = Table(title, *(f"said {name}" for name in classes), title_justify="left")
+        for name, row in zip(classes, counts):
+            shown.add_row(f"is {name}", *map(str, row))
+        console.print(shown)
+    console.print(f"written to {result['folder']}", highlight=False, markup=False)
+
+
+def _tables(confusion: dict | None):
+    """Title, class names and counts of each table of counts."""
+    if confusion is None:
+        return []
+    if "counts" in confusion:
+        return [("", confusion["classes"], confusion["counts"])]
+    return [(name, ("no", "yes"), counts) for name, counts in confusion["columns"].items()]

@@ -1,0 +1,24 @@
+"""Train by a config file: pretraining, fine-tuning, any objective.
+
+  vitmed train --config configs/pretrain_mae.py --workdir runs/mae --config.data.path=data/chest
+  vitmed train --config configs/finetune_classify.py --workdir runs/chest \\
+      --config.data.path=data/chest --config.init_from=runs/mae
+
+Any key of the config can be given as --config.KEY=VALUE. The same command goes on from where the run stands:
+killed and started again, it ends with the same weights to the bit.
+"""
+
+HELP = "train by a config file: pretraining or fine-tuning; goes on from where the run stands"
+TAKES_CONFIG = True
+
+
+def arguments(parser):
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="the experiment; ARG such as b16,224 or tiny")
+    parser.add_argument("--workdir", required=True, metavar="RUN", help="folder of the run; made if it is not there")
+
+
+def run(args) -> dict:
+    from vitmed import config
+    from vitmed.train import train
+
+    return train(config.load(args.config, args.overrides), args.workdir)

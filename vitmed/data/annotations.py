@@ -1,0 +1,325 @@
+"""What is known of scans beside their pixels: label, patient, site, split and mask, from where they are told."""
+
+import csv
+import dataclasses
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from vitmed.errors import InputError
+from vitmed.scans import arrays, medmnist
+from vitmed.scans.recipe import modality as canonical_modality
+from vitmed.scans.scan import Source
+
+NOT_LABELS = ("path", "id", "patient", "site", "split", "mask", "modality")
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is told of one scan; "" and None mean that nothing is."""
+
+    labels: tuple[str, ...] = ()  # as written, one a label column
+    patient: str = ""
+    site: str = ""
+    split: str | None = None
+    mask: str | None = None
+    modality: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """Rows by scan id.
+
+    Attributes:
+        columns: names of the label columns; () for a set without labels.
+        rows: scan id to row; scans without one are unlabelled.
+        names: what the classes (or columns) are called where the values are indices, or None.
+        task: told by the source, or None to infer it from the values.
+        asked: whether the person asked for labels, who then must get a usable set of them.
+        origin: the file (or rule) the labels come from, for messages.
+        notes: what a person should hear.
+    """
+
+    columns: tuple[str, ...] = ()
+    rows: dict[str, Row] = dataclasses.field(default_factory=dict)
+    names: tuple[str, ...] | None = None
+    task: str | None = None
+    asked: bool = False
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Labels of n examples as arrays.
+
+    Attributes:
+        task: ``multiclass multilabel regression`` or None for a set without labels.
+        classes: class names (multiclass) or column names.
+        label: (n, K) float32; the class index for multiclass.
+        weight: (n, K) float32, 0 where the label is missing.
+    """
+
+    task: str | None
+    classes: list[str]
+    label: np.ndarray
+    weight: np.ndarray
+
+
+def from_table(path: Path, root: Path, sources: list[Source], refused: set[str]) -> Annotations:
+    """Reads a CSV with a ``path`` or ``id`` column, optional ``patient site split mask modality``, and labels.
+
+    Every other column is a label; where one is called ``label``, it is the only one.
+
+    Args:
+        path: the CSV.
+        root: the folder that paths in it are relative to.
+        sources: what is there.
+        refused: names of files that are there but were refused, whose rows are no fault.
+
+    Raises:
+        InputError: unreadable, without ``path`` and ``id``, a scan that is not there or is named twice.
+    """
+    header, lines = _read_csv(path)
+    key = next((name for name in ("path", "id") if name in header), None)
+    if key is None:
+        raise InputError(f"{path} has the columns {', '.join(header)}; a column path (or id) is needed")
+    columns = tuple(name for name in header if name not in NOT_LABELS)
+    notes = []
+    if "label" in columns and len(columns) > 1:
+        others = ", ".join(name for name in columns if name != "label")
+        notes.append(f"Labels are the column label of {path.name}; not used: {others}.")
+        columns = ("label",)
+    where = _lookup(sources, root)
+    rows: dict[str, Row] = {}
+    missing = []
+    for number, line in enumerate(lines, 2):
+        name = _normal(line[key])
+        scan = where.get(name)
+        if scan is None:
+            if name not in refused and not any(r.startswith(name + "/") for r in refused):
+                missing.append(line[key])
+            continue
+        if scan in rows:
+            raise InputError(f"{path} names {line[key]} (scan {scan}) twice, again in line {number}; keep one row")
+        mask = line.get("mask", "")
+        if mask and not (root / mask).is_file():
+            raise InputError(f"{path} names the mask {mask} in line {number}, which does not exist under {root}")
+        rows[scan] = Row(
+            labels=tuple(line[c] for c in columns),
+            patient=line.get("patient", ""),
+            site=line.get("site", ""),
+            split=_split(line.get("split", ""), path, number) if "split" in header else None,
+            mask=str(root / mask) if mask else None,
+            modality=canonical_modality(line["modality"]) if line.get("modality") else None,
+        )
+    if missing:
+        raise InputError(
+            f"{path} names {len(missing)} scan{'s' * (len(missing) > 1)} not found under {root}, first {missing[0]!r}; "
+            f"the column {key} must give paths relative to it"
+        )
+    return Annotations(columns, rows, asked=bool(columns), origin=str(path), notes=tuple(notes))
+
+
+def from_folders(root: Path, sources: list[Source]) -> Annotations:
+    """The class of a scan is the first folder of its path under the source: ``malignant/12.png``."""
+    rows = {s.id: Row(labels=(s.id.split("/")[0] if "/" in s.id else "",)) for s in sources}
+    return Annotations(("label",), rows, task="multiclass", asked=True, origin=f"the folders of {root}")
+
+
+def from_npz(path: Path, sources: list[Source]) -> Annotations:
+    """The labels and splits of a MedMNIST ``.npz``, with class names where the set is a known one."""
+    content = arrays.load(str(path))
+    found = {key: value for key, value in content.items() if key.endswith("_labels")}
+    known = medmnist.known(path.stem)
+    width = {1 if v.ndim == 1 else v.shape[1] for v in found.values()}
+    if len(width) > 1:
+        raise InputError(f"{path} has labels of {sorted(width)} columns in its splits; one number was expected")
+    columns = width.pop() if width else 0
+    rows = {}
+    for source in sources:
+        split, index = source.item
+        labels = found.get(f"{split}_labels")
+        values = () if labels is None else np.atleast_1d(labels[index])
+        text = tuple(str(int(v)) if float(v).is_integer() else str(float(v)) for v in values)
+        rows[source.id] = Row(labels=text or ("",) * columns, split=split)
+    names = known.classes if known else None
+    if columns > 1:
+        names = names if names and len(names) == columns else None
+        return Annotations(names or tuple(f"label {i}" for i in range(columns)), rows, names, "multilabel")
+    return Annotations(("label",) * columns, rows, names, origin=str(path))
+
+
+def with_patients(annotations: Annotations, sources: list[Source], pattern: str) -> Annotations:
+    """Patients from a regular expression searched in each scan's path: its group (or the whole match).
+
+    Raises:
+        InputError: not a regular expression, or one that matches no scan.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--patient-pattern {pattern!r} is not a regular expression: {error}") from None
+    rows = dict(annotations.rows)
+    matched = 0
+    for source in sources:
+        match = expression.search(source.id)
+        row = rows.get(source.id, Row(labels=("",) * len(annotations.columns)))
+        if match:
+            matched += 1
+            if not row.patient:
+                patient = match.group(1) if expression.groups else match.group(0)
+                rows[source.id] = dataclasses.replace(row, patient=patient or "")
+    if sources and not matched:
+        raise InputError(f"--patient-pattern {pattern!r} matches no scan's path, such as {sources[0].id!r}")
+    notes = annotations.notes
+    if matched < len(sources):
+        notes += (f"--patient-pattern matches {matched} of {len(sources)} scans; the others' patients are unknown.",)
+    return dataclasses.replace(annotations, rows=rows, notes=notes)
+
+
+def encode(annotations: Annotations, ids: list[str]) -> Labels:
+    """Labels of the scans ``ids`` as arrays, the task inferred from what is written.
+
+    One column of words or whole numbers is multi-class (classes in alphabetical, or numerical, order);
+    several columns of 0 and 1 are multi-label; other numbers are regression. Empty is missing.
+
+    Raises:
+        InputError: several columns of words, or labels asked for that hold fewer than two classes.
+    """
+    columns = annotations.columns
+    empty = ("",) * len(columns)
+    table = [annotations.rows[i].labels if i in annotations.rows else empty for i in ids]
+    values = {cell for row in table for cell in row} - {""}
+    if not columns or not values:
+        if annotations.asked:
+            raise InputError(f"{annotations.origin} gives no label to any scan that could be read")
+        return Labels(None, [], np.zeros((len(ids), 1), np.float32), np.zeros((len(ids), 1), np.float32))
+    task = annotations.task or _task(columns, values, annotations.origin)
+    weight = np.array([[cell != "" for cell in row] for row in table], np.float32)
+    if task == "multiclass":
+        whole = all(_whole(v) for v in values)
+        order = sorted(values, key=float) if whole else sorted(values)
+        names = annotations.names
+        if annotations.asked and len(order) < 2:
+            raise InputError(
+                f"the labels from {annotations.origin} are of one class only, {order[0]!r}; a classifier needs two: "
+                "add the other class, or leave the labels out"
+            )
+        if names and whole and all(0 <= int(v) < len(names) for v in order):
+            classes, index = list(names), {v: int(v) for v in order}
+        else:
+            classes, index = order, {v: i for i, v in enumerate(order)}
+        label = np.array([[index.get(cell, 0) for cell in row] for row in table], np.float32)
+    else:
+        classes = list(columns)
+        label = np.array([[float(cell) if cell else 0.0 for cell in row] for row in table], np.float32)
+    return Labels(task, classes, label, weight)
+
+
+def _task(columns, values, origin) -> str:
+    numbers = all(_number(v) for v in values)
+    if len(columns) == 1:
+        return "regression" if numbers and not all(_whole(v) for v in values) else "multiclass"
+    if numbers:
+        return "multilabel" if {float(v) for v in values} <= {0.0, 1.0} else "regression"
+    word = next(v for v in sorted(values) if not _number(v))
+    raise InputError(
+        f"{origin} has the label columns {', '.join(columns)}, with words such as {word!r} in them; "
+        "call the one to learn label, or give numbers"
+    )
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            lines = []
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if len(cells) != len(header):
+                    raise InputError(
+                        f"{path} has {len(cells)} cells in line {reader.line_num}, but {len(header)} columns"
+                    )
+                lines.append({name: _cell(cell) for name, cell in zip(header, cells, strict=True)})
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; a CSV with a column path or id was expected") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a readable CSV ({error})") from None
+    twice = [name for name, n in Counter(header).items() if n > 1]
+    if not header or twice or not lines:
+        found = f"the column {twice[0]!r} twice" if twice else "no rows" if header else "nothing"
+        raise InputError(f"{path} holds {found}; a CSV with a header and one row a scan was expected")
+    return header, lines
+
+
+def paths_in(path: Path) -> list[Path]:
+    """What the ``path`` column of a manifest names, relative to its folder.
+
+    Raises:
+        InputError: it has none, or names what is not there.
+    """
+    header, lines = _read_csv(path)
+    if "path" not in header:
+        raise InputError(f"{path} has the columns {', '.join(header)}; a manifest needs a column path")
+    paths = [path.parent / line["path"] for line in lines]
+    missing = [str(p) for p in paths if not p.exists()]
+    if missing:
+        raise InputError(
+            f"{path} names {len(missing)} scan{'s' * (len(missing) > 1)} that do{'es' * (len(missing) == 1)} not exist, "
+            f"first {missing[0]}; the column path must give paths relative to {path.parent}"
+        )
+    return paths
+
+
+def _cell(text: str) -> str:
+    text = text.strip()
+    return "" if text.lower() == "nan" else text
+
+
+def _split(text: str, path: Path, number: int) -> str:
+    split = _SPLITS.get(text.lower())
+    if split is None:
+        raise InputError(f"{path} gives the split {text!r} in line {number}; train, val or test was expected")
+    return split
+
+
+def _lookup(sources: list[Source], root: Path) -> dict[str, str]:
+    """Every name a table may call a scan by: its id, any of its files, its path without suffix, its bare stem."""
+    exact: dict[str, str] = {}
+    loose: dict[str, set[str]] = {}
+    for source in sources:
+        exact[_normal(source.id)] = source.id
+        for file in source.files:
+            if source.item is None:
+                exact.setdefault(_normal(os.path.relpath(file, root)), source.id)
+                exact.setdefault(_normal(file), source.id)
+        bare = _normal(source.id).removesuffix(".gz")
+        bare = os.path.splitext(bare)[0]
+        for name in (bare, bare.rsplit("/", 1)[-1]):
+            loose.setdefault(name, set()).add(source.id)
+    for name, scans in loose.items():
+        if len(scans) == 1:
+            exact.setdefault(name, next(iter(scans)))
+    return exact
+
+
+def _normal(name: str) -> str:
+    return os.path.normpath(name.replace("\\", "/")).replace(os.sep, "/") if name else name
+
+
+def _number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _whole(text: str) -> bool:
+    return _number(text) and float(text).is_integer()

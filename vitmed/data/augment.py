@@ -1,0 +1,250 @@
+"""Augmentation inside the compiled step: N-D, per example, a function of each example's key.
+
+All geometry is composed into one map from output to input coordinates and the image is resampled once,
+linearly: by a small interpolation matrix an axis (flips, shifts, scaling and crops keep the axes apart, and
+matrices suit accelerators), or by gathering neighbours when a rotation mixes the last two axes. What lies
+outside the image repeats its edge, which for scans continues the background they end in; a fixed fill value
+would draw a border for the model to find. Masks follow the same map to the nearest voxel.
+
+Each kind of change has its own place in the row of random numbers that an example's key gives, so switching
+one on leaves the others' draws as they were. Everything is off by default. Rotation takes pixels of the plane
+to be square, as they nearly always are. A flip across the body's midline moves the heart to the other side:
+choose axes with the labels in mind.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitmed.errors import InputError
+
+_ONCE = ("crop area", "scale", "rotate", "gamma", "contrast", "brightness", "noise level")
+_AN_AXIS = ("flip", "crop place", "shift", "cutout")
+_NOISE = 1  # folded into an example's key for the noise of its pixels
+
+EXACT = jax.lax.Precision.HIGHEST  # interpolation weights must not be rounded to bfloat16 on a TPU
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """The ``augment`` section of a config; every default is "off".
+
+    Attributes:
+        flip: spatial axes (0 the first, array order), each mirrored for half of the examples.
+        shift: largest shift along each axis, as a fraction of the size.
+        scale: range of the zoom, drawn log-uniformly; above 1 magnifies.
+        rotate: largest angle in degrees, either way: in the image plane, or about z for a volume.
+        crop: range of the part of the area (or volume) that is cut out, at a random place and in the image's
+            own aspect, and resized to the whole; () does not crop.
+        brightness: largest value added, in standard deviations of the data (the unit of normalised images).
+        contrast: largest relative change of the deviation from the image's mean.
+        gamma: exponents from 1/(1+gamma) to 1+gamma, log-uniform, on the image's own range.
+        noise: largest standard deviation of added Gaussian noise, in standard deviations of the data.
+        cutout: part of the area (or volume) that one box, at a random place, sets to the data's mean.
+    """
+
+    flip: tuple[int, ...] = ()
+    shift: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    rotate: float = 0.0
+    crop: tuple[float, ...] = ()
+    brightness: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    noise: float = 0.0
+    cutout: float = 0.0
+
+    def __post_init__(self):
+        for name, most in (("shift", 1), ("rotate", 180), ("contrast", 1), ("cutout", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and {most}")
+        for name in ("brightness", "gamma", "noise"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {self.scale}; give (smallest, largest), such as (0.9, 1.1)")
+        if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1):
+            raise ValueError(f"crop is {self.crop}; give the range of area kept, such as (0.5, 1.0), or ()")
+        if any(axis < 0 for axis in self.flip):
+            raise ValueError(f"flip is {self.flip}; give spatial axes counted from 0")
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything but flips changes the geometry."""
+        return bool(self.shift or self.rotate or self.crop or tuple(self.scale) != (1.0, 1.0))
+
+
+def augment(
+    images: jax.Array, keys: jax.Array, config: AugmentConfig, masks: jax.Array | None = None
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Augments a batch.
+
+    Args:
+        images: (B, *S, C) float, normalised.
+        keys: (B,) keys, from ``example_keys``.
+        masks: (B, *S) integers that follow the geometry, or None.
+
+    Returns:
+        The images, or (images, masks) when masks are given; what no setting touches is returned as it came.
+
+    Raises:
+        InputError: ``config.flip`` names an axis that the images do not have.
+    """
+    ndim = images.ndim - 2
+    if any(axis >= ndim for axis in config.flip):
+        raise InputError(
+            f"config.augment.flip is {config.flip}, but images are {ndim}D; give axes 0 to {ndim - 1}"
+        )
+    if config == AugmentConfig():
+        return images if masks is None else (images, masks)
+    draws = _Draws.of(keys, ndim)
+    if config.moves:
+        source = _coordinates(draws, images.shape[1:-1], config)
+        images = _linear(images, source)
+        masks = None if masks is None else _nearest(masks, source)
+    elif config.flip:
+        flipped = _flipped(draws, config.flip)
+        images = _mirror(images, flipped, config.flip)
+        masks = None if masks is None else _mirror(masks, flipped, config.flip)
+    images = _intensity(images, draws, keys, config)
+    return images if masks is None else (images, masks)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draws:
+    """Numbers in [0, 1), one row an example, each place kept for one purpose whether it is used or not."""
+
+    values: jax.Array  # (B, 7 + 4 * ndim)
+    ndim: int
+
+    @classmethod
+    def of(cls, keys: jax.Array, ndim: int) -> "_Draws":
+        places = len(_ONCE) + len(_AN_AXIS) * ndim
+        return cls(jax.vmap(lambda key: jax.random.uniform(key, (places,)))(keys), ndim)
+
+    def one(self, purpose: str, low: float, high: float) -> jax.Array:
+        """(B,) numbers from [low, high)."""
+        return low + (high - low) * self.values[:, _ONCE.index(purpose)]
+
+    def an_axis(self, purpose: str, low: float, high: float) -> jax.Array:
+        """(B, ndim) numbers from [low, high)."""
+        start = len(_ONCE) + _AN_AXIS.index(purpose) * self.ndim
+        return low + (high - low) * self.values[:, start : start + self.ndim]
+
+
+def _coordinates(draws: _Draws, size: tuple[int, ...], config: AugmentConfig) -> list[jax.Array]:
+    """Where each output voxel comes from in the input, in voxels.
+
+    Returns:
+        For each axis, (B, n) coordinates where that axis stays apart from the others, else (B, *S).
+    """
+    ndim = len(size)
+    extent = jnp.asarray(size, jnp.float32)
+    step = jnp.ones((draws.values.shape[0], ndim))
+    middle = jnp.broadcast_to((extent - 1) / 2, step.shape)
+    if config.crop:
+        kept = draws.one("crop area", *config.crop)[:, None] ** (1 / ndim)
+        step *= kept
+        middle += draws.an_axis("crop place", -0.5, 0.5) * (1 - kept) * extent
+    if tuple(config.scale) != (1.0, 1.0):
+        low, high = map(math.log, config.scale)
+        step *= jnp.exp(-draws.one("scale", low, high))[:, None]
+    if config.shift:
+        middle += draws.an_axis("shift", -config.shift, config.shift) * extent
+    if config.flip:
+        step *= jnp.where(_flipped(draws, config.flip), -1.0, 1.0)
+    from_middle = [(jnp.arange(n) - (n - 1) / 2) * step[:, axis, None] for axis, n in enumerate(size)]
+    if not config.rotate:
+        return [middle[:, axis, None] + along for axis, along in enumerate(from_middle)]
+    *others, y, x = (_along(values, axis, ndim) for axis, values in enumerate(from_middle))
+    angle = jnp.deg2rad(draws.one("rotate", -config.rotate, config.rotate))
+    cos, sin = (f(angle).reshape(-1, *(1,) * ndim) for f in (jnp.cos, jnp.sin))
+    turned = [*others, cos * y - sin * x, sin * y + cos * x]
+    return [
+        jnp.broadcast_to(middle[:, axis].reshape(-1, *(1,) * ndim) + along, (step.shape[0], *size))
+        for axis, along in enumerate(turned)
+    ]
+
+
+def _linear(images: jax.Array, source: list[jax.Array]) -> jax.Array:
+    """(B, *S, C) resampled by linear interpolation, edges repeated."""
+    if source[0].ndim > 2:
+        return jax.vmap(jax.vmap(_map_coordinates(1), (-1, None), -1))(images, source)
+    for axis, along in enumerate(source, start=1):
+        n = images.shape[axis]
+        # Row i holds the weights of the two voxels that output i lies between: a tent over the voxels.
+        weights = jnp.maximum(0, 1 - jnp.abs(jnp.clip(along, 0, n - 1)[:, :, None] - jnp.arange(n)))
+        first = jnp.moveaxis(images, axis, 1)
+        mixed = jnp.einsum(
+            "bij,bjk->bik", weights.astype(images.dtype), first.reshape(*first.shape[:2], -1), precision=EXACT
+        )
+        images = jnp.moveaxis(mixed.reshape(first.shape), 1, axis)
+    return images
+
+
+def _nearest(masks: jax.Array, source: list[jax.Array]) -> jax.Array:
+    """(B, *S) resampled to the nearest voxel, edges repeated."""
+    if source[0].ndim > 2:
+        return jax.vmap(_map_coordinates(0))(masks, source)
+    for axis, along in enumerate(source, start=1):
+        index = jnp.clip(jnp.round(along), 0, masks.shape[axis] - 1).astype(jnp.int32)
+        masks = jnp.take_along_axis(masks, _along(index, axis - 1, masks.ndim - 1), axis)
+    return masks
+
+
+def _map_coordinates(order: int):
+    return lambda image, source: jax.scipy.ndimage.map_coordinates(image, source, order, mode="nearest")
+
+
+def _mirror(arrays: jax.Array, flipped: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """(B, *S, ...) reversed along each of ``axes`` where ``flipped`` (B, n) says so; exact for any dtype."""
+    for axis in axes:
+        chosen = flipped[:, axis].reshape(-1, *(1,) * (arrays.ndim - 1))
+        arrays = jnp.where(chosen, jnp.flip(arrays, axis + 1), arrays)
+    return arrays
+
+
+def _intensity(images: jax.Array, draws: _Draws, keys: jax.Array, config: AugmentConfig) -> jax.Array:
+    space = tuple(range(1, images.ndim))
+    size = images.shape[1:-1]
+    over = (-1, *(1,) * (images.ndim - 1))
+    if config.gamma:
+        bound = math.log1p(config.gamma)
+        low, high = images.min(space, keepdims=True), images.max(space, keepdims=True)
+        extent = jnp.maximum(high - low, 1e-6)
+        power = jnp.exp(draws.one("gamma", -bound, bound)).reshape(over)
+        images = ((images - low) / extent) ** power * extent + low
+    if config.contrast:
+        mean = images.mean(space, keepdims=True)
+        gain = draws.one("contrast", 1 - config.contrast, 1 + config.contrast).reshape(over)
+        images = (images - mean) * gain + mean
+    if config.brightness:
+        images = images + draws.one("brightness", -config.brightness, config.brightness).reshape(over)
+    if config.noise:
+        own = jax.vmap(lambda key: jax.random.fold_in(key, _NOISE))(keys)
+        drawn = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(own)
+        images = images + drawn * draws.one("noise level", 0, config.noise).reshape(over)
+    if config.cutout:
+        ndim = len(size)
+        side = config.cutout ** (1 / ndim)
+        inside = jnp.ones((), bool)
+        corner = draws.an_axis("cutout", 0, 1 - side)
+        for axis, n in enumerate(size):
+            at = (jnp.arange(n) + 0.5) / n - corner[:, axis, None]
+            inside = inside & _along((0 <= at) & (at < side), axis, ndim)
+        images = jnp.where(inside[..., None], 0, images)
+    return images
+
+
+def _along(values: jax.Array, axis: int, ndim: int) -> jax.Array:
+    """(B, n) shaped to broadcast over (B, *S), with n on spatial ``axis``."""
+    return values.reshape(values.shape[0], *(values.shape[1] if a == axis else 1 for a in range(ndim)))
+
+
+def _flipped(draws: _Draws, axes: tuple[int, ...]) -> jax.Array:
+    """(B, ndim) booleans: which spatial axes of which example are mirrored."""
+    allowed = np.isin(np.arange(draws.ndim), axes)
+    return (draws.an_axis("flip", 0, 1) < 0.5) & allowed

@@ -1,0 +1,143 @@
+"""A label budget: which examples of a split keep their labels when only so many may be had.
+
+The labelled examples are put in one order, and a budget takes the head of it. So a smaller budget lies inside
+a larger one of the same draw, and curves over budgets compare like with like. The order is
+
+1. of units, not images: a unit is a patient where patients are known, since an annotator who opens a patient
+   labels all of its scans and since scans of one patient are no independent labels;
+2. headed by a few units that together show every class, rarest class first;
+3. then stratified: the r-th unit of a stratum of m comes at a random time between r / m and (r + 1) / m, so
+   that every head holds each stratum in proportion to within one unit, and small strata not later than large.
+
+Strata are classes, sets of findings, or tenths of a regressed value. What is random is a keyed hash of the
+unit's name, so that a draw is the same in every version of NumPy.
+"""
+
+import hashlib
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+
+from vitmed.data.dataset import Dataset
+from vitmed.errors import InputError
+
+TENTHS = 10
+
+
+def labelled(dataset: Dataset, split: str, labels: int | float | None, seed: int) -> np.ndarray:
+    """Indices of the examples whose labels the budget pays for.
+
+    Args:
+        labels: an int counts examples; a float in (0, 1] is a fraction of the labelled examples; None is all
+            of them. Patients are taken whole and the budget is never exceeded, so fewer may be given.
+        seed: of the draw.
+
+    Returns:
+        (m,) int64, sorted, each with at least one known label.
+
+    Raises:
+        InputError: no labels, a budget out of range or larger than the set, or too small to show every class.
+    """
+    values, weight = dataset.labels(split)
+    known = np.flatnonzero((weight > 0).any(axis=1))
+    if not len(known):
+        raise InputError(
+            f"split {split!r} of {dataset.path} has no labels; ingest it with --labels or --label-from"
+        )
+    if labels is None:
+        return known
+    budget = _count(labels, len(known), f"split {split!r} of {dataset.path}")
+    names, units = _units(dataset, split, known, seed)
+    task = dataset.datasheet["task"]
+    shown = [_shown(task, values[unit], weight[unit]) for unit in units]
+    head = _head(shown)
+    needed = sum(len(units[u]) for u in head)
+    if budget < needed:
+        seen = len(set().union(*shown))
+        what = f"{seen} classes" if task == "multiclass" else "every finding, present and absent"
+        raise InputError(
+            f"config.data.labels is {labels} ({budget} of {len(known)} examples), too few to show {what} "
+            f"of {dataset.path}; give at least {needed} examples"
+        )
+    jitter = [_uniform(f"time {seed} {name}") for name in names]
+    rest = _by_time(_strata(task, shown, units, values, weight), jitter, set(head))
+    taken = np.cumsum([len(units[u]) for u in head + rest])
+    chosen = (head + rest)[: np.searchsorted(taken, budget, side="right")]
+    if not chosen:
+        raise InputError(
+            f"config.data.labels is {labels} ({budget} of {len(known)} examples), less than the "
+            f"{len(units[rest[0]])} scans of the first patient drawn; give at least that many"
+        )
+    return np.sort(np.concatenate([units[u] for u in chosen]))
+
+
+def _count(labels: int | float, known: int, where: str) -> int:
+    if isinstance(labels, float):
+        if not 0 < labels <= 1:
+            raise InputError(
+                f"config.data.labels is {labels}; a float is a fraction in (0, 1], a count of examples an int"
+            )
+        return int(Fraction(str(labels)) * known + Fraction(1, 2))  # as written: 0.1 is a tenth, halves up
+    if not 1 <= labels <= known:
+        raise InputError(f"config.data.labels is {labels}; {where} has {known} labelled examples")
+    return labels
+
+
+def _units(dataset: Dataset, split: str, known: np.ndarray, seed: int) -> tuple[list[str], list[np.ndarray]]:
+    """Names and members of the groups of examples that are labelled together, in the draw's order."""
+    patients, ids = dataset.patients(split), dataset.ids(split)
+    groups: dict[str, list[int]] = {}
+    for i in known:
+        name = f"patient {patients[i]}" if patients and patients[i] else f"example {ids[i]}"
+        groups.setdefault(name, []).append(int(i))
+    names = sorted(groups, key=lambda name: (_uniform(f"order {seed} {name}"), name))
+    return names, [np.array(groups[name]) for name in names]
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) that is a function of ``text`` alone."""
+    return (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 11) / 2**53
+
+
+def _shown(task: str, values: np.ndarray, weight: np.ndarray) -> frozenset:
+    """What a unit's labels show: (column, value) pairs for classes and findings, nothing for regression."""
+    if task == "regression":
+        return frozenset()
+    rows, columns = np.nonzero(weight > 0)
+    return frozenset((int(c), float(values[r, c])) for r, c in zip(rows, columns, strict=True))
+
+
+def _head(shown: list[frozenset]) -> list[int]:
+    """Units that together show all there is to show: rarest first, each by the first unit that has it."""
+    units_with: dict[tuple, list[int]] = {}
+    for u, pairs in enumerate(shown):
+        for pair in pairs:
+            units_with.setdefault(pair, []).append(u)
+    head: list[int] = []
+    covered: set = set()
+    for pair in sorted(units_with, key=lambda pair: (len(units_with[pair]), pair)):
+        if pair not in covered:
+            head.append(units_with[pair][0])
+            covered |= shown[head[-1]]
+    return head
+
+
+def _strata(task: str, shown: list[frozenset], units: list, values: np.ndarray, weight: np.ndarray) -> list:
+    """The stratum of each unit."""
+    if task != "regression":
+        return list(shown)
+    means = [np.average(values[unit], weights=weight[unit]) for unit in units]
+    ranks = np.argsort(np.argsort(means, kind="stable"), kind="stable")
+    return [int(rank) * TENTHS // len(units) for rank in ranks]
+
+
+def _by_time(strata: list, jitter: list[float], before: set[int]) -> list[int]:
+    """Units not in ``before``, so ordered that every head holds the strata in proportion."""
+    size = Counter(strata)
+    rank: Counter = Counter()
+    times = {}
+    for u in sorted(range(len(strata)), key=lambda u: u not in before):  # the head took the first places
+        times[u] = (rank[strata[u]] + jitter[u]) / size[strata[u]]
+        rank[strata[u]] += 1
+    return sorted(times.keys() - before, key=lambda u: (times[u], u))

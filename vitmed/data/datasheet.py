@@ -1,0 +1,139 @@
+"""The datasheet: what a dataset holds, what was refused and why, and what its numbers look like."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+import vitmed
+from vitmed.data import duplicates
+from vitmed.data.annotations import Labels
+from vitmed.data.prepare import BINS
+from vitmed.data.splits import NAMES, Splits
+from vitmed.errors import InputError
+from vitmed.scans.recipe import unit_of, window_of
+
+FILE = "datasheet.json"
+
+
+def make(
+    *,
+    name: str,
+    modality: str,
+    dtype: np.dtype,
+    metas: list,
+    labels: Labels,
+    splits: Splits,
+    seed: int,
+    patients: list[str],
+    refused: list[tuple[str, str, str]],
+    notes: list[str],
+    simulated: bool,
+    content_hash: str,
+) -> dict:
+    """The datasheet of a set, as it is written to ``datasheet.json``.
+
+    Args:
+        metas: one ``Stored`` an example, in the order of the other lists.
+        refused: (file, reason, detail).
+        content_hash: SHA-256 over the records.
+    """
+    ids, digests = [m.id for m in metas], [m.digest for m in metas]
+    used = [n for n in NAMES if n in set(splits.split)]
+    train = [m for m, s in zip(metas, splits.split, strict=True) if s == "train"] or metas
+    return {
+        "format": 1,
+        "name": name,
+        "vitmed": vitmed.__version__,
+        "modality": modality,
+        "unit": unit_of(modality),
+        "window": list(window_of(modality)),
+        "channels": metas[0].shape[-1],
+        "size": list(metas[0].shape[:-1]),
+        "spacing": _common_spacing(metas),
+        "dtype": dtype.name,
+        "task": labels.task,
+        "classes": labels.classes,
+        "class_counts": {n: _class_counts(labels, [s == n for s in splits.split]) for n in used},
+        "unlabelled": {n: _unlabelled(labels, [s == n for s in splits.split]) for n in used},
+        "examples": {n: splits.split.count(n) for n in used},
+        "patients": {n: _patients(patients, splits.split, n) for n in used},
+        "refused": dict(sorted(Counter(reason for _, reason, _ in refused).items())),
+        "refused_files": [
+            {"file": file, "reason": f"{reason}: {detail}" if detail else reason} for file, reason, detail in refused
+        ],
+        "intensity": _intensity(train, window_of(modality)),
+        "splits": {"how": splits.how, "by": splits.by, "seed": seed},
+        "masks": any(m.mask_bytes for m in metas),
+        "duplicates": duplicates.count(digests, splits.split),
+        "duplicate_groups": duplicates.groups(digests, ids)[: duplicates.SHOWN],
+        "contradictions": duplicates.contradictions(digests, labels.label, labels.weight) if labels.task else 0,
+        "notes": notes,
+        "simulated": simulated,
+        "content_hash": content_hash,
+    }
+
+
+def read(dataset: str | Path) -> dict:
+    """The datasheet of a dataset folder.
+
+    Raises:
+        InputError: no such folder, or one without a readable datasheet of format 1.
+    """
+    dataset = Path(dataset)
+    path = dataset / FILE
+    if not dataset.is_dir():
+        raise InputError(f"dataset {dataset} does not exist; make one with `vitmed ingest SOURCE --out {dataset}`")
+    try:
+        sheet = json.loads(path.read_text())
+        version = sheet["format"]
+    except FileNotFoundError:
+        raise InputError(f"{dataset} is not a vitmed dataset (it has no {FILE}); make one with `vitmed ingest`") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a datasheet ({error}); run `vitmed ingest` again") from None
+    if version != 1:
+        raise InputError(f"{dataset} is a dataset of format {version}; this vitmed reads format 1, so update it")
+    return sheet
+
+
+def _common_spacing(metas: list) -> list[float] | None:
+    spacing = np.array([m.spacing for m in metas], float)
+    if not np.isfinite(spacing).all() or np.abs(spacing / spacing[0] - 1).max() > 1e-3:
+        return None
+    return [float(f"{s:.6g}") for s in spacing[0]]
+
+
+def _class_counts(labels: Labels, chosen: list[bool]) -> dict[str, int]:
+    label, weight = labels.label[chosen], labels.weight[chosen]
+    if labels.task == "multiclass":
+        return {name: int(((label[:, 0] == i) & (weight[:, 0] > 0)).sum()) for i, name in enumerate(labels.classes)}
+    if labels.task == "multilabel":
+        return {name: int((label[:, i] * weight[:, i]).sum()) for i, name in enumerate(labels.classes)}
+    return {name: int((weight[:, i] > 0).sum()) for i, name in enumerate(labels.classes)}
+
+
+def _unlabelled(labels: Labels, chosen: list[bool]) -> int:
+    return int((labels.weight[chosen] == 0).all(axis=1).sum())
+
+
+def _patients(patients: list[str], splits: list[str], name: str) -> int | None:
+    held = [p for p, s in zip(patients, splits, strict=True) if s == name]
+    return len(set(held)) if all(held) else None
+
+
+def _intensity(metas: list, window: tuple[float, float]) -> dict:
+    """Mean and spread per channel over all voxels, and the histogram, of clipped units."""
+    voxels = sum(int(np.prod(m.shape[:-1])) for m in metas)
+    mean = np.sum([m.total for m in metas], axis=0) / voxels
+    variance = np.sum([m.square for m in metas], axis=0) / voxels - np.square(mean)
+    std = np.sqrt(np.maximum(variance, 0.0))
+    return {
+        "mean": mean.tolist(),
+        # A set of one grey level has no spread to divide by.
+        "std": np.where(std > 1e-6 * (window[1] - window[0]), std, 1.0).tolist(),
+        "histogram": {
+            "edges": np.linspace(*window, BINS + 1).tolist(),
+            "counts": np.sum([m.histogram for m in metas], axis=0).tolist(),
+        },
+    }

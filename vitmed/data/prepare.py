@@ -1,0 +1,134 @@
+"""Scan to record, the one pure function of ingest: the same file and plan give the same bytes anywhere."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from vitmed.scans import geometry, intensity
+from vitmed.scans.read import read, read_mask
+from vitmed.scans.recipe import window_of
+from vitmed.scans.scan import Refused, Scan, Source
+
+BINS = 64  # of the intensity histogram, over the modality's window
+UNMARKED = 255  # in a mask: nobody has looked here
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is done to every scan of a set.
+
+    Attributes:
+        modality: given for the whole set, or None to believe the files.
+        spacing: millimetres to resample to, array order, or None.
+        size: voxels to end with, array order, or None.
+    """
+
+    modality: str | None = None
+    spacing: tuple[float, ...] | None = None
+    size: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One scan to prepare: its source, its mask file, and the modality its manifest row gives."""
+
+    source: Source
+    mask: str | None = None
+    modality: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A scan ready to be written, with what the datasheet wants to know of it.
+
+    Attributes:
+        image: (*S, C) uint8, int16 or uint16; with ``scale`` and ``offset`` (C,) float32 to units.
+        spacing: (n,) float32 millimetres, NaN unknown.
+        affine: (4, 4) float64 index to LPS millimetres, NaN unknown.
+        mask: (*S) uint8 or None.
+        digest: of the stored pixels and their shape, by which exact copies are found.
+        total, square: per channel, the sum of clipped units and of their squares (float64).
+        histogram: (BINS,) counts of units over the window, all channels together.
+    """
+
+    id: str
+    modality: str
+    image: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+    spacing: np.ndarray
+    affine: np.ndarray
+    mask: np.ndarray | None
+    patient: str
+    site: str
+    digest: bytes
+    total: np.ndarray
+    square: np.ndarray
+    histogram: np.ndarray
+
+
+def prepare(task: Task, plan: Plan) -> Prepared:
+    """Reads a scan, brings it to the plan's geometry and to stored integers.
+
+    Raises:
+        Refused: the file has a fault, or does not fit the plan.
+    """
+    scan = read(task.source)
+    modality = _agreed(scan.modality, task.modality, plan.modality)
+    intensity.check(scan, modality)
+    mask = None if task.mask is None else _mask(task.mask, scan)
+    scan, mask = geometry.fit(scan, plan.spacing, plan.size, intensity.background(scan, modality), mask)
+    image, scale, offset = intensity.store(scan, modality)
+    total, square, histogram = _statistics(image, scale, offset, window_of(modality))
+    unknown = (np.nan,) * len(scan.size)
+    return Prepared(
+        id=task.source.id,
+        modality=modality,
+        image=image,
+        scale=scale,
+        offset=offset,
+        spacing=np.asarray(scan.spacing or unknown, np.float32),
+        affine=np.full((4, 4), np.nan) if scan.affine is None else np.asarray(scan.affine, np.float64),
+        mask=mask,
+        patient=scan.patient,
+        site=scan.site,
+        digest=_digest(image),
+        total=total,
+        square=square,
+        histogram=histogram,
+    )
+
+
+def _agreed(file: str | None, row: str | None, given: str | None) -> str:
+    said = given or row
+    if said and file and file != said:
+        raise Refused(f"{file}, not {said}", "its header says so")
+    return said or file or "unknown"
+
+
+def _mask(path: str, scan: Scan) -> np.ndarray:
+    found = read_mask(path)
+    if found.size != scan.size or found.array.shape[-1] != 1:
+        raise Refused("mask of another shape", f"{found.array.shape[:-1]}, the scan has {scan.size}")
+    both = found.affine is not None and scan.affine is not None
+    if both and np.abs(found.affine - scan.affine).max() > 0.01 * max(scan.spacing) * max(scan.size):
+        raise Refused("mask that lies elsewhere", "its position or orientation is not the scan's")
+    values = found.array[..., 0]
+    if not np.array_equal(values, np.rint(values)) or values.min() < 0 or values.max() > UNMARKED:
+        raise Refused("mask that holds no labels", "whole numbers from 0 to 254 were expected (255: unmarked)")
+    return values.astype(np.uint8)
+
+
+def _statistics(image, scale, offset, window):
+    low, high = window
+    units = np.clip(image.astype(np.float64) * scale.astype(np.float64) + offset, low, high)
+    space = tuple(range(units.ndim - 1))
+    bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
+    return units.sum(space), np.square(units).sum(space), np.bincount(bins.ravel(), minlength=BINS)
+
+
+def _digest(image: np.ndarray) -> bytes:
+    digest = hashlib.blake2b(f"{image.dtype.str}{image.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()

@@ -1,0 +1,159 @@
+"""Writing a dataset: a TFDS folder of ArrayRecord shards, made without TensorFlow.
+
+Only flat tensors stored as bytes (and short float lists) are used, which TFDS encodes and decodes by itself;
+``tfds.builder_from_directory(DATASET).as_data_source()`` opens the result.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+SHARD_BYTES = 256 * 2**20  # a shard is closed when it has grown past this
+NAME = "scans"  # the prefix of every shard, whatever the folder is called, so that bytes do not depend on it
+
+_DESCRIPTION = "Medical scans prepared by vitmed; datasheet.json tells what they are."
+
+
+def features(
+    size: tuple[int, ...], channels: int, dtype: np.dtype, outputs: int, masks: bool
+) -> tfds.features.FeaturesDict:
+    """What an example holds.
+
+    ``image`` (*S, C) stored integers; ``scale``, ``offset`` (C,) to units; ``spacing`` (n,) millimetres and
+    ``affine`` (4, 4) from index (z, y, x, 1) to LPS millimetres, NaN unknown; ``label`` and ``label_weight`` (K,),
+    weight 0 where the label is missing; ``mask`` (*S) where the set has masks, 255 where nobody has looked;
+    ``example`` (2,), from which random keys are folded; ``id``, ``patient`` and ``site``, "" unknown.
+    """
+    tensor = tfds.features.Tensor
+    held = {
+        "image": tensor(shape=(*size, channels), dtype=dtype, encoding="bytes"),
+        "scale": tensor(shape=(channels,), dtype=np.float32),
+        "offset": tensor(shape=(channels,), dtype=np.float32),
+        "spacing": tensor(shape=(len(size),), dtype=np.float32),
+        # As bytes: TFDS's plain encoding is a list of float32.
+        "affine": tensor(shape=(4, 4), dtype=np.float64, encoding="bytes"),
+        "label": tensor(shape=(outputs,), dtype=np.float32),
+        "label_weight": tensor(shape=(outputs,), dtype=np.float32),
+        "example": tensor(shape=(2,), dtype=np.uint32),
+        "id": tfds.features.Text(),
+        "patient": tfds.features.Text(),
+        "site": tfds.features.Text(),
+    }
+    if masks:
+        held["mask"] = tensor(shape=size, dtype=np.uint8, encoding="bytes")
+    return tfds.features.FeaturesDict(held)
+
+
+def identity(scan: str) -> np.ndarray:
+    """(2,) uint32 from a scan's id: the first 8 bytes of its BLAKE2b hash."""
+    return np.frombuffer(hashlib.blake2b(scan.encode()).digest()[:8], "<u4").astype(np.uint32)
+
+
+class Writer:
+    """Writes the splits of one dataset into ``folder``, each record once, in the order given.
+
+    Shards are cut by size alone, so equal records make equal files.
+    """
+
+    def __init__(self, folder: Path, held: tfds.features.FeaturesDict, shard_bytes: int = SHARD_BYTES):
+        self._folder, self._features, self._limit = folder, held, shard_bytes
+        self._serializer = ExampleSerializer(held.get_serialized_info())
+        self._lengths: dict[str, list[int]] = {}
+        self._bytes: dict[str, int] = {}
+        self._hash = hashlib.sha256()
+        self._shard: ArrayRecordWriter | None = None
+        self._split = ""
+        self._in_shard = 0
+
+    def add(self, split: str, example: dict) -> None:
+        """Appends an example; all of a split come one after the other."""
+        encoded = self._features.encode_example(example)
+        # Deterministic, because a protobuf map has no order of its own.
+        record = self._serializer.get_tf_example(encoded).SerializeToString(deterministic=True)
+        if self._split != split or self._in_shard > self._limit:
+            self._next_shard(split)
+        with _plain_errors(self._folder):
+            self._shard.write(record)
+        self._in_shard += len(record)
+        self._lengths[split][-1] += 1
+        self._bytes[split] += len(record)
+        self._hash.update(split.encode() + b"\0" + len(record).to_bytes(8, "little") + record)
+
+    def close(self) -> str:
+        """Finishes the shards, writes TFDS's own files, and returns the SHA-256 over all records.
+
+        Raises:
+            OSError: no space left.
+        """
+        self._close_shard()
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=self._folder,
+            dataset_name=NAME,
+            filetype_suffix="array_record",
+            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        )
+        infos = []
+        for split, lengths in self._lengths.items():
+            named = template.replace(split=split)
+            for index in range(len(lengths)):
+                final = named.sharded_filepath(shard_index=index, num_shards=len(lengths))
+                os.rename(self._draft(split, index), final)
+            infos.append(tfds.core.SplitInfo(
+                name=split, shard_lengths=lengths, num_bytes=self._bytes[split], filename_template=named
+            ))
+        tfds.folder_dataset.write_metadata(
+            data_dir=self._folder,
+            features=self._features,
+            split_infos=infos,
+            filename_template=template,
+            check_data=False,  # its check reads with TensorFlow
+            description=_DESCRIPTION,
+        )
+        return self._hash.hexdigest()
+
+    def _next_shard(self, split: str) -> None:
+        self._close_shard()
+        self._split, self._in_shard = split, 0
+        self._lengths.setdefault(split, []).append(0)
+        self._bytes.setdefault(split, 0)
+        # One record a group, so that a random read decodes one record.
+        self._shard = ArrayRecordWriter(str(self._draft(split, len(self._lengths[split]) - 1)), "group_size:1")
+
+    def _close_shard(self) -> None:
+        if self._shard is None:
+            return
+        path = self._draft(self._split, len(self._lengths[self._split]) - 1)
+        with _plain_errors(path):
+            self._shard.close()
+        self._shard = None
+        _sync(path)
+
+    def _draft(self, split: str, index: int) -> Path:
+        return self._folder / f"draft-{split}-{index:05d}"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _plain_errors(path: Path):
+    """ArrayRecord raises RuntimeError with the system's message inside; here it is the OSError it was."""
+    try:
+        yield
+    except RuntimeError as error:
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            if os.strerror(code) in str(error):
+                raise OSError(code, os.strerror(code), str(path)) from error
+        raise

@@ -1,0 +1,149 @@
+"""Prepared scans on their way to the shards: worker processes write them to files, and hand back what they are.
+
+What a set is made of (its channels, its type, its splits) is known only when the last scan has been read, and
+prepared scans need not fit in memory; so they wait on disk, in ``DATASET.partial/spool``.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from vitmed.data.prepare import Plan, Prepared, Task, prepare
+from vitmed.errors import MachineError
+from vitmed.scans.scan import Refused
+
+# Scans prepared by one call of a worker: enough to make the call worth it, few enough for the bar to move.
+CHUNK = {"npz": 512, "image": 32}
+# Fewer scans than this are read faster than worker processes start.
+ALONE_IMAGES, ALONE_VOLUMES = 64, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A prepared scan whose pixels (and mask) lie in a spool file; the fields are those of ``Prepared``."""
+
+    id: str
+    modality: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: np.ndarray
+    offset: np.ndarray
+    spacing: np.ndarray
+    affine: np.ndarray
+    patient: str
+    site: str
+    digest: bytes
+    total: np.ndarray
+    square: np.ndarray
+    histogram: np.ndarray
+    file: str
+    start: int
+    mask_bytes: int
+
+    def load(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image (*S, C) and the mask (*S) or None, from the spool."""
+        count = int(np.prod(self.shape)) * self.dtype.itemsize
+        with open(self.file, "rb") as file:
+            file.seek(self.start)
+            data = file.read(count + self.mask_bytes)
+        image = np.frombuffer(data[:count], self.dtype).reshape(self.shape)
+        mask = np.frombuffer(data[count:], np.uint8).reshape(self.shape[:-1]) if self.mask_bytes else None
+        return image, mask
+
+
+Outcome = Stored | tuple[str, str, str]
+
+
+def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Iterator[Outcome]:
+    """Prepares every task into ``folder``; yields, in the order of the tasks, what is stored or (id, reason, detail).
+
+    Args:
+        workers: processes; None for one a core. Scans of one ``.npz`` and small sets are prepared right here.
+
+    Raises:
+        MachineError: a worker process died.
+        OSError: no space left.
+    """
+    chunks = _chunks(tasks)
+    workers = min(workers or os.cpu_count() or 1, len(chunks))
+    small = len(tasks) < (ALONE_IMAGES if all(t.source.kind in CHUNK for t in tasks) else ALONE_VOLUMES)
+    if workers <= 1 or small or any(t.source.kind == "npz" for t in tasks):
+        for i, chunk in enumerate(chunks):
+            yield from _prepare_chunk(chunk, plan, str(folder / f"{i:06d}"))
+        return
+    # Started afresh, not forked: JAX or a reader may already run threads here.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker)
+    try:
+        futures = [
+            pool.submit(_prepare_chunk, chunk, plan, str(folder / f"{i:06d}")) for i, chunk in enumerate(chunks)
+        ]
+        for chunk, future in zip(chunks, futures, strict=True):
+            try:
+                yield from future.result()
+            except BrokenProcessPool:
+                raise MachineError(
+                    f"a worker process died at or after {chunk[0].source.id}, out of memory perhaps; "
+                    "run again with --workers 1"
+                ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _chunks(tasks: list[Task]) -> list[list[Task]]:
+    """Runs of neighbouring tasks of one kind."""
+    chunks: list[list[Task]] = []
+    for task in tasks:
+        last = chunks[-1] if chunks else None
+        if last and last[0].source.kind == task.source.kind and len(last) < CHUNK.get(task.source.kind, 1):
+            last.append(task)
+        else:
+            chunks.append([task])
+    return chunks
+
+
+def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    with open(path, "wb") as file:
+        for task in tasks:
+            try:
+                outcomes.append(_store(prepare(task, plan), file, path))
+            except Refused as fault:
+                outcomes.append((task.source.id, fault.reason, fault.detail))
+    return outcomes
+
+
+def _store(scan: Prepared, file, path: str) -> Stored:
+    start = file.tell()
+    file.write(np.ascontiguousarray(scan.image).data)
+    if scan.mask is not None:
+        file.write(np.ascontiguousarray(scan.mask).data)
+    kept = {f.name: getattr(scan, f.name) for f in dataclasses.fields(Prepared) if f.name not in ("image", "mask")}
+    return Stored(
+        **kept,
+        shape=scan.image.shape,
+        dtype=scan.image.dtype,
+        file=path,
+        start=start,
+        mask_bytes=0 if scan.mask is None else scan.mask.size,
+    )
+
+
+def _quiet_worker() -> None:
+    """Ctrl-C is the parent's to answer, and a worker does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def leave_with_parent():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()

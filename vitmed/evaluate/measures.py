@@ -1,0 +1,265 @@
+"""Which numbers a task is judged by, each as a function of patient weights and with its own interval.
+
+A two-class task is one *column*: a yes/no label with the probability of yes (the second class is yes). A
+multi-label task is several columns, and its numbers are the means over them; a multi-class task adds the
+columns "this class against the rest" for what needs a ranking. A column whose labels are all alike cannot
+be judged: it stands in the notes by name, and means are over the others.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from vitmed.evaluate import intervals, metrics, thresholds
+from vitmed.evaluate.calibration import CalibrationError
+
+Array = np.ndarray
+
+CURVES = ("auroc", "average_precision", "sensitivity_at_90_specificity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One number.
+
+    Attributes:
+        name: ``auroc``, or ``auroc/edema`` for one column of several.
+        estimate: (r, patients) weights -> (r,) values, nan where not computable. None if there are parts.
+        interval: (value, resampled values) -> (low, high).
+        patients: how many patients it rests on: those of the rarer class it needs.
+        parts: names of the measures of which this one is the mean.
+    """
+
+    name: str
+    estimate: Callable[[Array], Array] | None
+    interval: Callable[[float, Array], intervals.Interval]
+    patients: int = 1
+    parts: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What is judged: scores beside labels, with who each example belongs to.
+
+    Attributes:
+        task: "multiclass", "multilabel" or "regression".
+        classes: names of the classes or columns.
+        score: (n, K) probabilities, or predicted values for regression.
+        label: (n, 1) class indices, or (n, K).
+        known: the shape of ``label``, False where the label is missing.
+        cluster: (n,) index of the patient.
+        threshold: one a column for "yes"; None takes 0.5.
+        specific: one a column: the threshold of 90% specificity on validation; None where there is none.
+    """
+
+    task: str
+    classes: Sequence[str]
+    score: Array
+    label: Array
+    known: Array
+    cluster: Array
+    threshold: Sequence[float] | None = None
+    specific: Sequence[float | None] | None = None
+
+    @property
+    def binary(self) -> bool:
+        return self.task == "multiclass" and self.score.shape[1] == 2
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the yes/no columns that take a threshold; none for several exclusive classes."""
+        if self.binary:
+            return [self.classes[1]]
+        return list(self.classes) if self.task == "multilabel" else []
+
+    def column(self, k: int) -> tuple[Array, Array, Array]:
+        """Rows (m,) with a known label, labels (m,) 0/1 and probabilities (m,) of column ``k``."""
+        rows = np.flatnonzero(self.known[:, k if self.task == "multilabel" else 0])
+        if self.binary:
+            return rows, self.label[rows, 0] == 1, self.score[rows, 1]
+        return rows, self.label[rows, k] == 1, self.score[rows, k]
+
+    def predicted(self) -> Array:
+        """The class said, (n,): by the threshold for two classes, by the largest probability for more."""
+        if self.binary:
+            return (self.score[:, 1] >= self.yes(0)).astype(np.int64)
+        return np.argmax(self.score, axis=1)
+
+    def yes(self, k: int) -> float:
+        """The threshold of column ``k``."""
+        return thresholds.DEFAULT if self.threshold is None else self.threshold[k]
+
+    def strict(self, k: int) -> float | None:
+        """The threshold of 90% specificity on validation of column ``k``, where there is one."""
+        return None if self.specific is None else self.specific[k]
+
+
+def measures(judged: Judged) -> tuple[list[Measure], list[str]]:
+    """All measures of a task, parts before the means over them, and notes on what could not be judged."""
+    if judged.task == "regression":
+        return _regression(judged)
+    if judged.task == "multiclass" and not judged.binary:
+        return _exclusive(judged)
+    return _yes_no(judged)
+
+
+def estimates(listed: Sequence[Measure], weight: Array) -> dict[str, Array]:
+    """Every measure under patient weights (r, patients): name -> (r,)."""
+    found: dict[str, Array] = {}
+    for measure in listed:
+        if measure.parts:
+            found[measure.name] = np.mean([found[part] for part in measure.parts], axis=0)
+        else:
+            found[measure.name] = measure.estimate(weight)
+    return found
+
+
+def _yes_no(judged: Judged) -> tuple[list[Measure], list[str]]:
+    """One yes/no column, or several and the means over them."""
+    names = judged.columns
+    if len(names) == 1:
+        rows, label, score = judged.column(0)
+        found = _column(label, score, judged.cluster[rows], judged.yes(0), judged.strict(0))
+        alike = f"all {len(rows)} labels are {'' if label[0] else 'not '}{names[0]}: what needs both classes is not computable"
+        return found, [] if label.any() and not label.all() else [alike]
+    made, left_out = [], []
+    for k, name in enumerate(names):
+        rows, label, score = judged.column(k)
+        if not label.any() or label.all():
+            left_out.append(
+                f"{name} ({'no label' if not len(rows) else 'all ' + ('positive' if label[0] else 'negative')})"
+            )
+            continue
+        column = _column(label, score, judged.cluster[rows], judged.yes(k), judged.strict(k))
+        made += [dataclasses.replace(measure, name=f"{measure.name}/{name}") for measure in column]
+    return made + _means(dict.fromkeys(m.name.partition("/")[0] for m in made), made), _not_judged(
+        left_out, made
+    )
+
+
+def _column(label: Array, score: Array, cluster: Array, yes: float, strict: float | None) -> list[Measure]:
+    """The measures of one yes/no column at the thresholds ``yes`` and, if there is one, ``strict``."""
+    said = score >= yes
+    positives, negatives = (len(np.unique(cluster[label == side])) for side in (True, False))
+    rarer = min(positives, negatives)
+
+    def proportion(name, function, patients):
+        return _proportion(name, lambda w: function(weight=w[:, cluster]), patients)
+
+    found = [
+        Measure(
+            "auroc",
+            lambda w: metrics.auroc(label, score, w[:, cluster]),
+            lambda value, resampled: intervals.auroc_interval(label, score, cluster, resampled),
+            rarer,
+        ),
+        proportion("average_precision", partial(metrics.average_precision, label, score), rarer),
+        proportion("accuracy", partial(metrics.accuracy, label, said), len(np.unique(cluster))),
+        proportion("balanced_accuracy", partial(metrics.balanced_accuracy, label, said), rarer),
+        proportion("f1", partial(metrics.f1, label, said, 1), rarer),
+        proportion("sensitivity", partial(metrics.recall, label, said, 1), positives),
+        proportion("specificity", partial(metrics.recall, label, said, 0), negatives),
+        proportion(
+            "sensitivity_at_90_specificity",
+            partial(metrics.sensitivity_at_specificity, label, score, 0.9),
+            rarer,
+        ),
+    ]
+    if strict is not None:
+        for name, k, patients in (("sensitivity", 1, positives), ("specificity", 0, negatives)):
+            at = partial(metrics.recall, label, score >= strict, k)
+            found.append(proportion(f"{name}_at_validation_90_specificity", at, patients))
+    return [*found, _calibration(label, score, cluster)]
+
+
+def _exclusive(judged: Judged) -> tuple[list[Measure], list[str]]:
+    """Three or more classes that exclude each other."""
+    label, said, cluster = judged.label[:, 0].astype(np.int64), judged.predicted(), judged.cluster
+    present = np.unique(label)
+    patients = [len(np.unique(cluster[label == k])) for k in present]
+    made: list[Measure] = []
+    for k, n in zip(present, patients):
+        if len(present) > 1:
+            column = _column(label == k, judged.score[:, k], cluster, thresholds.DEFAULT, None)
+            made += [
+                dataclasses.replace(m, name=f"{m.name}/{judged.classes[k]}")
+                for m in column
+                if m.name in CURVES
+            ]
+        for name, function in (("sensitivity", metrics.recall), ("f1", metrics.f1)):
+            at = partial(function, label, said, int(k))
+            made.append(
+                _proportion(f"{name}/{judged.classes[k]}", lambda w, at=at: at(weight=w[:, cluster]), n)
+            )
+    made += _means(CURVES, made)
+    for name, function, n in (
+        ("accuracy", metrics.accuracy, len(np.unique(cluster))),
+        ("balanced_accuracy", metrics.balanced_accuracy, min(patients)),
+        ("f1", metrics.macro_f1, min(patients)),
+    ):
+        at = partial(function, label, said)
+        made.append(_proportion(name, lambda w, at=at: at(weight=w[:, cluster]), n))
+    made.append(_calibration(label == said, judged.score.max(1), cluster))
+    return made, _not_judged(
+        [f"{c} (no example)" for k, c in enumerate(judged.classes) if k not in present], made
+    )
+
+
+def _regression(judged: Judged) -> tuple[list[Measure], list[str]]:
+    """Errors and correlations of each column, and their means where there are several."""
+    several = len(judged.classes) > 1
+    made, left_out, names = [], [], ("mae", "rmse", "r2", "pearson")
+    for k, column in enumerate(judged.classes):
+        rows = np.flatnonzero(judged.known[:, k])
+        if not len(rows):
+            left_out.append(f"{column} (no label)")
+            continue
+        at = partial(_at_rows, judged.label[rows, k], judged.score[rows, k], judged.cluster[rows])
+        alike = np.ptp(judged.label[rows, k]) == 0
+        if alike:
+            left_out.append(f"R2 and correlation of {column} (all labels are equal)")
+        for name in names[:2] if alike else names:
+            estimate = partial(at, getattr(metrics, name))
+            made.append(
+                Measure(f"{name}/{column}" if several else name, estimate, intervals.percentile_interval)
+            )
+    return made + (_means(names, made) if several else []), _not_judged(left_out, made)
+
+
+def _at_rows(label: Array, value: Array, cluster: Array, function, weight: Array) -> Array:
+    return function(label, value, weight[:, cluster])
+
+
+def _proportion(name: str, estimate: Callable[[Array], Array], patients: int) -> Measure:
+    return Measure(
+        name, estimate, partial(intervals.proportion_interval, patients=max(patients, 1)), patients
+    )
+
+
+def _calibration(hit: Array, probability: Array, cluster: Array) -> Measure:
+    used, index = np.unique(cluster, return_inverse=True)
+    error = CalibrationError(hit, probability, index)
+    return Measure("ece", lambda w: error(w[:, used]), intervals.calibration_interval, len(used))
+
+
+def _means(names: Sequence[str], made: Sequence[Measure]) -> list[Measure]:
+    """For each name the mean over its columns that could be judged; nan where there is none."""
+    means = []
+    for name in names:
+        parts = [measure for measure in made if measure.name.startswith(f"{name}/")]
+        if not parts:
+            means.append(_proportion(name, lambda w: np.full(len(w), np.nan), 1))
+        elif name in ("ece", "mae", "rmse", "r2", "pearson"):
+            means.append(dataclasses.replace(parts[0], name=name, estimate=None))
+        else:
+            means.append(_proportion(name, None, min(m.patients for m in parts)))
+        means[-1] = dataclasses.replace(means[-1], parts=tuple(m.name for m in parts))
+    return means
+
+
+def _not_judged(columns: list[str], made: Sequence[Measure]) -> list[str]:
+    if not columns:
+        return []
+    return [f"not computable: {', '.join(columns)}" + ("; means are over the others" if made else "")]

@@ -1,0 +1,179 @@
+"""From logits and labels to the numbers of a task, each with its interval: no model and no file needed."""
+
+import dataclasses
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from vitmed.errors import InputError
+from vitmed.evaluate import intervals, metrics, thresholds
+from vitmed.evaluate.measures import Judged, Measure, estimates, measures
+
+Array = np.ndarray
+
+RESAMPLES = 2000
+_WIDE = 0.05  # share of resamples that may lack a number before the notes say so
+
+
+def score(
+    task: str,
+    classes: list[str],
+    logits: Array,
+    label: Array,
+    label_weight: Array,
+    patients: list[str] | None,
+    val: tuple[Array, Array, Array] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict:
+    """The numbers of one split.
+
+    Args:
+        task: "multiclass", "multilabel" or "regression".
+        classes: names of the classes, or of the columns.
+        logits: (n, K) the model's scores; predicted values for regression.
+        label: (n, 1) class indices (multiclass) or (n, K).
+        label_weight: the shape of ``label``, 0 where the label is missing.
+        patients: (n,) names, "" where unknown; None where no patient is known.
+        val: logits, label and label_weight of the validation split, from which thresholds are chosen.
+        seed: of the bootstrap.
+        resamples: how many.
+
+    Returns:
+        ``examples`` (those with a label), ``patients`` (None where unknown), ``metrics`` {name: {"value", "low",
+        "high"}} with None where not computable, ``threshold`` and ``threshold_90_specificity`` ({column: number}, None
+        where there is no threshold), ``threshold_from`` ("val", "default" or None), ``confusion`` (None for regression),
+        ``bootstrap`` and ``notes``.
+
+    Raises:
+        InputError: no example has a label, or a score is not finite.
+    """
+    probability = probabilities(task, logits)
+    known = np.asarray(label_weight) > 0
+    rows = np.flatnonzero(known.any(axis=1))
+    if not len(rows):
+        raise InputError("no example of the split has a label; nothing can be evaluated")
+    cluster, count, notes = clusters(patients, rows)
+    if len(rows) < len(known):
+        notes.append(f"{len(known) - len(rows)} of {len(known)} examples have no label and are left out")
+    judged = Judged(task, classes, probability[rows], np.asarray(label)[rows], known[rows], cluster)
+    judged, source = _with_thresholds(judged, val, notes)
+    listed, more = measures(judged)
+    numbers, lacking = _numbers(listed, int(cluster.max()) + 1, len(rows), resamples, seed)
+    if judged.binary:
+        notes.append(f"the positive class is {classes[1]!r}")
+    if lacking:
+        notes.append(f"resamples without a class are left out of the intervals of {', '.join(lacking)}")
+    return {
+        "examples": len(rows),
+        "patients": count,
+        "metrics": numbers,
+        "threshold": dict(zip(judged.columns, judged.threshold)) if judged.threshold else None,
+        "threshold_90_specificity": dict(zip(judged.columns, judged.specific)) if judged.specific else None,
+        "threshold_from": source,
+        "confusion": _confusion(judged),
+        "bootstrap": {
+            "unit": "image" if count is None else "patient",
+            "units": int(cluster.max()) + 1,
+            "seed": seed,
+            "resamples": resamples,
+            "level": intervals.LEVEL,
+        },
+        "notes": more + notes,
+    }
+
+
+def probabilities(task: str, logits: Array) -> Array:
+    """Scores (n, K) as probabilities in float64: softmax over classes, logistic by column, or as they are (regression).
+
+    Raises:
+        InputError: a score that is not finite.
+    """
+    logits = np.asarray(logits, np.float64)
+    broken = int(np.sum(~np.isfinite(logits).all(axis=1)))
+    if broken:
+        raise InputError(
+            f"the scores of {broken} of {len(logits)} examples are not finite; train the run again"
+        )
+    return {"multiclass": lambda x: softmax(x, axis=1), "multilabel": expit, "regression": lambda x: x}[task](
+        logits
+    )
+
+
+def clusters(patients: list[str] | None, rows: Array) -> tuple[Array, int | None, list[str]]:
+    """What is drawn again in a resample: the patient's index of each of ``rows``, the number of patients, notes.
+
+    A scan of an unknown patient is one by itself; where none is known the number is None.
+    """
+    if patients is None or not any(patients[i] for i in rows):
+        note = "no patient is known: intervals are by image and probably too narrow"
+        return np.arange(len(rows)), None, [note]
+    names = [(patients[i], "") if patients[i] else ("", i) for i in rows]
+    index: dict[tuple, int] = {}
+    cluster = np.array([index.setdefault(name, len(index)) for name in names])
+    unknown = sum(not patients[i] for i in rows)
+    notes = []
+    if unknown:
+        notes.append(
+            f"the patient of {unknown} examples is unknown: each counts as a patient, intervals may be too narrow"
+        )
+    return cluster, len(index), notes
+
+
+def _with_thresholds(judged: Judged, val: tuple | None, notes: list[str]) -> tuple[Judged, str | None]:
+    """``judged`` with thresholds from validation where it has both classes, else with 0.5; and where they are from."""
+    if not judged.columns:
+        return judged, None
+    usual, specific = [], []
+    if val is not None:
+        known = np.asarray(val[2]) > 0
+        scores = probabilities(judged.task, val[0])
+        seen = Judged(judged.task, judged.classes, scores, np.asarray(val[1]), known, np.arange(len(known)))
+    for k in range(len(judged.columns)):
+        rows, label, score = seen.column(k) if val is not None else ((), np.zeros(0, bool), None)
+        both = label.any() and not label.all()
+        usual.append(thresholds.balanced(label, score) if both else thresholds.DEFAULT)
+        specific.append(thresholds.at_specificity(label, score) if both else None)
+    without = [name for name, found in zip(judged.columns, specific) if found is None]
+    if without:
+        why = (
+            "there is no labelled validation split" if val is None else "validation lacks one of the classes"
+        )
+        notes.append(f"{why}: the threshold of {', '.join(without)} is {thresholds.DEFAULT}")
+    chosen = dataclasses.replace(judged, threshold=usual, specific=specific)
+    return chosen, "default" if len(without) == len(usual) else "val"
+
+
+def _numbers(
+    listed: list[Measure], patients: int, examples: int, count: int, seed: int
+) -> tuple[dict, list[str]]:
+    """Every measure with its interval, and the names of those that many resamples could not give."""
+    value = {name: float(x[0]) for name, x in estimates(listed, np.ones((1, patients))).items()}
+    parts = [estimates(listed, w) for w in intervals.resamples(patients, examples, count, seed)]
+    numbers, lacking = {}, []
+    for measure in sorted(listed, key=lambda m: "/" in m.name):
+        name = measure.name
+        resampled = np.concatenate([part[name] for part in parts])
+        found = np.isfinite(resampled)
+        if not np.isfinite(value[name]):
+            numbers[name] = {"value": None, "low": None, "high": None}
+            continue
+        low, high = measure.interval(value[name], resampled) if found.any() else (None, None)
+        numbers[name] = {"value": value[name], "low": low, "high": high}
+        if np.mean(~found) > _WIDE:
+            lacking.append(name)
+    return numbers, lacking
+
+
+def _confusion(judged: Judged) -> dict | None:
+    """Counts, row the truth and column the prediction; one 2 x 2 table a column for several columns."""
+    if judged.task == "regression":
+        return None
+    if judged.task == "multiclass":
+        counts = metrics.confusion(judged.label[:, 0], judged.predicted(), len(judged.classes))
+        return {"classes": list(judged.classes), "counts": counts.tolist()}
+    tables = {}
+    for k, name in enumerate(judged.columns):
+        _, label, score = judged.column(k)
+        tables[name] = metrics.confusion(label, score >= judged.yes(k), 2).tolist()
+    return {"columns": tables}

@@ -1,0 +1,169 @@
+"""A run opened for use: weights restored, input prepared by the recipe, and answers in compiled batches."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vitmed import config as configs
+from vitmed.data import loader
+from vitmed.data.dataset import Dataset
+from vitmed.data.keys import example_keys
+from vitmed.errors import InputError
+from vitmed.models.build import ModelConfig
+from vitmed.models.patches import grid, patchify, unpatchify
+from vitmed.objectives import masking
+from vitmed.objectives.interface import Spec
+from vitmed.objectives.mae import Autoencoder, patch_statistics
+from vitmed.objectives.supervised import Classifier
+from vitmed.runs import folder, load
+from vitmed.scans.recipe import Recipe, normalise, to_units
+
+BATCH = 128
+EVALUATION_SEED = 0  # masks are a function of the example alone
+
+
+class Model:
+    """A trained run, ready to be asked. Made by ``Model.open``.
+
+    Attributes:
+        run: the run's folder.
+        config: its resolved config.
+        recipe: how its input is prepared.
+        datasheet: of the dataset it was trained on.
+        params: parameters as NumPy; the moving average where the run kept one.
+        which: the checkpoint they come from.
+    """
+
+    def __init__(self, run: Path, config: dict, recipe: Recipe, datasheet: dict, params: dict, which: str):
+        self.run, self.config, self.recipe, self.datasheet = run, config, recipe, datasheet
+        self.params, self.which = params, which
+        self._model = configs.build(ModelConfig, config["model"], "config.model")
+        self._spec = Spec(recipe.size, recipe.channels, datasheet["task"], len(datasheet["classes"] or ()))
+        self._on_device = jax.device_put(params)
+        self._compiled: dict[str, Callable] = {}
+
+    @classmethod
+    def open(cls, run: str | Path, which: str = "last") -> "Model":
+        """Opens a run folder.
+
+        Args:
+            which: "last" or "best" checkpoint.
+
+        Raises:
+            InputError: the folder is no run, or has no checkpoint yet.
+            MachineError: no checkpoint of it can be read.
+        """
+        path = folder.locate(run)
+        return cls(
+            path, folder.config_of(path), folder.recipe_of(path), folder.datasheet_of(path), load(path, which), which
+        )
+
+    @property
+    def dataset_path(self) -> str:
+        """Where the dataset lay that the run was trained on."""
+        return self.config["data"]["path"]
+
+    @property
+    def objective(self) -> str:
+        """Name of the run's objective."""
+        return self.config["objective"]["name"]
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the run learned from labels and gives scores."""
+        return "head" in self.params
+
+    def features(self, dataset: Dataset, split: str, indices: np.ndarray | None = None) -> np.ndarray:
+        """Pooled features of the encoder, ``(n, D)`` float32, in the split's order (or that of ``indices``)."""
+        classifier = Classifier(self._model, self._spec)
+        return self._sweep("features", classifier.features, dataset, split, indices)
+
+    def logits(self, dataset: Dataset, split: str, indices: np.ndarray | None = None) -> np.ndarray:
+        """Scores of the head, ``(n, K)`` float32, in the split's order (or that of ``indices``).
+
+        Raises:
+            InputError: a run without a head.
+        """
+        if not self.has_head:
+            raise InputError(f"{self.run} is a {self.objective!r} run, which gives no scores; fine-tune it first with configs/finetune_classify.py")
+        classifier = Classifier(self._model, self._spec)
+        return self._sweep("logits", classifier.logits, dataset, split, indices)
+
+    def reconstruct(self, stream: dict) -> dict[str, np.ndarray]:
+        """What a masked autoencoder makes of what it is not shown.
+
+        Where the target was normalised within each patch, the prediction is put back on the patch's own mean
+        and deviation (known here from the image), which is how MAE's figures are made; visible patches are
+        pasted in as they are.
+
+        Args:
+            stream: arrays as ``Dataset.read`` gives them.
+
+        Returns:
+            ``image``, ``masked`` (hidden patches nan) and ``reconstruction``, each ``(B, *S, C)`` in the recipe's
+            unit, and ``mask`` ``(B, *S)``, 1 where hidden.
+
+        Raises:
+            InputError: a run that is no masked autoencoder.
+        """
+        if "decoder" not in self.params:
+            raise InputError(f"{self.run} is a {self.objective!r} run, which reconstructs nothing; give one trained by configs/pretrain_mae.py")
+        patch = self._model.patch_size
+        cells = grid(self.recipe.size, patch)
+        network = Autoencoder(self._model, self._spec)
+        settings = self.config["objective"]
+
+        def run(params, stream):
+            image = self._prepared(stream)
+            keys = example_keys(jax.random.key(EVALUATION_SEED), stream["example"])
+            patches = patchify(image, patch)
+            mask = masking.uniform(keys, patches.shape[1], settings["mask_ratio"])
+            predicted = network.predict(params, image, mask)
+            if settings["target"] == "patch":
+                mean, deviation = patch_statistics(patches)
+                predicted = predicted * deviation + mean
+            hidden = mask.restore >= mask.keep.shape[1]
+            pasted = jax.numpy.where(hidden[..., None], predicted, patches)
+            wide = jax.numpy.broadcast_to(hidden[..., None], patches.shape)
+            return image, unpatchify(pasted, cells, patch, self.recipe.channels), unpatchify(wide, cells, patch, self.recipe.channels)
+
+        image, made, hidden = jax.device_get(jax.jit(run)(self._on_device, stream))
+        image, made = (np.clip(to_units(x, self.recipe), *self.recipe.window) for x in (image, made))
+        return {
+            "image": image,
+            "masked": np.where(hidden, np.nan, image),
+            "reconstruction": made,
+            "mask": hidden[..., 0].astype(np.uint8),
+        }
+
+    def check(self, dataset: Dataset) -> None:
+        """InputError, with both sides named, where the dataset is not what this run's model was made for."""
+        recipe = dataset.recipe()
+        differences = dataclasses.replace(self.recipe, patch_size=None).differences(recipe)
+        if tuple(recipe.size) != tuple(self.recipe.size):
+            differences.append(f"size is {self.recipe.size} here and {recipe.size} there")
+        if differences:
+            raise InputError(
+                f"dataset {dataset.path} does not fit the run {self.run}: {'; '.join(differences)} "
+                "(here: the run, there: the dataset)"
+            )
+
+    def _prepared(self, stream: dict) -> jax.Array:
+        return normalise(stream["image"], stream["scale"], stream["offset"], self.recipe)
+
+    def _sweep(self, name: str, function: Callable, dataset: Dataset, split: str, indices: np.ndarray | None) -> np.ndarray:
+        self.check(dataset)
+        if name not in self._compiled:
+            self._compiled[name] = jax.jit(lambda params, stream: function(params, self._prepared(stream)))
+        compiled = self._compiled[name]
+        count = dataset.size(split) if indices is None else len(indices)
+        answers = [compiled(self._on_device, stream) for stream in _inputs(dataset, split, indices)]
+        return np.concatenate(jax.device_get(answers))[:count]
+
+
+def _inputs(dataset: Dataset, split: str, indices: np.ndarray | None) -> Iterator[dict]:
+    for batch in loader.sweep(dataset, split, BATCH, indices=indices):
+        yield {name: batch["main"][name] for name in ("image", "scale", "offset")}

@@ -1,0 +1,62 @@
+"""What an objective is: three pure functions, and the shapes they are made for.
+
+``init(key, spec)``                                      -> (params, memory)
+``loss(params, memory, batch, key, axis, train)``        -> (loss, (metrics, memory))
+``after_update(params, memory, step)``                   -> memory
+
+``params`` is ``{"encoder": ..., "head" | "decoder" | ...: ...}`` and the encoder's tree is the same in every
+objective, so that any run can start any other. ``memory`` is what is kept beside the parameters (a teacher,
+centres); the training loop carries it in its state and saves it. ``batch`` is ``{stream: {...}}`` with ``image``
+already normalised and augmented, float32 ``(B, *S, C)``. ``key`` is the step's key: whatever is random is drawn
+from it folded with each example's identity, never from its place in the batch. With ``train=False`` the key is
+a constant, so masks are a function of the example alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the data looks like to a model.
+
+    Attributes:
+        size: spatial size in array order, its length the dimension.
+        channels: image channels.
+        task: "multiclass", "multilabel", "regression", or None for a set without labels.
+        outputs: what a head must give: classes (multiclass) or label columns (otherwise); 0 without labels.
+    """
+
+    size: tuple[int, ...]
+    channels: int
+    task: str | None = None
+    outputs: int = 0
+
+
+class Objective(NamedTuple):
+    """The three functions; see this module's docstring."""
+
+    init: Callable[[jax.Array, Spec], tuple[Any, Any]]
+    loss: Callable[..., tuple[jax.Array, tuple[dict, Any]]]
+    after_update: Callable[[Any, Any, jax.Array], Any]
+
+
+def keep_memory(params: Any, memory: Any, step: jax.Array) -> Any:
+    """``after_update`` of an objective whose memory does not follow the parameters."""
+    return memory
+
+
+def weighted_mean(values: jax.Array, weight: jax.Array, axis: str | None) -> jax.Array:
+    """Mean of ``values`` by ``weight`` (same shape) over the global batch; 0 where all weights are 0.
+
+    Under pmap the sums cross the devices of ``axis``, so that padding and missing labels weigh the same as
+    they do on one device.
+    """
+    total, mass = jnp.sum(values * weight), jnp.sum(weight)
+    if axis is not None:
+        total, mass = jax.lax.psum((total, mass), axis)
+    return total / jnp.maximum(mass, 1e-9)

@@ -1,0 +1,97 @@
+"""Masked autoencoding (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners"), N-D.
+
+A random quarter of the patches is encoded; a light decoder fills in the rest; the loss is the mean squared
+error on the hidden patches alone, against pixels normalised within each patch (section 4.1, ``norm_pix_loss``).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from vitmed.data.keys import example_keys
+from vitmed.models.build import ModelConfig, decoder, encoder
+from vitmed.models.patches import grid, patchify
+from vitmed.models.transformer import Remat
+from vitmed.objectives import masking
+from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
+
+VARIANCE_FLOOR = 1e-6  # as in the paper's code
+
+
+@dataclass(frozen=True)
+class Config:
+    """Keys of ``config.objective`` for ``mae``.
+
+    Attributes:
+        mask_ratio: share of the patches that is hidden.
+        target: "patch" normalises each target patch to zero mean and unit variance; "raw" does not.
+    """
+
+    name: Literal["mae"] = "mae"
+    mask_ratio: float = 0.75
+    target: Literal["patch", "raw"] = "patch"
+
+    def __post_init__(self):
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio is {self.mask_ratio}; a fraction between 0 and 1 was expected")
+
+
+def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
+    """The objective for images of ``spec``."""
+    network = Autoencoder(model, spec, remat)
+
+    def init(key, spec):
+        return network.init(key, config.mask_ratio), {}
+
+    def loss(params, memory, batch, key, axis=None, train=True):
+        stream = batch["main"]
+        targets = target_patches(stream["image"], model.patch_size, config.target)
+        mask = masking.uniform(example_keys(key, stream["example"]), targets.shape[1], config.mask_ratio)
+        predicted = network.predict(params, stream["image"], mask)
+        error = jnp.mean(jnp.take_along_axis((predicted - targets) ** 2, mask.hide[..., None], axis=1), axis=(1, 2))
+        value = weighted_mean(error, stream["weight"], axis)
+        return value, ({"loss": value}, memory)
+
+    return Objective(init, loss, keep_memory)
+
+
+class Autoencoder:
+    """The two networks of MAE as pure functions of their parameters."""
+
+    def __init__(self, model: ModelConfig, spec: Spec, remat: Remat = "none"):
+        self._decoder = decoder(model, spec.size, spec.channels, remat)  # refuses an encoder without patches
+        self._encoder = encoder(model, spec.size, remat)
+        self._image = jnp.zeros((1, *spec.size, spec.channels))
+        self._patches = math.prod(grid(spec.size, model.patch_size))
+
+    def init(self, key: jax.Array, mask_ratio: float) -> dict:
+        """Fresh parameters ``{encoder, decoder}``."""
+        mask = masking.from_noise(jnp.arange(self._patches, dtype=jnp.float32)[None], mask_ratio)
+        encoder_key, decoder_key = jax.random.split(key)
+        tokens, encoder_params = self._encoder.init_with_output(encoder_key, self._image, mask.keep)
+        decoder_params = self._decoder.init(decoder_key, tokens, mask.restore)
+        return {"encoder": encoder_params["params"], "decoder": decoder_params["params"]}
+
+    def predict(self, params: dict, image: jax.Array, mask: masking.Mask) -> jax.Array:
+        """Every patch as the decoder sees it from the visible ones: ``(B, N, P)`` in the target's scale."""
+        tokens = self._encoder.apply({"params": params["encoder"]}, image, mask.keep)
+        return self._decoder.apply({"params": params["decoder"]}, tokens, mask.restore)
+
+
+def target_patches(image: jax.Array, patch: tuple[int, ...], target: str) -> jax.Array:
+    """What the decoder must predict: ``(B, N, P)``; the variance is the unbiased one, as in the paper's code."""
+    patches = patchify(image, patch).astype(jnp.float32)
+    if target == "raw":
+        return patches
+    mean, deviation = patch_statistics(patches)
+    return (patches - mean) / deviation
+
+
+def patch_statistics(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and deviation within each patch of ``(B, N, P)``, each ``(B, N, 1)``."""
+    mean = patches.mean(axis=-1, keepdims=True)
+    variance = patches.var(axis=-1, keepdims=True, ddof=1)
+    return mean, jnp.sqrt(variance + VARIANCE_FLOOR)

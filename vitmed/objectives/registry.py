@@ -1,0 +1,32 @@
+"""From ``config.objective`` to the three functions, by name."""
+
+import difflib
+from typing import Any
+
+from vitmed.config import build as build_section
+from vitmed.errors import InputError
+from vitmed.models.build import ModelConfig
+from vitmed.models.transformer import Remat
+from vitmed.objectives import mae, supervised
+from vitmed.objectives.interface import Objective, Spec
+
+OBJECTIVES = {"mae": mae, "supervised": supervised}
+
+
+def section(values: dict) -> Any:
+    """The checked ``config.objective`` section of the objective it names.
+
+    Raises:
+        InputError: no such objective, or a key that this objective does not have.
+    """
+    name = values.get("name")
+    if name not in OBJECTIVES:
+        near = difflib.get_close_matches(str(name), OBJECTIVES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(OBJECTIVES)}"
+        raise InputError(f"config.objective.name is {name!r}; {hint}")
+    return build_section(OBJECTIVES[name].Config, values, "config.objective")
+
+
+def build(config: Any, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
+    """The objective of a checked section, for images of ``spec``."""
+    return OBJECTIVES[config.name].build(config, model, spec, remat)

@@ -1,0 +1,92 @@
+"""AdamW with warm-up and cosine decay, decay masks, layer-wise decay and clipping, as one optax chain."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vitmed.optim.layers import layer_scales
+
+# What is not a matrix that mixes features is not decayed: biases, norms, tokens and embeddings (MAE, DeiT).
+DECAYED = "kernel"
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Keys of ``config.optim``.
+
+    Attributes:
+        name: the optimiser.
+        lr: peak learning rate, used as it is: it is not scaled by the batch size.
+        weight_decay: decoupled decay of the matrices; biases, norms and tokens are never decayed.
+        layer_decay: factor on the rate for each layer further from the head (BEiT); 1 is off.
+        warmup: fraction of the steps over which the rate rises linearly from 0.
+        final_lr: the rate at the last step as a fraction of the peak.
+        beta1, beta2: Adam's moments.
+        clip: largest global norm of the gradient; 0 is off.
+        ema: decay of the moving average of the parameters; 0 is off.
+    """
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    warmup: float = 0.05
+    final_lr: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float = 0.0
+    ema: float = 0.0
+
+    def __post_init__(self):
+        for name in ("warmup", "final_lr", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; a fraction in [0, 1) was expected")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; a factor in (0, 1] was expected")
+        if self.lr <= 0:
+            raise ValueError(f"lr is {self.lr}; a positive rate was expected")
+
+
+def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+    """Linear warm-up to ``lr``, then half a cosine down to ``final_lr * lr`` at the last step."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.lr,
+        warmup_steps=max(1, round(config.warmup * steps)),
+        decay_steps=max(2, steps),
+        end_value=config.final_lr * config.lr,
+    )
+
+
+def optimiser(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransformation:
+    """The update rule for ``params`` over ``steps`` steps."""
+    parts = []
+    if config.clip:
+        parts.append(optax.clip_by_global_norm(config.clip))
+    parts.append(
+        optax.adamw(
+            schedule(config, steps), b1=config.beta1, b2=config.beta2,
+            weight_decay=config.weight_decay, mask=decayed,
+        )
+    )
+    if config.layer_decay < 1:
+        scales = layer_scales(params, config.layer_decay)
+        parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales)))
+    return optax.chain(*parts)
+
+
+def decayed(params: Any) -> Any:
+    """True for each leaf that weight decay applies to."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == DECAYED, params)
+
+
+def ema_update(average: Any, params: Any, step: jax.Array, decay: float) -> Any:
+    """Moving average of the parameters, its memory growing from 1 step to ``1 / (1 - decay)``.
+
+    The short memory at the start (as in TensorFlow's ``ExponentialMovingAverage``) forgets the initial values.
+    """
+    rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: a + (1 - rate) * (p - a), average, params)

@@ -1,0 +1,103 @@
+"""The first lines of a report: what was found, said from the numbers and from nothing else."""
+
+from typing import Any
+
+from vitmed.report import words
+
+
+def lead(datasets: list[dict], runs: list[dict], studies: list[dict]) -> list[str]:
+    """A few plain sentences."""
+    said = []
+    for study in studies:
+        said += _study(study)
+    if not studies:
+        said += [_run(run, test) for run in runs if run["supervised"] for test in run["evaluations"][:1]]
+    pretrained = [run for run in runs if run["objective"] == "mae"]
+    if not said and pretrained:
+        said = [_pretrained(run) for run in pretrained]
+    return said or [f"This page describes {words.listed([d['sheet']['name'] for d in datasets])}."]
+
+
+def tiles(datasets: list[dict], runs: list[dict], studies: list[dict]) -> list[tuple[str, str]]:
+    """Three or four numbers to know first: (number, what it is)."""
+    made = []
+    if datasets:
+        scans = sum(sum(d["sheet"]["examples"].values()) for d in datasets)
+        patients = [sum(n or 0 for n in d["sheet"]["patients"].values()) for d in datasets]
+        who = f"of {words.plural(sum(patients), 'patient')}" if all(patients) else "patients not known"
+        made.append((words.count(scans), f"scans, {who}"))
+    for study in studies[:1]:
+        first, reference = study["budgets"][0], study["reference"]
+        row = next(r for r in study["rows"] if r["arm"] == reference and r["budget"] == first)
+        name = study["metrics"][0]
+        made.append((words.count(row["labels"]), f"labelled scans at the smallest budget ({words.budget(first)})"))
+        value = row["metrics"][name]
+        made.append((words.number(value["value"]), f"{words.metric(name)} then, {row['label']}, {words.interval(value['low'], value['high'])}"))
+        made.append((words.count(study["examples"]), f"scans in the {study['split']} split that decided"))
+    if not studies:
+        for run in [r for r in runs if r["evaluations"]][:2]:
+            test = run["evaluations"][0]
+            name, value = next(iter(test["metrics"].items()))
+            made.append((words.number(value["value"]), f"{words.metric(name)} of {run['name']} {words.interval(value['low'], value['high'])}"))
+    return made
+
+
+def _study(study: dict[str, Any]) -> list[str]:
+    metric, reference = study["metrics"][0], study["reference"]
+    rows = {(r["budget"], r["arm"]): r for r in study["rows"]}
+    said = []
+    pretrain = study["pretrain"]
+    if pretrain is not None:
+        sheet = pretrain["datasheet"]
+        said.append(
+            f"A Vision Transformer ({pretrain['flat'].get('model.variant')}) first learned from "
+            f"{words.plural(sheet['examples'].get('train', 0), 'scan')} without labels, by filling in what was hidden from it; "
+            f"then it was fine-tuned with few labels, in {words.plural(study['draws'], 'draw')} of which scans carry them."
+        )
+    budgets = study["budgets"]
+    for budget in dict.fromkeys([budgets[0], budgets[-1]]):
+        own = rows[budget, reference]
+        others = [r for (b, arm), r in rows.items() if b == budget and arm != reference]
+        value = own["metrics"][metric]
+        against = words.listed([f"{words.number(r['metrics'][metric]['value'])} for {r['label']}" for r in others])
+        text = (
+            f"With {words.budget(budget)} ({words.plural(own['labels'], 'scan')}), {own['label']} reaches "
+            f"{words.metric(metric)} {words.number(value['value'])} {words.interval(value['low'], value['high'])}"
+        )
+        text += f", against {against}: " + _verdict(study, budget) if others else "."
+        said.append(text)
+    return said
+
+
+def _verdict(study: dict[str, Any], budget: int | float) -> str:
+    metric = study["metrics"][0]
+    found = [c for c in study["comparisons"] if c["budget"] == budget and c["metric"] == metric]
+    ahead = [c["label"] for c in found if c["favours"] == study["reference"]]
+    behind = [c["label"] for c in found if c["favours"] not in (None, study["reference"])]
+    open_ = [c["label"] for c in found if c["favours"] is None]
+    parts = []
+    if ahead:
+        parts.append(f"a real gain over {words.listed(ahead)}")
+    if behind:
+        parts.append(f"really worse than {words.listed(behind)}")
+    if open_:
+        parts.append(f"no difference from {words.listed(open_)} that these scans can show")
+    return "; ".join(parts) + "."
+
+
+def _run(run: dict[str, Any], test: dict[str, Any]) -> str:
+    name, value = next(iter(test["metrics"].items()))
+    who = f" of {words.plural(test['patients'], 'patient')}" if test.get("patients") else ""
+    return (
+        f"{words.capital(run['name'])} reaches {words.metric(name)} {words.number(value['value'])} "
+        f"{words.interval(value['low'], value['high'])} on {words.plural(test['examples'], 'scan')}{who} of the {test['split']} split."
+    )
+
+
+def _pretrained(run: dict[str, Any]) -> str:
+    last = {name: values[-1] for name, _, values in run["curves"]}
+    loss = f"; its loss on scans that it did not learn from is {last['validation']:.3f}" if "validation" in last else ""
+    return (
+        f"{words.capital(run['name'])} learned from {words.plural(run['datasheet']['examples'].get('train', 0), 'scan')} without labels, "
+        f"for {words.plural(run['step'], 'step')}{loss}."
+    )

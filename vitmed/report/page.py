@@ -1,0 +1,118 @@
+"""One self-contained HTML page: the data, what was learned, how sure the numbers are, where they came from.
+
+Styles, figures and pictures are inside the page; it loads nothing, so it can be mailed and opened years later.
+"""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+
+import vitmed
+from vitmed.report import findings, gather, pictures, reconstructions, sections, words
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(
+    out: str | Path,
+    runs: Sequence[str | Path] = (),
+    datasets: Sequence[str | Path] = (),
+    studies: Sequence[str | Path] = (),
+    title: str | None = None,
+) -> dict[str, Any]:
+    """Writes the page to ``out``.
+
+    Args:
+        runs: run folders, pretraining and fine-tuning alike.
+        datasets: dataset folders; those that the runs were trained on are found by themselves.
+        studies: study folders; a study's pretraining run is shown with it.
+        title: of the page; made from the names of studies or datasets if left out.
+
+    Returns:
+        ``report`` (its path), ``runs``, ``datasets`` and ``studies`` (how many of each it shows), ``simulated``.
+
+    Raises:
+        InputError: a folder that is not what it is given as.
+    """
+    out = Path(out)
+    home = out.resolve().parent
+    studied = [gather.study(Path(s)) for s in studies]
+    shown = [gather.run(Path(r)) for r in runs]
+    known = {run["path"].resolve() for run in shown}
+    pretrained = [s["pretrain"] for s in studied if s["pretrain"] and s["pretrain"]["path"].resolve() not in known]
+    shown = pretrained + shown
+    opened, missing = _datasets(datasets, shown, studied)
+    sheets = [d["sheet"] for d in opened] + [run["datasheet"] for run in shown] + [s["dataset"] for s in studied]
+    simulated = any(sheet.get("simulated") for sheet in sheets)
+    by_path = {d["path"].resolve(): d for d in opened}
+    context = {
+        "title": title or _title(opened, shown, studied),
+        "date": f"{datetime.date.today():%-d %B %Y}",
+        "banner": words.SIMULATED if simulated else "",
+        "lead": findings.lead(opened, shown, studied),
+        "tiles": findings.tiles(opened, shown, studied),
+        "datasets": [sections.dataset(d, pictures.samples(d["opened"])) for d in opened],
+        "missing": [str(path) for path in missing],
+        "pretraining": [sections.pretraining(run, _triples(run, by_path)) for run in shown if not run["supervised"]],
+        "studies": [sections.study(s, home) for s in studied],
+        "evaluated": [sections.evaluated(run) for run in shown if run["supervised"]],
+        "provenance": sections.provenance(shown, opened, studied, home),
+        "version": vitmed.__version__,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(_environment().get_template("page.html").render(context), encoding="utf-8")
+    partial.replace(out)
+    return {
+        "report": str(out), "runs": len(shown), "datasets": len(opened), "studies": len(studied), "simulated": simulated,
+    }
+
+
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )
+    made.filters |= {
+        "number": words.number, "count": words.count, "metric": words.metric, "capital": words.capital,
+        "style": lambda name: markupsafe.Markup((TEMPLATES / name).read_text()),  # ours, so not escaped
+    }
+    made.globals |= {"interval": words.interval, "plural": words.plural, "times": words.times}
+    return made
+
+
+def _datasets(given: Sequence[str | Path], runs: list[dict], studies: list[dict]) -> tuple[list[dict], list[Path]]:
+    """The datasets asked for and those that runs and studies name; and the latter's that are no longer there."""
+    asked = [Path(path) for path in given]
+    named = [Path(p) for p in [r["config"]["data"]["path"] for r in runs] + [s["dataset"]["path"] for s in studies] if p]
+    opened, missing, seen = [], [], set()
+    for path in asked + named:
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+        if path in asked or path.exists():
+            opened.append(gather.dataset(path))
+        else:
+            missing.append(path)
+    return opened, missing
+
+
+def _triples(run: dict[str, Any], datasets: dict[Path, dict]) -> dict[str, Any] | None:
+    found = datasets.get(Path(run["config"]["data"]["path"]).resolve())
+    if run["objective"] != "mae" or found is None:
+        return None
+    dataset = found["opened"]
+    wanted = run["config"]["data"].get("val_split", "val")
+    split = wanted if dataset.has_split(wanted) else run["config"]["data"].get("split", "train")
+    return {"split": split, "unseen": split == wanted, "images": reconstructions.triples(run["path"], dataset, split)}
+
+
+def _title(datasets: list[dict], runs: list[dict], studies: list[dict]) -> str:
+    if studies:
+        return f"Learning from few labels: {words.listed([s['study'] for s in studies])}"
+    names = [d["sheet"]["name"] for d in datasets] or [run["name"] for run in runs]
+    return f"Report on {words.listed(list(dict.fromkeys(names)))}" if names else "Report"

@@ -1,0 +1,88 @@
+"""Scans as pictures inside a page: windowed, 8 bit, PNG in a data URI."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from vitmed.data.dataset import Dataset
+
+HIDDEN = (214, 219, 225)  # masked patches: a light grey that no scan's black background is taken for
+_LEAST_SIDE = 112  # pixels; smaller scans are enlarged by whole factors so that browsers do not blur them
+_MOST_SIDE = 320
+
+
+def samples(dataset: Dataset, split: str = "train", per_class: int = 5, unlabelled: int = 10) -> list[dict]:
+    """A few scans of each class, always the same ones, from the split that models learn from.
+
+    Returns:
+        [{"name": class (or "" where there are no labels), "images": [{"src", "id"}]}]
+    """
+    n = dataset.size(split)
+    label, weight = dataset.labels(split)
+    task, classes = dataset.datasheet["task"], dataset.datasheet["classes"] or []
+    groups = [("", _spread(np.arange(n), unlabelled))]
+    if task == "multiclass":
+        known = weight[:, 0] > 0
+        members = [(name, np.flatnonzero(known & (label[:, 0] == k))) for k, name in enumerate(classes)]
+        groups = [(name, _spread(at, per_class)) for name, at in members if len(at)] or groups
+    elif task == "multilabel":
+        members = [(name, np.flatnonzero((weight[:, k] > 0) & (label[:, k] > 0))) for k, name in enumerate(classes)]
+        groups = [(name, _spread(at, per_class)) for name, at in members if len(at)] or groups
+    ids = dataset.ids(split)
+    made = []
+    for name, chosen in groups:
+        images = displayed(dataset.read(split, chosen), dataset.datasheet["window"])
+        made.append({"name": name, "images": [
+            {"src": data_uri(picture(image)), "id": ids[i]} for image, i in zip(images, chosen)
+        ]})
+    return made
+
+
+def displayed(stream: dict[str, np.ndarray], window: Sequence[float]) -> np.ndarray:
+    """A stream's images (B, *S, C) in units, clipped to the window and brought to 0..1."""
+    over_space = (len(stream["image"]), *(1,) * (stream["image"].ndim - 2), -1)
+    units = stream["image"] * stream["scale"].reshape(over_space) + stream["offset"].reshape(over_space)
+    low, high = window
+    return (np.clip(units, low, high) - low) / (high - low)
+
+
+def picture(image: np.ndarray, mask: np.ndarray | None = None) -> Image.Image:
+    """One image as an 8-bit picture; of a volume the middle slice along its first axis.
+
+    Args:
+        image: (*S, C) in 0..1; three channels are colour, of any other number the first is shown.
+        mask: (*S) true where the model saw nothing; painted in ``HIDDEN``.
+    """
+    if image.ndim == 4:
+        middle = image.shape[0] // 2
+        image, mask = image[middle], None if mask is None else mask[middle]
+    grey = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
+    pixels = (np.clip(np.nan_to_num(grey), 0, 1) * 255 + 0.5).astype(np.uint8)
+    if mask is not None:
+        pixels = np.where(np.asarray(mask, bool)[..., None], np.array(HIDDEN, np.uint8), pixels)
+    made = Image.fromarray(pixels)
+    side = min(made.size)
+    if side < _LEAST_SIDE:
+        factor = -(-_LEAST_SIDE // side)
+        return made.resize((made.width * factor, made.height * factor), Image.Resampling.NEAREST)
+    if max(made.size) > _MOST_SIDE:
+        made.thumbnail((_MOST_SIDE, _MOST_SIDE), Image.Resampling.LANCZOS)
+    return made
+
+
+def data_uri(made: Image.Image) -> str:
+    stream = io.BytesIO()
+    grey = made.convert("L")
+    same = np.array_equal(np.asarray(grey.convert("RGB")), np.asarray(made.convert("RGB")))
+    (grey if same else made).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """``count`` of the indices at even distances."""
+    if len(indices) <= count:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, count).astype(int)]

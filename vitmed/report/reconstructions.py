@@ -1,0 +1,34 @@
+"""Input, what the model saw of it, and what it made of that: a masked autoencoder's examples for the page."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vitmed.data.dataset import Dataset
+from vitmed.infer import Model
+from vitmed.report.pictures import data_uri, picture
+
+
+def triples(run: Path, dataset: Dataset, split: str, count: int = 6) -> list[dict[str, str]]:
+    """``count`` scans at even distances in ``split``: ``id`` and the pictures ``input``, ``masked``, ``made``.
+
+    Masks are those that the model is validated with, a function of the scan alone.
+
+    Raises:
+        InputError: the run is no masked autoencoder, or the dataset is not of its kind.
+    """
+    model = Model.open(run)
+    model.check(dataset)
+    chosen = np.unique(np.linspace(0, dataset.size(split) - 1, count).astype(int))
+    made = model.reconstruct(dataset.read(split, chosen))
+    low, high = model.recipe.window
+    ids = dataset.ids(split)
+    return [
+        {
+            "id": ids[i],
+            "input": data_uri(picture((image - low) / (high - low))),
+            "masked": data_uri(picture((image - low) / (high - low), mask)),
+            "made": data_uri(picture((guess - low) / (high - low))),
+        }
+        for i, image, mask, guess in zip(chosen, made["image"], made["mask"], made["reconstruction"])
+    ]

@@ -1,0 +1,85 @@
+"""Files that are either whole or not there, whatever kills the process, and disk faults said plainly."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vitmed.errors import InputError, MachineError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces ``path`` by ``text`` in one step: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        MachineError: the disk is full or refuses.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with disk(path.parent, path.name):
+        try:
+            with open(draft, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+            sync(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_text`` of ``value`` as indented JSON with sorted keys."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in ``path``.
+
+    Raises:
+        InputError: the file is missing or is no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; the folder is not a whole run") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); put back a good copy of it") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}, a JSON object was expected")
+    return value
+
+
+def sync(path: Path) -> None:
+    """Waits until ``path`` (a file, or a folder's list of names) has reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def disk(folder: Path, what: str):
+    """Turns an operating system's complaint while writing ``what`` into a MachineError naming ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(
+                f"the disk is full: {what} does not fit in {folder}, which has {_free(folder)}; "
+                "free some space and run the same command again, it goes on from the last checkpoint"
+            ) from error
+        reason = error.strerror or str(error)
+        raise MachineError(
+            f"{what} cannot be written to {folder}: {reason}; check the disk and rights"
+        ) from error
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free:,} bytes free"
+    except OSError:
+        return "an unknown amount free"

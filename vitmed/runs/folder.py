@@ -1,0 +1,152 @@
+"""A run folder: what was trained, on what, with what, in files that another person can read years later.
+
+``config.json`` (resolved config), ``recipe.json`` (how the input was prepared), ``dataset.json`` (the
+datasheet of the dataset) and ``environment.json`` (versions, devices and command of every start).
+"""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import vitmed
+from vitmed.config import flat, load, to_json
+from vitmed.errors import InputError
+from vitmed.runs import durable
+from vitmed.scans.recipe import Recipe
+
+# Keys that may change between the starts of one run, because no parameter depends on them.
+FREE_KEYS = {
+    "data.path": "the dataset may have moved: its content is compared by its hash instead",
+    "data.workers": "the order of examples is a function of seed and step, not of who loads them",
+    "checkpoint.keep": "how many old checkpoints stay on disk",
+}
+
+
+def create(workdir: Path | str, config: ConfigDict, recipe: Recipe, datasheet: dict[str, Any]) -> Path:
+    """Makes a run folder, or opens one that was made with the same config on the same data.
+
+    Appends this start to ``environment.json``.
+
+    Raises:
+        InputError: ``workdir`` is a file or a dataset, or a run of another config, recipe or dataset
+            content; each key that differs is named with both values.
+        MachineError: the disk is full or refuses.
+    """
+    run = Path(workdir)
+    if run.is_file():
+        raise InputError(f"{run} is a file; give a folder as --workdir")
+    if (run / "datasheet.json").exists():
+        raise InputError(f"{run} is a dataset; give another folder as --workdir, the run is written there")
+    with durable.disk(run, "the run folder"):
+        run.mkdir(parents=True, exist_ok=True)
+    if (run / "config.json").exists():
+        _same_run(run, config, recipe, datasheet)
+    else:
+        durable.write_text(run / "recipe.json", recipe.to_json())
+        durable.write_json(run / "dataset.json", datasheet)
+        durable.write_text(run / "config.json", to_json(config))  # last: it is what makes the folder a run
+    _record_start(run)
+    return run
+
+
+def locate(run: Path | str) -> Path:
+    """The path of an existing run.
+
+    Raises:
+        InputError: there is no run, with what is there instead.
+    """
+    path = Path(run)
+    if (path / "config.json").is_file():
+        return path
+    if not path.exists():
+        raise InputError(f"run {path} does not exist; give the --workdir of a training")
+    what = "a dataset" if (path / "datasheet.json").exists() else "not a run (it has no config.json)"
+    raise InputError(f"{path} is {what}; give the --workdir of a training")
+
+
+def config_of(run: Path | str) -> ConfigDict:
+    """The resolved config of a run."""
+    return load(str(locate(run) / "config.json"))
+
+
+def recipe_of(run: Path | str) -> Recipe:
+    """The recipe of a run: how its model's input is prepared."""
+    return Recipe.from_json(locate(run) / "recipe.json")
+
+
+def datasheet_of(run: Path | str) -> dict[str, Any]:
+    """The datasheet of the dataset that a run was trained on."""
+    return durable.read_json(locate(run) / "dataset.json")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, command and source commit of this process, for ``environment.json``."""
+    devices = jax.devices()
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.orig_argv),
+        "vitmed": vitmed.__version__,
+        "source": _commit(Path(vitmed.__file__).parent.parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)},
+        "processes": jax.process_count(),
+        "packages": {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()},
+    }
+
+
+def _record_start(run: Path) -> None:
+    path = run / "environment.json"
+    starts = durable.read_json(path).get("starts", []) if path.exists() else []
+    durable.write_json(path, {"format": 1, "starts": [*starts, environment()]})
+
+
+def _commit(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that vitmed runs from, and whether files differ from it; None when installed."""
+
+    def git(*words):
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        if (top := git("rev-parse", "--show-toplevel")) is None or Path(top) != folder.resolve():
+            return None
+        return {"commit": git("rev-parse", "--verify", "HEAD"), "dirty": git("status", "--porcelain") != ""}
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # no git on this machine: the versions of the packages remain
+
+
+def _same_run(run: Path, config: ConfigDict, recipe: Recipe, datasheet: dict[str, Any]) -> None:
+    now = flat(ConfigDict(json.loads(to_json(config))["config"]))  # through JSON, as the former one went
+    clauses = [f"config.{clause}" for clause in _differences(flat(config_of(run)), now, FREE_KEYS)]
+    if not clauses:
+        then = durable.read_json(run / "recipe.json")
+        clauses = [f"recipe.{clause}" for clause in _differences(then, json.loads(recipe.to_json()))]
+    if not clauses:
+        hashes = ({"content_hash": sheet.get("content_hash")} for sheet in (datasheet_of(run), datasheet))
+        clauses = [f"the dataset's {clause}" for clause in _differences(*hashes)]
+    if clauses:
+        raise InputError(
+            f"{run} is a run of another config or dataset: {'; '.join(clauses)}; "
+            "go on with what it was made with, or give another --workdir"
+        )
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any], free=()) -> list[str]:
+    absent = object()
+    clauses = []
+    for key in sorted((then.keys() | now.keys()) - set(free)):
+        sides = then.get(key, absent), now.get(key, absent)
+        if sides[0] != sides[1]:
+            there, here = ("absent" if side is absent else repr(side) for side in sides)
+            clauses.append(f"{key} is {there} there and {here} here")
+    return clauses

@@ -1,0 +1,154 @@
+"""Where voxels lie: canonical axes, resampling to a spacing, cropping and padding to a size.
+
+All in array order. ``affine`` maps the index (z, y, x, 1) to LPS millimetres (x, y, z, 1).
+"""
+
+import dataclasses
+
+import nibabel as nib
+import numpy as np
+
+from vitmed.scans.scan import Refused, Scan
+
+
+def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Permutes and flips axes so that (0, 1, 2) run most nearly to Superior, Posterior, Left.
+
+    Nothing is interpolated. ``affine`` maps an index of ``array``, whatever its axis order, to LPS.
+
+    Raises:
+        Refused: an affine from which no orientation can be read.
+    """
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise Refused("orientation unknown", "the matrix from voxels to millimetres is singular")
+    orientation = nib.orientations.io_orientation(affine)  # row: LPS axis and direction of an array axis
+    orientation[:, 0] = 2 - orientation[:, 0]  # z first
+    turned = nib.orientations.apply_orientation(array, orientation)
+    return turned, affine @ nib.orientations.inv_ornt_aff(orientation, array.shape[:3])
+
+
+def fit(
+    scan: Scan,
+    spacing: tuple[float, ...] | None,
+    size: tuple[int, ...] | None,
+    fill: float,
+    mask: np.ndarray | None = None,
+) -> tuple[Scan, np.ndarray | None]:
+    """Brings a scan (and its mask) to a spacing and a size.
+
+    A volume is resampled to ``spacing``, then cropped around its foreground or padded to ``size``. A 2D image
+    without ``spacing`` is instead resized as a whole, keeping its aspect, and padded. Images are interpolated
+    linearly (averaging where they shrink), masks by nearest neighbour.
+
+    Args:
+        spacing: millimetres, or None to keep.
+        size: voxels, or None to keep.
+        fill: the value of what lies outside the scan.
+        mask: (*S) uint8.
+
+    Raises:
+        Refused: another dimension than ``spacing`` or ``size`` have, or a spacing that is not known.
+    """
+    n = len(scan.size)
+    for name, wanted in (("--spacing", spacing), ("--size", size)):
+        if wanted is not None and len(wanted) != n:
+            raise Refused(f"{n}D, but {name} has {len(wanted)} numbers")
+    if spacing is not None:
+        if scan.spacing is None:
+            raise Refused("no voxel spacing", "--spacing needs to know it")
+        step = tuple(want / have for want, have in zip(spacing, scan.spacing, strict=True))
+        shape = tuple(max(1, round(length / s)) for length, s in zip(scan.size, step, strict=True))
+        scan, mask = resample(scan, shape, step, mask)
+    elif size is not None and n == 2:
+        step = (max(have / want for have, want in zip(scan.size, size, strict=True)),) * 2
+        shape = tuple(min(want, max(1, round(have / s))) for have, want, s in zip(scan.size, size, step, strict=True))
+        scan, mask = resample(scan, shape, step, mask)
+    if size is not None:
+        scan, mask = crop_or_pad(scan, size, fill, mask)
+    return scan, mask
+
+
+def resample(
+    scan: Scan, shape: tuple[int, ...], step: tuple[float, ...], mask: np.ndarray | None = None
+) -> tuple[Scan, np.ndarray | None]:
+    """Samples a scan every ``step`` voxels onto ``shape`` voxels about the same centre.
+
+    Separable triangle filter, as wide as the step where the scan shrinks, so that nothing aliases.
+    8-bit scans stay 8-bit; others become float32.
+    """
+    if shape == scan.size and all(abs(s - 1) < 1e-6 for s in step):
+        return scan, mask
+    start = tuple((have - 1 - (want - 1) * s) / 2 for have, want, s in zip(scan.size, shape, step, strict=True))
+    array = scan.array.astype(np.float32)
+    for axis, (length, s, first) in enumerate(zip(shape, step, start, strict=True)):
+        centres = first + np.arange(length) * s
+        array = _filter(array, axis, centres, max(1.0, s))
+        if mask is not None:
+            nearest = np.clip(np.rint(centres), 0, mask.shape[axis] - 1).astype(int)
+            mask = np.take(mask, nearest, axis)
+    if scan.array.dtype == np.uint8:
+        array = np.rint(array).astype(np.uint8)
+    spacing = None if scan.spacing is None else tuple(h * s for h, s in zip(scan.spacing, step, strict=True))
+    return dataclasses.replace(scan, array=array, spacing=spacing, affine=_moved(scan.affine, start, step)), mask
+
+
+def crop_or_pad(
+    scan: Scan, size: tuple[int, ...], fill: float, mask: np.ndarray | None = None
+) -> tuple[Scan, np.ndarray | None]:
+    """Cuts a window of ``size`` voxels around the foreground; axes that are too short are padded evenly.
+
+    The foreground is what is brighter than the mean; the window is centred on its centre of mass, but never
+    leaves the scan where it need not.
+    """
+    if scan.size == tuple(size):
+        return scan, mask
+    start = []
+    foreground = None
+    for axis, (have, want) in enumerate(zip(scan.size, size, strict=True)):
+        if want >= have:
+            start.append(-((want - have) // 2))
+            continue
+        if foreground is None:
+            brightness = scan.array.mean(axis=-1, dtype=np.float64)
+            foreground = brightness > brightness.mean()
+        profile = foreground.sum(axis=tuple(a for a in range(foreground.ndim) if a != axis))
+        total = profile.sum()
+        centre = (profile @ np.arange(have)) / total if total else (have - 1) / 2
+        start.append(int(np.clip(round(centre - (want - 1) / 2), 0, have - want)))
+    array = _window(scan.array, (*start, 0), (*size, scan.array.shape[-1]), fill)
+    mask = None if mask is None else _window(mask, start, size, 0)
+    return dataclasses.replace(scan, array=array, affine=_moved(scan.affine, start, (1.0,) * len(size))), mask
+
+
+def _filter(array: np.ndarray, axis: int, centres: np.ndarray, width: float) -> np.ndarray:
+    """Triangle-weighted means about ``centres`` along one axis; taps outside the scan do not count."""
+    taps = np.floor(centres - width).astype(int)[:, None] + np.arange(int(np.ceil(2 * width)) + 2)
+    weights = np.maximum(0.0, 1.0 - np.abs(taps - centres[:, None]) / width)
+    weights[(taps < 0) | (taps >= array.shape[axis])] = 0.0
+    outside = weights.sum(1) == 0  # beyond the border by more than the filter: the border voxel
+    taps = np.clip(taps, 0, array.shape[axis] - 1)
+    weights[outside, 0] = 1.0
+    weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    column = (-1,) + (1,) * (array.ndim - 1 - axis)
+    out = np.zeros((*array.shape[:axis], len(centres), *array.shape[axis + 1 :]), np.float32)
+    for k in range(taps.shape[1]):  # tap by tap: no matrix product, so the same bits on any number of threads
+        if weights[:, k].any():
+            out += np.take(array, taps[:, k], axis) * weights[:, k].reshape(column)
+    return out
+
+
+def _window(array: np.ndarray, start, size, fill: float) -> np.ndarray:
+    out = np.full(size, fill, array.dtype)
+    source = tuple(slice(max(0, s), min(n, s + w)) for s, w, n in zip(start, size, array.shape, strict=True))
+    target = tuple(slice(c.start - s, c.stop - s) for c, s in zip(source, start, strict=True))
+    out[target] = array[source]
+    return out
+
+
+def _moved(affine: np.ndarray | None, start, step) -> np.ndarray | None:
+    """The affine after new index i means old index ``start + i * step``."""
+    if affine is None:
+        return None
+    change = np.diag([*step, 1.0])
+    change[:3, 3] = start
+    return affine @ change

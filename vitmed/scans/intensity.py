@@ -1,0 +1,79 @@
+"""From a scan's values to the integers that are stored, with the scale and offset that lead to units.
+
+The meaning of units by modality is told in ``vitmed.scans.recipe``.
+"""
+
+import numpy as np
+
+from vitmed.scans.scan import Refused, Scan
+
+AIR = -1000.0  # HU, by definition
+MR_STEPS = 4096  # stored steps between the two percentiles; int16 then reaches 8 times as far either way
+
+
+def background(scan: Scan, modality: str) -> float:
+    """The value that stands for "nothing here", in the scan's own values, for padding."""
+    if modality == "ct":
+        return AIR
+    return float(scan.span[0]) if scan.span is not None else float(scan.array.min())
+
+
+def check(scan: Scan, modality: str) -> None:
+    """Refuses values that cannot be what the modality says.
+
+    Raises:
+        Refused: NaN or infinite values, or a CT of 8 bits, which cannot hold Hounsfield units.
+    """
+    if scan.array.dtype.kind == "f" and not np.isfinite(scan.array).all():
+        count = int(np.size(scan.array) - np.isfinite(scan.array).sum())
+        raise Refused("NaN or infinite pixels", f"{count} of {np.size(scan.array)}")
+    if modality == "ct" and scan.array.dtype == np.uint8:
+        raise Refused("8-bit CT", "grey levels are not Hounsfield units; ingest it with --modality unknown")
+
+
+def store(scan: Scan, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The integers to store, and ``scale`` and ``offset`` (C,) float32 with units = image * scale + offset.
+
+    CT: int16 HU. MR: int16 with 4096 steps from the 0.5th to the 99.5th percentile of the foreground (all
+    that is brighter than the darkest value), per channel. Others: uint8 as they are; wider ones uint16 over
+    their window or, where the file gives none, their own range.
+
+    Raises:
+        Refused: a blank scan whose relative scale cannot be told.
+    """
+    array, channels = scan.array, scan.array.shape[-1]
+    if modality == "ct":
+        return _round(array, np.int16), np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    if modality == "mr":
+        units = np.stack([_relative(array[..., c], *_percentiles(array[..., c])) for c in range(channels)], -1)
+        scale = np.full(channels, 1 / MR_STEPS, np.float32)
+        return _round(units * MR_STEPS, np.int16), scale, np.zeros(channels, np.float32)
+    if array.dtype == np.uint8 and scan.span in (None, (0.0, 255.0)):
+        return array, np.full(channels, 1 / 255, np.float32), np.zeros(channels, np.float32)
+    low, high = scan.span or (float(array.min()), float(array.max()))
+    stored = _round(_relative(array, low, high) * 65535, np.uint16)
+    return stored, np.full(channels, 1 / 65535, np.float32), np.zeros(channels, np.float32)
+
+
+def widen(image: np.ndarray) -> np.ndarray:
+    """An 8-bit relative image as the uint16 of equal units (255 * 257 = 65535), for a set that holds both."""
+    return image.astype(np.uint16) * np.uint16(257) if image.dtype == np.uint8 else image
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    foreground = values[values > values.min()]
+    if foreground.size == 0:
+        raise Refused("blank scan", "every pixel has the same value")
+    low, high = np.percentile(foreground, (0.5, 99.5))
+    return (float(low), float(high)) if high > low else (float(values.min()), float(high))
+
+
+def _relative(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    if not high > low:
+        raise Refused("blank scan", "every pixel has the same value")
+    return (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+
+
+def _round(values: np.ndarray, dtype) -> np.ndarray:
+    limits = np.iinfo(dtype)
+    return np.rint(np.clip(values, limits.min, limits.max)).astype(dtype)

@@ -1,0 +1,68 @@
+"""One scan as it leaves a reader, and the way a reader refuses one."""
+
+import dataclasses
+
+import numpy as np
+
+
+class Refused(Exception):
+    """A fault of one file: it is left out with a reason, counted, and the rest goes on.
+
+    Args:
+        reason: a short phrase shared by all files with this fault, by which they are counted.
+        detail: what was found in this file.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)  # both, so that it survives the way back from a worker process
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where one scan lies.
+
+    Attributes:
+        id: what the scan is called in the dataset: its path relative to the source folder (the folder for a
+            DICOM series that has one to itself), or ``train/000012`` in an ``.npz``.
+        kind: the reader: ``image array nifti itk dicom npz``.
+        files: the file, or the files of a DICOM series.
+        item: (split, index) inside an ``.npz``.
+    """
+
+    id: str
+    kind: str
+    files: tuple[str, ...]
+    item: tuple[str, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """A scan in the values its file gives it.
+
+    Attributes:
+        array: (*S, C) numbers; volumes are (z, y, x, C), close to the LPS axes. CT is in HU.
+        span: the values that mean 0 and 1 on the relative scale (dtype range of 8-bit images, DICOM window),
+            or None where the file says nothing and the scan's own range serves.
+        spacing: millimetres per voxel in array order, or None.
+        affine: (4, 4) float64, array index (z, y, x, 1) to LPS millimetres (x, y, z, 1), or None.
+        modality: canonical name, or None where the file does not say.
+        patient: the file's patient id, "" where it has none.
+        site: where it was acquired, "" unknown.
+    """
+
+    array: np.ndarray
+    span: tuple[float, float] | None = None
+    spacing: tuple[float, ...] | None = None
+    affine: np.ndarray | None = None
+    modality: str | None = None
+    patient: str = ""
+    site: str = ""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The spatial shape S."""
+        return self.array.shape[:-1]

@@ -1,0 +1,72 @@
+"""The study's table as CSV for programs and as Markdown for people."""
+
+import csv
+import io
+from typing import Any
+
+from vitmed.report import words
+
+
+def flat_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """One dict a (budget, arm): each metric with its interval, and the reference's lead over the arm with its own.
+
+    Columns: ``budget``, ``labels``, ``arm``, ``draws``, ``examples``, ``patients``, ``opened``, and for each metric M: ``M``,
+    ``M_low``, ``M_high``, ``M_difference`` (reference minus arm, paired), ``M_difference_low``, ``M_difference_high``.
+    """
+    compared = {(c["budget"], c["arm"], c["metric"]): c for c in table["comparisons"]}
+    rows = []
+    for row in table["rows"]:
+        cells = [c for c in table["cells"] if (c["arm"], c["budget"]) == (row["arm"], row["budget"])]
+        flat = {
+            "budget": row["budget"], "labels": row["labels"], "arm": row["arm"], "draws": table["draws"],
+            "examples": table["examples"], "patients": table["patients"], "opened": max(c["opened"] for c in cells),
+        }
+        for metric in table["metrics"]:
+            value = row["metrics"][metric]
+            lead = compared.get((row["budget"], row["arm"], metric), {})
+            flat |= {metric: value["value"], f"{metric}_low": value["low"], f"{metric}_high": value["high"]}
+            flat |= {
+                f"{metric}_difference": lead.get("difference"),
+                f"{metric}_difference_low": lead.get("low"),
+                f"{metric}_difference_high": lead.get("high"),
+            }
+        rows.append(flat)
+    return rows
+
+
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """The rows with a header; what is not known is empty, numbers keep all their digits."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """Comparisons in words, then the table, then what to know about it."""
+    metrics, reference = table["metrics"], table["reference"]
+    label = next(r["label"] for r in table["rows"] if r["arm"] == reference)
+    compared = {(c["budget"], c["arm"], c["metric"]): c for c in table["comparisons"]}
+    lines = [f"# {table['study']}", ""]
+    lines += [f"- {c['sentence']}" for c in table["comparisons"] if c["metric"] == metrics[0]]
+    names = [words.metric(m) for m in metrics]
+    head = ["labels", "scans", "model", *names, f"{label} minus it, {names[0]}"]
+    lines += ["", _line(head), _line(["---:", "---:", "---", *["---:"] * (len(metrics) + 1)])]
+    for row in table["rows"]:
+        lead = compared.get((row["budget"], row["arm"], metrics[0]))
+        lines.append(_line([
+            words.share(row["budget"]), words.count(row["labels"]), row["label"],
+            *(_with_interval(row["metrics"][m]["value"], row["metrics"][m]) for m in metrics),
+            _with_interval(lead["difference"], lead, sign=True) if lead else "reference",
+        ]))
+    lines += ["", *(f"- {note}" for note in table["notes"]), "", f"Dataset {table['dataset']['content_hash']}, {table['split']} split."]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _with_interval(value: float | None, bounds: dict[str, Any], sign: bool = False) -> str:
+    return f"{words.number(value, sign=sign)} {words.interval(bounds['low'], bounds['high'], sign=sign)}"

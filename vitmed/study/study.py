@@ -1,0 +1,199 @@
+"""``vitmed study``: lay out the runs, do what is not done yet, make the table.
+
+A cell is trained, then evaluated once on the split that the study reports; its evaluation is what says that it
+is done. A study that was stopped anywhere goes on with the same command.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vitmed.errors import InputError, Preempted
+from vitmed.runs import durable
+from vitmed.study import table, workers
+from vitmed.study.plan import Cell, Plan, check_unchanged, plan
+from vitmed.study.progress import StudyProgress
+
+
+def train_run(config: ConfigDict, run: Path) -> dict:
+    from vitmed.train import train  # in the worker alone: the parent needs no accelerator
+
+    return train(config, run, quiet=True)
+
+
+def evaluate_run(run: Path, split: str, checkpoint: str) -> dict:
+    from vitmed.evaluate.evaluate import evaluate
+
+    return evaluate(run, split=split, which=checkpoint)
+
+
+def metric_names(data: str, split: str) -> list[str]:
+    """Names of the metrics that the labels of a split allow.
+
+    Raises:
+        InputError: no such dataset, no such split, or no labels in it.
+    """
+    import numpy as np
+
+    from vitmed.evaluate.measures import Judged, measures
+
+    dataset = _opened(data)
+    if not dataset.has_split(split):
+        raise InputError(f"dataset {data} has no split {split!r}; it has {', '.join(dataset.splits)}")
+    label, weight = dataset.labels(split)
+    rows = np.flatnonzero((weight > 0).any(axis=1))
+    if not len(rows):
+        raise InputError(f"split {split!r} of {data} has no labels; ingest it with --labels or --label-from")
+    sheet = dataset.datasheet
+    alike = np.full((len(rows), len(sheet["classes"])), 0.5)  # names do not depend on scores
+    judged = Judged(sheet["task"], sheet["classes"], alike, label[rows], weight[rows] > 0, np.arange(len(rows)))
+    return [measure.name for measure in measures(judged)[0]]
+
+
+def label_count(data: str, split: str, labels: int | float, draw: int) -> int:
+    """How many examples a budget labels.
+
+    Raises:
+        InputError: the budget is too small for every class to be seen, or larger than the split.
+    """
+    from vitmed.data.budget import labelled
+
+    return len(labelled(_opened(data), split, labels, draw))
+
+
+@functools.cache
+def _opened(data: str):
+    from vitmed.data.dataset import Dataset
+
+    return Dataset.open(data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a study asks of the rooms below it. The functions run in other processes: importable by name."""
+
+    train: Callable[[ConfigDict, Path], dict] = train_run
+    evaluate: Callable[[Path, str, str], dict] = evaluate_run
+    label_count: Callable[[str, str, int | float, int], int] = label_count
+    metric_names: Callable[[str, str], list[str]] = metric_names
+
+
+def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False, work: Work = Work()) -> dict:
+    """Runs the study of ``config`` in ``workdir`` with ``jobs`` processes; goes on from what is there.
+
+    Returns:
+        ``table``: path of the CSV; ``rows``: its rows as dicts; ``comparisons``: one dict a comparison with the
+        reference arm, ``sentence`` among its keys; ``opened``: how often the split was opened in any cell.
+
+    Raises:
+        InputError: a wrong config, a ``workdir`` made with another config or in use, a budget too small.
+        Preempted: told to stop; the runs have saved their state.
+    """
+    if jobs < 1:
+        raise InputError(f"--jobs is {jobs}; at least one process is needed")
+    planned = plan(config, workdir)
+    section = planned.config.study
+    with _locked(planned.workdir), _preemptible():
+        # Metrics and budgets are tried before any hour is spent: what cannot be had ends the study here.
+        known = work.metric_names(planned.cells[0].config.data.path, section.split)
+        for metric in section.metrics:
+            if metric not in known:
+                names = ", ".join(name for name in known if "/" not in name)
+                raise InputError(f"config.study.metrics has {metric!r}; the labels of the dataset allow {names}")
+        counts = {
+            (c.budget, c.draw): work.label_count(c.config.data.path, c.config.data.get("split", "train"), c.budget, c.draw)
+            for c in planned.cells
+            if c.arm == section.reference
+        }
+        check_unchanged(planned)
+        _run(planned, jobs, quiet, work)
+        return table.write(planned, counts, quiet)
+
+
+def _run(planned: Plan, jobs: int, quiet: bool, work: Work) -> None:
+    section = planned.config.study
+    to_do = [cell for cell in planned.cells if not is_done(cell, section.split)]
+    first = planned.pretrain
+    if first is not None and (_result(planned, first).exists() or not any(_needs(planned, c) for c in to_do)):
+        first = None
+    everything = ([first] if first else []) + to_do
+    if not everything:
+        return
+    cache = planned.workdir / ".compiled"
+    with StudyProgress(everything, jobs, quiet) as progress:
+        for group, width in (([first] if first else [], 1), (to_do, jobs)):
+            cells = {cell.name: cell for cell in group}
+            tasks = [
+                workers.Task(cell.name, do, (cell, section.split, section.checkpoint, work)) for cell in group
+            ]
+            for task, result in workers.run(tasks, width, cache, lambda at: progress.tick([t.name for t in at.values()])):
+                if not cells[task.name].arm:
+                    durable.write_json(_result(planned, cells[task.name]), {"format": 1, **result})
+                progress.done(task.name, _note(result, section.metrics[0]))
+
+
+def do(cell: Cell, split: str, checkpoint: str, work: Work) -> dict:
+    """Trains one cell from where it stands and, unless it is the pretraining, evaluates it. Runs in a worker."""
+    result = work.train(cell.config, cell.run)
+    return work.evaluate(cell.run, split, checkpoint) if cell.arm else result
+
+
+def is_done(cell: Cell, split: str) -> bool:
+    """Whether the cell's evaluation is there, numbers and predictions both."""
+    folder = cell.run / "evaluations" / split
+    return (folder / "metrics.json").exists() and (folder / "predictions.csv").exists()
+
+
+def _needs(planned: Plan, cell: Cell) -> bool:
+    return planned.config.arms[cell.arm].init is not None
+
+
+def _result(planned: Plan, cell: Cell) -> Path:
+    return planned.workdir / f"{cell.name}.json"
+
+
+def _note(result: dict, metric: str) -> str:
+    value: Any = result.get("metrics", {}).get(metric, result.get("metrics", {}).get("loss"))
+    name = metric if metric in result.get("metrics", {}) else "loss"
+    value = value["value"] if isinstance(value, dict) else value
+    return f"{name} {value:.3f}" if isinstance(value, float) else "done"
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path):
+    """Two studies in one folder would train the same run twice over each other."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"--workdir {workdir} is a file; give a folder, new or of this study") from None
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{workdir} is in use by another vitmed study; wait for it, or stop it") from None
+        yield
+
+
+@contextlib.contextmanager
+def _preemptible():
+    """SIGTERM, which clusters send before they take a machine back, ends the study as ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise Preempted("told to stop; the same command goes on from what was saved")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

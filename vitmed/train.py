@@ -1,0 +1,416 @@
+"""The one training loop. Pretraining, fine-tuning and all else are this loop with another objective.
+
+Read it from ``train``: check the config, open the data, make the three pure functions of the objective, place the
+state, and repeat one compiled update. Nothing in the loop waits for the device but the metrics of the step
+before, which are there when they are asked for. Data order and every random draw are functions of (seed, step,
+example), and the state holds all else, so a run killed anywhere goes on to the same bits.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from vitmed import config as configs
+from vitmed.data import budget, loader
+from vitmed.data.augment import AugmentConfig, augment
+from vitmed.data.dataset import Dataset
+from vitmed.data.keys import example_keys, step_key
+from vitmed.data.loader import DataConfig
+from vitmed.errors import InputError, Preempted
+from vitmed.models.build import ModelConfig
+from vitmed.objectives import registry
+from vitmed.objectives.interface import Objective, Spec
+from vitmed.optim.optimiser import OptimConfig, ema_update, optimiser, schedule
+from vitmed.parallel.engine import ParallelConfig, engine
+from vitmed.progress import Bar
+from vitmed.runs import folder
+from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+from vitmed.runs.metrics import MetricsWriter
+from vitmed.runs.metrics import read as metrics_of
+from vitmed.runs.transfer import start_from
+from vitmed.scans.recipe import Recipe, normalise
+
+_AUGMENT, _OBJECTIVE = 0, 1  # separate streams of randomness within a step
+EVALUATION_SEED = 0  # with train=False masks depend on the example alone
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Keys of ``config.train``.
+
+    Attributes:
+        steps: number of updates; give this or ``epochs``.
+        epochs: passes over the training examples (after any label budget).
+        batch_size: the global batch, over all devices and processes.
+        seed: of weights, order, masks and augmentation.
+        log_every: steps between rows of metrics.
+        val_every: steps between passes over the validation split; 0 is never.
+    """
+
+    batch_size: int
+    steps: int | None = None
+    epochs: float | None = None
+    seed: int = 0
+    log_every: int = 20
+    val_every: int = 0
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("steps and config.train.epochs: give one of the two")
+        for name, least in (("batch_size", 1), ("log_every", 1), ("val_every", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least {least} was expected")
+        if (self.steps if self.epochs is None else self.epochs) <= 0:
+            raise ValueError("steps or config.train.epochs is not positive; there is nothing to train")
+
+    def total(self, examples: int) -> int:
+        """Number of updates for this many training examples."""
+        return self.steps or max(1, math.ceil(self.epochs * examples / self.batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole training config, checked: what every file in ``configs/`` returns."""
+
+    data: DataConfig
+    model: ModelConfig
+    objective: dict
+    train: TrainConfig
+    optim: OptimConfig = OptimConfig()
+    augment: AugmentConfig = AugmentConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    init_from: str = ""
+
+
+def check(values: ConfigDict) -> Config:
+    """The config as dataclasses.
+
+    Raises:
+        InputError: an unknown, missing or mistyped key, by name.
+    """
+    config = configs.build(Config, values)
+    return dataclasses.replace(config, objective=registry.section(config.objective))
+
+
+def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
+    """Trains by a config in the run folder ``workdir``, from where it stands.
+
+    Args:
+        values: as ``vitmed.config.load`` returns it.
+        workdir: made if it is not there, once everything has been checked.
+        quiet: no progress on standard error.
+
+    Returns:
+        ``run``, ``step``, ``resumed_from`` (0 if fresh), ``metrics`` {name: last value}, ``images_per_second``,
+        ``data_wait`` (share of the loop's time).
+
+    Raises:
+        InputError: a config, dataset or former run that does not fit, or a loss that is no longer finite.
+        MachineError: no space for a checkpoint, or none that can be read.
+        Preempted: SIGTERM came; the state is saved.
+        KeyboardInterrupt: ctrl-C came; the state is saved.
+    """
+    config = check(values)
+    job = Job(config)
+    run = folder.create(
+        workdir, ConfigDict(dataclasses.asdict(config)), job.recipe, job.dataset.datasheet
+    )
+    checkpoints = Checkpoints(run, config.checkpoint)
+    start = 0
+    if checkpoints.latest() is not None:
+        state = checkpoints.restore("last", like=jax.eval_shape(job.fresh_state))
+        start = int(state["step"])
+        state = job.engine.put_state(state)
+    else:
+        state = job.engine.init(job.fresh_state)
+        if config.init_from:
+            state = job.engine.put_state(job.with_encoder(job.engine.to_host(state)))
+    if not quiet:
+        print(job.summary(start), file=sys.stderr, flush=True)
+    writer = MetricsWriter(run, start)
+    with contextlib.closing(checkpoints), contextlib.closing(writer):
+        result = _loop(job, state, start, checkpoints, writer, quiet)
+    return {"run": str(run), "resumed_from": start, **result}
+
+
+class Job:
+    """Everything a run needs that follows from its config: data, objective, engine and the compiled functions."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.dataset = config.data.open()
+        own = self.dataset.recipe(config.data.size)
+        self.former = start_from(config.init_from, own, config.model.patch_size or None) if config.init_from else None
+        described = dataclasses.replace(
+            self.former.recipe if self.former else own,
+            size=own.size, spacing=own.spacing,
+            patch_size=config.model.patch_size or None, model=dataclasses.asdict(config.model),
+        )
+        self.recipe: Recipe = described
+        sheet = self.dataset.datasheet
+        self.spec = Spec(own.size, own.channels, sheet["task"], len(sheet["classes"] or ()))
+        self.objective: Objective = registry.build(config.objective, config.model, self.spec, config.parallel.remat)
+        self.engine = engine(config.parallel, config.train.batch_size)
+        self.indices = _training_examples(self.dataset, config)
+        examples = self.dataset.size(config.data.split) if self.indices is None else len(self.indices)
+        self.examples = examples
+        self.steps = config.train.total(examples)
+        params = jax.eval_shape(self.fresh_params)
+        self.optimiser: optax.GradientTransformation = optimiser(config.optim, self.steps, params)
+        self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+        self.update = self.engine.compile(self._update)
+        self.validate = self.engine.compile_read(self._validate)
+
+    def fresh_params(self) -> Any:
+        """Initial parameters: a function of the seed."""
+        return self.objective.init(jax.random.key(self.config.train.seed), self.spec)[0]
+
+    def fresh_state(self) -> dict:
+        """Initial state: ``{params, memory, opt_state, ema, step}``."""
+        params, memory = self.objective.init(jax.random.key(self.config.train.seed), self.spec)
+        return {
+            "params": params,
+            "memory": memory,
+            "opt_state": self.optimiser.init(params),
+            "ema": jax.tree.map(jnp.copy, params) if self.config.optim.ema else {},
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+    def with_encoder(self, state: dict) -> dict:
+        """The state with the encoder of the run that ``config.init_from`` names."""
+        params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
+        return {**state, "params": params, "ema": params if self.config.optim.ema else {}}
+
+    def batches(self, start: int):
+        """Training batches from step ``start`` on."""
+        config = self.config
+        return loader.batches(
+            self.dataset, config.data.split, config.train.batch_size, config.train.seed, start, self.steps,
+            indices=self.indices, shard=(jax.process_index(), jax.process_count()), workers=config.data.workers,
+        )
+
+    def validation(self, state: dict) -> dict[str, float]:
+        """Means over the validation split, as ``val/NAME``; {} where the dataset has none."""
+        data = self.config.data
+        if not self.dataset.has_split(data.val_split):
+            return {}
+        sums, mass = {}, 0.0
+        size = self.config.train.batch_size
+        for batch in loader.sweep(self.dataset, data.val_split, size, shard=(jax.process_index(), jax.process_count())):
+            metrics, weight = self.engine.to_host(self.validate(state, self.engine.put_batch(batch)))
+            mass += float(weight)
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * float(weight)
+        return {f"val/{name}": value / mass for name, value in sums.items()} if mass else {}
+
+    def summary(self, start: int) -> str:
+        """One line for a person about what is about to run."""
+        config = self.config
+        size = "x".join(map(str, self.spec.size))
+        devices = f"{jax.device_count()} {jax.default_backend()} device{'s' * (jax.device_count() > 1)}"
+        text = (
+            f"{config.objective.name}: {config.model.variant}, {self.parameters / 1e6:.1f} M parameters, "
+            f"{self.examples} scans of {size}x{self.spec.channels}, {self.steps} steps of {config.train.batch_size} on {devices}"
+        )
+        return text + (f"; going on from step {start}" if start else "")
+
+    def _update(self, state: dict, batch: dict) -> tuple[dict, dict]:
+        """One update. Pure: what it returns is a function of its arguments."""
+        config, axis = self.config, self.engine.axis
+        key = step_key(config.train.seed, state["step"])
+        batch = self._prepare(batch, jax.random.fold_in(key, _AUGMENT))
+        objective_key = jax.random.fold_in(key, _OBJECTIVE)
+
+        def loss(params):
+            return self.objective.loss(params, state["memory"], batch, objective_key, axis=axis, train=True)
+
+        (_, (metrics, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"])
+        if axis is not None:
+            gradients = jax.lax.pmean(gradients, axis)
+        updates, opt_state = self.optimiser.update(gradients, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        step = state["step"] + 1
+        after = {
+            "params": params,
+            "memory": self.objective.after_update(params, memory, step),
+            "opt_state": opt_state,
+            "ema": ema_update(state["ema"], params, step, config.optim.ema) if config.optim.ema else {},
+            "step": step,
+        }
+        rate = schedule(config.optim, self.steps)(state["step"])
+        return after, {**metrics, "gradient_norm": optax.tree.norm(gradients), "learning_rate": rate}
+
+    def _validate(self, state: dict, batch: dict) -> tuple[dict, jax.Array]:
+        params = state["ema"] if self.config.optim.ema else state["params"]
+        batch = self._prepare(batch, None)
+        key = jax.random.key(EVALUATION_SEED)
+        _, (metrics, _) = self.objective.loss(params, state["memory"], batch, key, axis=self.engine.axis, train=False)
+        weight = jnp.sum(batch["main"]["weight"])
+        return metrics, weight if self.engine.axis is None else jax.lax.psum(weight, self.engine.axis)
+
+    def _prepare(self, batch: dict, key: jax.Array | None) -> dict:
+        """Stored integers to normalised images; with a key, augmented ones."""
+        made = {}
+        for name, stream in batch.items():
+            image = normalise(stream["image"], stream["scale"], stream["offset"], self.recipe)
+            changed = {"image": image}
+            if key is not None:
+                keys = example_keys(key, stream["example"])
+                if "mask" in stream:
+                    changed["image"], changed["mask"] = augment(image, keys, self.config.augment, stream["mask"])
+                else:
+                    changed["image"] = augment(image, keys, self.config.augment)
+            made[name] = {**stream, **changed}
+        return made
+
+
+def _loop(job: Job, state: Any, start: int, checkpoints: Checkpoints, writer: MetricsWriter, quiet: bool) -> dict:
+    """Steps ``start`` to the end; returns the part of ``train``'s result that the loop knows."""
+    config = job.config
+    told = Told(job, checkpoints, writer)
+    waited = 0.0
+    began = None
+    batches = job.batches(start)
+    with Bar(config.objective.name, job.steps, "steps", start, quiet) as bar, _signals() as stop:
+        for step in range(start, job.steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            state, metrics = job.update(state, job.engine.put_batch(batch))
+            told.later(step + 1, metrics)
+            if began is None:  # the first step compiles; time from its end
+                told.now()
+                began, waited = time.perf_counter(), 0.0
+            done = step + 1
+            validating = config.train.val_every and (done % config.train.val_every == 0 or done == job.steps)
+            if validating:
+                told.now()
+                told.also(done, job.validation(state))
+            if done % config.checkpoint.every == 0 or done == job.steps or stop():
+                told.now()  # a checkpoint is only made of a state whose loss is known to be finite
+                checkpoints.save(done, job.engine.to_host(state), told.of(done))
+            bar.advance(1, told.note())
+            if stop() and done < job.steps:
+                checkpoints.close()
+                raise stop()(f"stopped at step {done}, saved; the same command goes on from there")
+    told.now()
+    seconds = time.perf_counter() - began if began else 0.0
+    images = (job.steps - start - 1) * config.train.batch_size
+    return {
+        "step": job.steps,
+        "metrics": told.last or {name: float(values[-1]) for name, (_, values) in metrics_of(checkpoints.run).items()},
+        "images_per_second": round(images / seconds, 2) if images > 0 else None,
+        "data_wait": round(waited / seconds, 4) if images > 0 else None,
+    }
+
+
+class Told:
+    """Metrics on their way from the device: asked for a step late, so that the loop never waits for a value."""
+
+    def __init__(self, job: Job, checkpoints: Checkpoints, writer: MetricsWriter):
+        self._job, self._checkpoints, self._writer = job, checkpoints, writer
+        self._pending: tuple[int, Any] | None = None
+        self.last: dict[str, float] = {}
+        self._step = 0  # of the newest values in ``last``
+        self._fresh: dict[str, float] = {}  # measured at that step itself
+
+    def later(self, step: int, metrics: Any) -> None:
+        """Takes the step's metrics and settles those of the step before."""
+        self.now()
+        self._pending = (step, metrics)
+
+    def now(self) -> None:
+        """Fetches what is pending; raises InputError where the loss or its gradient is not finite."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in self._job.engine.to_host(metrics).items()}
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(values[name]):
+                self._diverged(step, name, values[name])
+        self._take(step, values)
+        if step % self._job.config.train.log_every == 0 or step in (1, self._job.steps):
+            self._writer.write(step, values)
+
+    def also(self, step: int, values: dict[str, float]) -> None:
+        """Metrics that are on the host already, of the same step."""
+        self._take(step, values)
+        self._writer.write(step, values)
+
+    def of(self, step: int) -> dict[str, float]:
+        """What was measured at this very step, by which a checkpoint may be called the best."""
+        return dict(self._fresh) if step == self._step else {}
+
+    def _take(self, step: int, values: dict[str, float]) -> None:
+        self._fresh = {**(self._fresh if step == self._step else {}), **values}
+        self._step = step
+        self.last.update(values)
+
+    def note(self) -> str:
+        """What stands beside the progress bar."""
+        shown = [f"loss {self.last['loss']:.4f}"] if "loss" in self.last else []
+        return ", ".join(shown + [f"{n} {v:.4f}" for n, v in self.last.items() if n.startswith("val/")])
+
+    def _diverged(self, step: int, name: str, value: float) -> None:
+        self._writer.write(step, {name: value})
+        self._checkpoints.close()
+        kept = self._checkpoints.latest()
+        saved = f"the last good checkpoint is step {kept}" if kept else "no checkpoint had been made yet"
+        raise InputError(
+            f"{name} became {value} at step {step}, so training stopped; {saved}. "
+            f"Lower config.optim.lr (now {self._job.config.optim.lr}) or set config.optim.clip"
+        )
+
+
+def _training_examples(dataset: Dataset, config: Config) -> np.ndarray | None:
+    """Indices of the split to train on, or None for all: the label budget, or the labelled ones."""
+    data = config.data
+    if config.objective.name != "supervised":
+        if data.labels is not None:
+            raise InputError(f"config.data.labels is {data.labels}, but {config.objective.name!r} uses no labels; leave it out")
+        return None
+    return budget.labelled(dataset, data.split, data.labels, data.label_seed)
+
+
+@contextlib.contextmanager
+def _signals():
+    """Ctrl-C and SIGTERM ask the loop to save and stop; a second one stops at once.
+
+    Yields a function that returns the exception to raise, or None.
+    """
+    asked: list[type[BaseException]] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def handler(kind: type[BaseException]) -> Callable:
+        def handle(number, frame):
+            if asked:
+                raise kind
+            asked.append(kind)
+        return handle
+
+    former = {
+        signal.SIGINT: signal.signal(signal.SIGINT, handler(KeyboardInterrupt)),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, handler(Preempted)),
+    }
+    try:
+        yield lambda: asked[0] if asked else None
+    finally:
+        for number, handle in former.items():
+            signal.signal(number, handle)
