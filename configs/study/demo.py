@@ -21,15 +21,22 @@ def get_config(arg=None):
     config.data = ConfigDict(dict(path="demo/data"))
     config.study = ConfigDict(
         dict(
-            name="demo", budgets=(0.1, 1.0), draws=3, metrics=("auroc", "balanced_accuracy"),
-            reference="pretrained", arms=("pretrained", "scratch", "resnet"),
-            split="test", checkpoint="last",
+            name="demo",
+            budgets=(0.1, 1.0),
+            draws=3,
+            metrics=("auroc", "balanced_accuracy"),
+            reference="pretrained",
+            arms=("pretrained", "scratch", "resnet"),
+            split="test",
+            checkpoint="last",
         )
     )
     config.pretrain = load(f"{CONFIGS / 'pretrain_mae.py'}{':tiny' if tiny else ''}")
     config.arms = ConfigDict(
         dict(
-            pretrained=dict(config=_finetune(tiny), init="pretrain", steps=(150, 400), label="Pretrained ViT"),
+            pretrained=dict(
+                config=_finetune(tiny), init="pretrain", steps=(150, 400), label="Pretrained ViT"
+            ),
             scratch=dict(config=_finetune(tiny), steps=(150, 400), label="ViT from scratch"),
             resnet=dict(config=_resnet(tiny), steps=(150, 400), label="ResNet"),
         )

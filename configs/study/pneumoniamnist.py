@@ -1,10 +1,10 @@
-"""PneumoniaMNIST at 1%, 10% and 100% of its labels: pretrained by masked autoencoding, from scratch, and a ResNet.
+"""PneumoniaMNIST at 1%, 10% and 100% of its labels: pretrained (MAE), from scratch, and a ResNet.
 
   python -m vitmed ingest pneumoniamnist.npz --out data/pneumoniamnist
   python -m vitmed study --config configs/study/pneumoniamnist.py --workdir studies/pneumoniamnist --jobs 2
 
-28 runs: one pretraining and 3 arms x 3 budgets x 3 draws of the labels. `--config.study.split=val` makes the same
-table on validation, for choosing. Argument: `:tiny` (a minute, for tests).
+28 runs: one pretraining and 3 arms x 3 budgets x 3 draws of the labels. `--config.study.split=val` makes
+the same table on validation, for choosing. Argument: `:tiny` (a minute, for tests).
 """
 
 from pathlib import Path
@@ -22,15 +22,22 @@ def get_config(arg=None):
     config.data = ConfigDict(dict(path="data/pneumoniamnist"))
     config.study = ConfigDict(
         dict(
-            name="PneumoniaMNIST", budgets=(0.01, 0.1, 1.0), draws=3, metrics=("auroc", "balanced_accuracy"),
-            reference="pretrained", arms=("pretrained", "scratch", "resnet"),
-            split="test", checkpoint="last",
+            name="PneumoniaMNIST",
+            budgets=(0.01, 0.1, 1.0),
+            draws=3,
+            metrics=("auroc", "balanced_accuracy"),
+            reference="pretrained",
+            arms=("pretrained", "scratch", "resnet"),
+            split="test",
+            checkpoint="last",
         )
     )
     config.pretrain = load(f"{CONFIGS / 'pretrain_mae.py'}{':tiny' if tiny else ''}")
     config.arms = ConfigDict(
         dict(
-            pretrained=dict(config=_finetune(tiny), init="pretrain", steps=(300, 500, 1000), label="Pretrained ViT"),
+            pretrained=dict(
+                config=_finetune(tiny), init="pretrain", steps=(300, 500, 1000), label="Pretrained ViT"
+            ),
             scratch=dict(config=_finetune(tiny), steps=(300, 500, 1000), label="ViT from scratch"),
             resnet=dict(config=_resnet(tiny), steps=(300, 500, 1000), label="ResNet"),
         )

@@ -101,9 +101,13 @@ def test_two_modalities(refused, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("--size", "8,x"), "--size '8,x'"), (("--size", "0,8"), "--size 0,8"), (("--modality", "PETT"), "PETT"),
-        (("--split", "9/9"), "--split '9/9'"), (("--workers", "0"), "--workers is 0"),
-        (("--label-from", "name"), "--label-from 'name'"), (("--patient-pattern", "("), "--patient-pattern '('"),
+        (("--size", "8,x"), "--size '8,x'"),
+        (("--size", "0,8"), "--size 0,8"),
+        (("--modality", "PETT"), "PETT"),
+        (("--split", "9/9"), "--split '9/9'"),
+        (("--workers", "0"), "--workers is 0"),
+        (("--label-from", "name"), "--label-from 'name'"),
+        (("--patient-pattern", "("), "--patient-pattern '('"),
         (("--labels", "no.csv"), "no.csv does not exist"),
     ],
 )
@@ -133,11 +137,19 @@ def test_faults_of_files_are_counted_and_told(tmp_path, capsys):
     (tmp_path / "broken.png").write_text("junk")
     assert main(["ingest", str(tmp_path), "--out", str(tmp_path / "set")]) == 0
     shown = capsys.readouterr().out
-    for line in ("1 x NaN or infinite pixels", "nan.npy", "1 x blank scan", "1 x not a readable image", "broken.png"):
+    for line in (
+        "1 x NaN or infinite pixels",
+        "nan.npy",
+        "1 x blank scan",
+        "1 x not a readable image",
+        "broken.png",
+    ):
         assert line in shown
     sheet = json.loads((tmp_path / "set" / "datasheet.json").read_text())
     assert sheet["refused"] == {"NaN or infinite pixels": 1, "blank scan": 1, "not a readable image": 1}
-    assert {f["file"]: f["reason"] for f in sheet["refused_files"]}["nan.npy"] == "NaN or infinite pixels: 8 of 64"
+    assert {f["file"]: f["reason"] for f in sheet["refused_files"]}[
+        "nan.npy"
+    ] == "NaN or infinite pixels: 8 of 64"
 
 
 @pytest.mark.parametrize("where", ["spool", "shard"])
@@ -145,10 +157,13 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, where):
     """Otherwise half a dataset is taken for a whole one."""
     png(tmp_path / "s" / "a.png")
     if where == "spool":
+
         def full(*_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
         monkeypatch.setattr("vitmed.data.spool._store", full)
     else:
+
         class Full:  # raises as ArrayRecord does
             def __init__(self, *_):
                 pass
@@ -158,6 +173,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, where):
 
             def close(self):
                 raise RuntimeError("write() failed: No space left on device; writing x")
+
         monkeypatch.setattr(records, "ArrayRecordWriter", Full)
     with pytest.raises(MachineError, match="no space left"):
         ingest(tmp_path / "s", tmp_path / "set", progress=False)
@@ -184,7 +200,7 @@ def test_an_interrupted_ingest_leaves_no_dataset_and_can_be_run_again(tmp_path, 
         if (partial / "spool").exists():
             break
         time.sleep(0.1)
-    assert main(["ingest", str(tmp_path / "s"), "--out", str(out)]) == 2, "the other ingest must not be disturbed"
+    assert main(["ingest", str(tmp_path / "s"), "--out", str(out)]) == 2, "the other is not to be disturbed"
     assert partial.exists()
     process.send_signal(how)
     process.wait()

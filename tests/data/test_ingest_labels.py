@@ -59,7 +59,9 @@ def test_the_column_label_wins(tmp_path):
 @pytest.mark.parametrize("name", ["s/1/x.png", "./s/1/x.png", "s\\1\\x.png", "/root/s/1/x.png", "s/1/x", "x"])
 def test_a_scan_may_be_called_in_any_clear_way(tmp_path, name):
     """Otherwise people rewrite their tables."""
-    assert set(table(tmp_path, f"path,label\n{name},a\n", sources("s/1/x.png", "s/2/y.png")).rows) == {"s/1/x.png"}
+    assert set(table(tmp_path, f"path,label\n{name},a\n", sources("s/1/x.png", "s/2/y.png")).rows) == {
+        "s/1/x.png"
+    }
 
 
 def test_a_series_is_called_by_its_folder_or_a_file_of_it(tmp_path):
@@ -80,7 +82,7 @@ def test_a_series_is_called_by_its_folder_or_a_file_of_it(tmp_path):
         ("path,label\n", "no rows"),
         ("", "nothing"),
         ("path,split\na.png,dev\n", "split 'dev' in line 2"),
-        ("path,mask\na.png,m.png\n", "mask m.png in line 2"),
+        ("path,mask\na.png,m.png\n", "line 2 the mask m.png"),
         ("path,modality\na.png,PETT\n", "PETT"),
     ],
 )
@@ -92,7 +94,9 @@ def test_a_table_with_a_fault_ends_it(tmp_path, text, words):
 
 def test_rows_of_refused_files_are_no_fault(tmp_path):
     """Otherwise one broken file makes its table useless."""
-    assert table(tmp_path, "path,label\nbad.dcm,a\na.png,b\n", sources("a.png"), {"bad.dcm"}).rows.keys() == {"a.png"}
+    assert table(tmp_path, "path,label\nbad.dcm,a\na.png,b\n", sources("a.png"), {"bad.dcm"}).rows.keys() == {
+        "a.png"
+    }
 
 
 def test_one_class_is_refused_when_labels_are_asked(tmp_path):

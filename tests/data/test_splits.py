@@ -94,6 +94,11 @@ def test_copies_are_counted_within_and_across_splits():
     digests = [b"a", b"a", b"a", b"b", b"a", b"b", b"c", b"c", b"d"]
     where = ["train", "train", "train", "train", "val", "test", "test", "test", "test"]
     assert duplicates.count(digests, where) == {
-        "train": 2, "val": 0, "test": 1, "train/val": 1, "train/test": 1, "val/test": 0,
+        "train": 2,
+        "val": 0,
+        "test": 1,
+        "train/val": 1,
+        "train/test": 1,
+        "val/test": 0,
     }
     assert duplicates.groups(digests, list("123456789")) == [["1", "2", "3", "5"], ["4", "6"], ["7", "8"]]

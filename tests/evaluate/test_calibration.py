@@ -16,7 +16,7 @@ def test_plain_estimate_is_the_binned_mean_gap(rng):
 
 
 def means(rng, slope, n=200, sets=200):
-    """Mean debiased and plain estimates where log odds are ``slope`` times the true ones, and the true error."""
+    """Mean debiased and plain estimates for log odds ``slope`` times the true ones, and the true error."""
     found = []
     for _ in range(sets):
         odds = 1.5 * rng.standard_normal(n)
@@ -42,7 +42,7 @@ def test_weights_on_patients_are_repeated_patients(rng):
     hit = rng.random(90) < probability
     weight = rng.integers(1, 3, (2, 30))
     error = CalibrationError(hit, probability, patient, bins=90)
-    for row, value in zip(weight, error(weight)):
+    for row, value in zip(weight, error(weight), strict=True):
         rows = [np.flatnonzero(patient == p) for p in range(30) for _ in range(row[p])]
         again = np.repeat(np.arange(len(rows)), 3)
         rows = np.concatenate(rows)

@@ -13,7 +13,7 @@ GIVEN = dict(task="multiclass", classes=["clear", "lesion"])
 
 
 def study(rng, strengths, draws=3, draw_spread=0.0, own_noise=0.3):
-    """Labels (n, 1), patients, and for each strength the probabilities (n, 2) of every draw on the same scans."""
+    """Labels (n, 1), patients, and for each strength the probabilities (n, 2) of every draw."""
     patient = np.repeat(np.arange(PATIENTS), SCANS)
     label = rng.random(len(patient)) < 0.5
     shared = 0.6 * rng.standard_normal(PATIENTS)[patient] + 0.8 * rng.standard_normal(len(patient))
@@ -69,7 +69,7 @@ def test_each_draw_has_its_own_threshold(rng):
     found = over_draws("balanced_accuracy", a, label, patients, thresholds=chosen, **GIVEN)
     truth = label[:, 0] == 1
     each = []
-    for scores, threshold in zip(a, (0.2, 0.8)):
+    for scores, threshold in zip(a, (0.2, 0.8), strict=True):
         said = scores[:, 1] >= threshold
         each.append((said[truth].mean() + (~said[~truth]).mean()) / 2)
     assert found["value"] == pytest.approx(np.mean(each))
@@ -103,7 +103,7 @@ def test_what_cannot_be_compared_is_refused(rng):
 
 @pytest.mark.parametrize("draw_spread", [0.1, 0.5])
 def test_difference_holds_the_truth(draw_spread):
-    """Otherwise "pretrained beats scratch" is claimed too often: three draws, whatever they share of the noise."""
+    """Otherwise "pretrained beats scratch" is claimed too often from three draws."""
     sets, hits = 150, 0
     grid = np.linspace(-4, 4, 201)
     share = np.exp(-0.5 * grid**2) / np.exp(-0.5 * grid**2).sum()

@@ -119,6 +119,6 @@ def test_auroc_interval_holds_the_truth(area, prevalence):
 
 
 def test_percentile_interval_would_not(rng):
-    """Otherwise the score-type interval solves nothing: where scans are few, percentiles cover far too little."""
+    """Otherwise the score-type interval solves nothing: of few patients percentiles cover far too little."""
     found = coverage.covered(0.97, 0.1, "patient", REPLICATIONS, resamples=200, only=("auroc",))
     assert found["percentile auroc"] < 0.82 < 0.9 < found["auroc"]

@@ -51,7 +51,7 @@ def test_decision_metrics_agree_with_scikit_learn(rng, classes):
 
 
 def test_regression_metrics_agree_with_scikit_learn(rng):
-    """Otherwise errors and correlations are off; large offsets are where sums of squares lose their digits."""
+    """Otherwise errors and correlations are off; large offsets are where sums of squares lose digits."""
     label = 1e4 + rng.standard_normal(200)
     value = label + 0.5 * rng.standard_normal(200)
     assert metrics.mae(label, value) == pytest.approx(reference.mean_absolute_error(label, value))

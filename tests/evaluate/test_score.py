@@ -35,7 +35,7 @@ def columns(rng, n=120, k=3):
 
 
 def test_two_classes(rng):
-    """Otherwise the numbers of the commonest task are wrong, or decided at another threshold than validation's."""
+    """Otherwise the commonest task's numbers are wrong, or decided at another threshold than validation's."""
     logits, label, weight, patients = exclusive(rng, classes=2)
     val = exclusive(rng, classes=2)
     found = score("multiclass", ["clear", "lesion"], logits, label, weight, patients, val[:3])
@@ -103,7 +103,7 @@ def test_a_class_that_is_absent_is_named(rng):
     """Otherwise a mean over three of four classes passes for a mean over four."""
     logits, label, weight, patients = exclusive(rng, classes=4)
     keep = label[:, 0] != 3
-    kept = [p for p, k in zip(patients, keep) if k]
+    kept = [p for p, k in zip(patients, keep, strict=True) if k]
     found = score("multiclass", list("abcd"), logits[keep], label[keep], weight[keep], kept)
     assert any("d (no example)" in note for note in found["notes"])
     assert "auroc/d" not in found["metrics"] and found["metrics"]["auroc"]["value"] is not None

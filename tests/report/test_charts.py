@@ -30,13 +30,22 @@ def test_labels_have_the_decimals_of_their_step():
 def test_intervals_are_drawn_where_they_belong():
     """Otherwise the figure shows another uncertainty than the table."""
     chart = charts.efficiency(
-        ["1%\n47", "all"], [{"name": "a", "points": [(0.9, 0.8, 0.95), (0.97, 0.96, 0.98)]}, {"name": "b", "points": [None, (0.9, 0.85, 0.95)]}],
+        ["1%\n47", "all"],
+        [
+            {"name": "a", "points": [(0.9, 0.8, 0.95), (0.97, 0.96, 0.98)]},
+            {"name": "b", "points": [None, (0.9, 0.85, 0.95)]},
+        ],
         "AUROC",
     )
     first = chart["series"][0]["marks"][0]
     assert first["high"] < first["y"] < first["low"]  # y grows downwards
     frame = chart["frame"]
-    assert all(frame.top <= m[k] <= frame.y1 for s in chart["series"] for m in s["marks"] for k in ("y", "low", "high"))
+    assert all(
+        frame.top <= m[k] <= frame.y1
+        for s in chart["series"]
+        for m in s["marks"]
+        for k in ("y", "low", "high")
+    )
     assert len(chart["series"][1]["marks"]) == 1, "what is not there is not drawn"
 
 
@@ -53,7 +62,9 @@ def test_forest_shows_which_differences_are_real():
 
 def test_curves_leave_out_what_is_not_finite():
     """Otherwise one nan makes the whole figure disappear in the browser."""
-    chart = charts.curves([("training", [1, 2, 3], [1.0, math.nan, 0.5]), ("validation", [], [])], "steps", "loss")
+    chart = charts.curves(
+        [("training", [1, 2, 3], [1.0, math.nan, 0.5]), ("validation", [], [])], "steps", "loss"
+    )
     assert "nan" not in chart["series"][0]["line"] and len(chart["series"]) == 1
     assert charts.curves([("training", [1], [math.nan])], "steps", "loss") is None
 
@@ -61,7 +72,9 @@ def test_curves_leave_out_what_is_not_finite():
 def test_a_flat_curve_and_a_long_one():
     """Otherwise a constant loss divides by zero, or a long run makes a page of many megabytes."""
     assert charts.curves([("training", [1, 2], [0.5, 0.5])], "steps", "loss")
-    long = charts.curves([("training", list(range(100_000)), [1 / (i + 1) for i in range(100_000)])], "steps", "loss")
+    long = charts.curves(
+        [("training", list(range(100_000)), [1 / (i + 1) for i in range(100_000)])], "steps", "loss"
+    )
     assert len(long["series"][0]["line"]) < 20_000
 
 

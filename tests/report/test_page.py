@@ -17,7 +17,9 @@ def drawn(home):
 
     def draw(**changes):
         folder = home(**changes)
-        page.write(folder / "report.html", runs=[folder / "mae", folder / "tuned"], studies=[folder / "study"])
+        page.write(
+            folder / "report.html", runs=[folder / "mae", folder / "tuned"], studies=[folder / "study"]
+        )
         return (folder / "report.html").read_text(), folder
 
     return draw
@@ -46,7 +48,7 @@ def test_numbers_are_those_of_the_table(drawn):
     """Otherwise the page and the table disagree, and one of them is quoted."""
     text, folder = drawn()
     table = json.loads((folder / "study" / "table.json").read_text())
-    body = text[text.index('id="comparison"'):text.index('id="evaluation"')]
+    body = text[text.index('id="comparison"') : text.index('id="evaluation"')]
     for row in table["rows"]:
         for value in row["metrics"].values():
             assert words.number(value["value"]) in body
@@ -60,7 +62,7 @@ def test_numbers_are_those_of_the_table(drawn):
 def test_evaluation_shows_interval_and_ledger(drawn):
     """Otherwise nobody sees how uncertain a number is, or how often the test split was opened for it."""
     text, _ = drawn()
-    body = text[text.index('id="evaluation"'):text.index('id="provenance"')]
+    body = text[text.index('id="evaluation"') : text.index('id="provenance"')]
     assert "0.812" in body and words.interval(0.61, 0.95) in body
     assert "opened twice" in body
 
@@ -68,9 +70,21 @@ def test_evaluation_shows_interval_and_ledger(drawn):
 def test_refusals_and_origins_are_shown(drawn):
     """Otherwise scans vanish silently, and a number cannot be traced to its run, commit and data."""
     text, folder = drawn()
-    for said in ("3 files refused", "NaN pixels (2)", "notes.txt", "18 inside train", "8 between train and val"):
+    for said in (
+        "3 files refused",
+        "NaN pixels (2)",
+        "notes.txt",
+        "18 inside train",
+        "8 between train and val",
+    ):
         assert said in text
-    for said in ("c0ffeec0ffee with changes", "jax 0.10.2", "0123456789abcdef", "python -m vitmed train", "study/pretrain"):
+    for said in (
+        "c0ffeec0ffee with changes",
+        "jax 0.10.2",
+        "0123456789abcdef",
+        "python -m vitmed train",
+        "study/pretrain",
+    ):
         assert said in text
     assert str(folder) not in text, "paths are relative to the page"
 
@@ -92,7 +106,9 @@ def test_a_dataset_that_moved_is_named(home):
 
 def test_volumes_and_unlabelled_scans(home):
     """Otherwise pages of 3D or unlabelled datasets fail."""
-    folder = home(size=[6, 16, 12], spacing=[3.0, 0.5, 0.5], task=None, classes=None, class_counts={}, patients={})
+    folder = home(
+        size=[6, 16, 12], spacing=[3.0, 0.5, 0.5], task=None, classes=None, class_counts={}, patients={}
+    )
     page.write(folder / "report.html", datasets=[folder / "data"])
     text = (folder / "report.html").read_text()
     assert "the middle slice" in text and "sample scans" in text and "6 × 16 × 12" in text

@@ -11,7 +11,11 @@ from vitmed.report import pictures
 
 def test_window_and_scale():
     """Otherwise pictures are black or washed out for HU, whose values are far from 0..1."""
-    stream = {"image": np.array([-1000, 0, 1000, 3000], np.int16).reshape(1, 2, 2, 1), "scale": np.ones((1, 1)), "offset": np.zeros((1, 1))}
+    stream = {
+        "image": np.array([-1000, 0, 1000, 3000], np.int16).reshape(1, 2, 2, 1),
+        "scale": np.ones((1, 1)),
+        "offset": np.zeros((1, 1)),
+    }
     assert pictures.displayed(stream, (-1000, 1000)).ravel().tolist() == [0, 0.5, 1, 1]
 
 
@@ -44,7 +48,9 @@ def test_colour_is_kept_and_grey_is_small():
     colour[..., 0] = 1.0
 
     def back(image):
-        return Image.open(io.BytesIO(base64.b64decode(pictures.data_uri(pictures.picture(image)).split(",")[1])))
+        return Image.open(
+            io.BytesIO(base64.b64decode(pictures.data_uri(pictures.picture(image)).split(",")[1]))
+        )
 
     assert back(colour).mode == "RGB" and back(colour).getpixel((0, 0)) == (255, 0, 0)
     assert back(np.zeros((112, 112, 1))).mode == "L"

@@ -57,7 +57,7 @@ def dicom():
 
 @pytest.fixture
 def series(tmp_path):
-    """A function that writes a stack of slices 2 mm apart along z, in shuffled file order, and returns the files.
+    """A function that writes slices 2 mm apart along z, in shuffled file order, and returns the files.
 
     Slice k holds ``volume[k]``; ``change(k)`` gives tags of a slice to override.
     """

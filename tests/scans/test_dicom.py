@@ -23,12 +23,12 @@ def test_a_series_is_ordered_by_position_and_rescaled(series, volume):
 
 def test_a_sagittal_series_lies_like_an_axial_one(series, volume):
     """Otherwise volumes of one set have different axes."""
-    files = series(
-        volume, lambda k: {"orientation": (0, 1, 0, 0, 0, -1), "position": (30 + 2 * k, 0, 0)}
-    )
+    files = series(volume, lambda k: {"orientation": (0, 1, 0, 0, 0, -1), "position": (30 + 2 * k, 0, 0)})
     scan = reader.read(files)
     np.testing.assert_allclose(scan.spacing, (0.5, 0.25, 2))
-    np.testing.assert_array_equal(scan.array[..., 0], (volume.astype(np.float32) - 1024).transpose(1, 2, 0)[::-1])
+    np.testing.assert_array_equal(
+        scan.array[..., 0], (volume.astype(np.float32) - 1024).transpose(1, 2, 0)[::-1]
+    )
     np.testing.assert_allclose(scan.affine @ [scan.size[0] - 1, 0, 0, 1], (30, 0, 0, 1), atol=1e-6)
 
 
@@ -72,9 +72,15 @@ def test_a_broken_file_is_refused_by_name(dicom, volume, tmp_path):
 
 
 def test_a_radiograph_has_its_window_and_is_bright_where_bone_is(dicom, tmp_path):
-    """Otherwise MONOCHROME1 images are negatives among positives, and a few burnt pixels decide the contrast."""
+    """Otherwise MONOCHROME1 images are negatives among positives, and a few burnt pixels set the contrast."""
     pixels = np.array([[0, 1000], [3000, 4095]], np.uint16)
-    plain = {"Modality": "DX", "RescaleIntercept": None, "RescaleSlope": None, "WindowCenter": 2000.5, "WindowWidth": 2001}
+    plain = {
+        "Modality": "DX",
+        "RescaleIntercept": None,
+        "RescaleSlope": None,
+        "WindowCenter": 2000.5,
+        "WindowWidth": 2001,
+    }
     positive = reader.read((dicom(tmp_path / "a", pixels, **plain),))
     assert positive.array.shape == (2, 2, 1) and positive.span == (1000, 3000) and positive.modality == "xray"
     np.testing.assert_allclose(positive.spacing, (0.5, 0.25))
@@ -86,7 +92,9 @@ def test_a_radiograph_has_its_window_and_is_bright_where_bone_is(dicom, tmp_path
 def test_colour_dicom_of_grey_is_grey(dicom, tmp_path, rng):
     """Otherwise ultrasound from two scanners has one channel and three."""
     grey = rng.integers(0, 256, (4, 5)).astype(np.uint8)
-    path = dicom(tmp_path / "a", np.dstack([grey] * 3), Modality="US", RescaleIntercept=None, RescaleSlope=None)
+    path = dicom(
+        tmp_path / "a", np.dstack([grey] * 3), Modality="US", RescaleIntercept=None, RescaleSlope=None
+    )
     scan = reader.read((path,))
     assert scan.array.shape == (4, 5, 1) and scan.span == (0, 255) and scan.modality == "ultrasound"
 
@@ -97,14 +105,21 @@ def test_series_are_found_and_named(tmp_path, dicom, series, volume):
     for k in range(3):
         for which in "ab":
             (tmp_path / "two").mkdir(exist_ok=True)
-            dicom(tmp_path / "two" / f"{which}{k}.dcm", volume[k], series=f"1.{ord(which)}", position=(0, 0, k))
+            dicom(
+                tmp_path / "two" / f"{which}{k}.dcm", volume[k], series=f"1.{ord(which)}", position=(0, 0, k)
+            )
     dicom(tmp_path / "single", volume[0], series="1.9", Modality="DX")
     dicom(tmp_path / "plan.dcm", volume[0], series="1.10", Modality="SR")
     (tmp_path / "junk.dcm").write_text("junk")
     (tmp_path / "notes.txt").write_text("not a scan")
     (tmp_path / "what.xyz").write_text("what is this")
     found, refused = find(tmp_path)
-    assert [(s.id, len(s.files)) for s in found] == [("alone", 6), ("single", 1), ("two/a0.dcm", 3), ("two/b0.dcm", 3)]
+    assert [(s.id, len(s.files)) for s in found] == [
+        ("alone", 6),
+        ("single", 1),
+        ("two/a0.dcm", 3),
+        ("two/b0.dcm", 3),
+    ]
     assert {(file, reason) for file, reason, _ in refused} == {
         ("junk.dcm", "not a readable DICOM file"),
         ("plan.dcm", "DICOM that is not a scan"),

@@ -54,8 +54,11 @@ def test_faulty_images_are_refused(tmp_path, rng):
     clear = np.dstack([pixels, pixels, pixels, np.zeros_like(pixels)])
     Image.fromarray(clear).save(tmp_path / "clear.png")
     for name, reason in [
-        ("junk.png", "not a readable image"), ("cut.png", "broken image"), ("pages.tif", "several pages"),
-        ("clear.png", "transparent"), ("none.png", "cannot be opened"),
+        ("junk.png", "not a readable image"),
+        ("cut.png", "broken image"),
+        ("pages.tif", "several pages"),
+        ("clear.png", "transparent"),
+        ("none.png", "cannot be opened"),
     ]:
         with pytest.raises(Refused, match=reason):
             images.read(str(tmp_path / name))

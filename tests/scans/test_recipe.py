@@ -10,14 +10,29 @@ from vitmed.scans import recipe
 from vitmed.scans.recipe import Recipe, normalise, to_units
 
 CHEST = Recipe(
-    modality="xray", channels=2, size=(3, 4), spacing=None, unit="relative", window=(0.0, 1.0),
-    mean=(0.5, 0.25), std=(0.2, 0.1), patch_size=(1, 2), model={"variant": "ti"},
+    modality="xray",
+    channels=2,
+    size=(3, 4),
+    spacing=None,
+    unit="relative",
+    window=(0.0, 1.0),
+    mean=(0.5, 0.25),
+    std=(0.2, 0.1),
+    patch_size=(1, 2),
+    model={"variant": "ti"},
 )
 
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("DX", "xray"), ("x-ray", "xray"), ("CT", "ct"), ("MRI", "mr"), ("us", "ultrasound"), ("unknown", "unknown")],
+    [
+        ("DX", "xray"),
+        ("x-ray", "xray"),
+        ("CT", "ct"),
+        ("MRI", "mr"),
+        ("us", "ultrasound"),
+        ("unknown", "unknown"),
+    ],
 )
 def test_usual_names_of_modalities(text, name):
     """Otherwise a user who writes what DICOM writes is turned away."""

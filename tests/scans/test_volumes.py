@@ -32,7 +32,7 @@ def test_nifti_and_itk_see_the_same_volume(tmp_path, rng):
 
 
 def test_nifti_scale_and_unit_are_applied(tmp_path):
-    """Otherwise a CT stored with a slope has wrong Hounsfield units, and one in metres a spacing of microns."""
+    """Otherwise a CT with a slope has wrong Hounsfield units, and one in metres a spacing of microns."""
     image = nib.Nifti1Image(np.full((2, 3, 4), 10, np.int16), np.diag([0.001, 0.002, 0.003, 1]))
     image.header.set_xyzt_units("meter")
     image.header.set_slope_inter(2.0, -5.0)

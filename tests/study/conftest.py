@@ -15,19 +15,29 @@ def _importable(monkeypatch):
 @pytest.fixture
 def config(tmp_path):
     """Three arms, two budgets, two draws: 1 pretraining and 12 cells."""
-    def train():  # one each: a ConfigDict keeps two uses of one dict as one
-        return {"data": {"path": "", "split": "train"}, "train": {"steps": 10, "batch_size": 4, "seed": 7}, "init_from": ""}
 
-    return ConfigDict({
-        "data": {"path": str(tmp_path / "data")},
-        "study": {
-            "name": "made up", "budgets": (0.1, 1.0), "draws": 2, "metrics": ("auroc", "balanced_accuracy"),
-            "reference": "pretrained",
-        },
-        "pretrain": train(),
-        "arms": {
-            "pretrained": {"config": train(), "init": "pretrain", "label": "Pretrained ViT"},
-            "scratch": {"config": train(), "steps": (10, 30), "label": "ViT from scratch"},
-            "resnet": {"config": train(), "label": "ResNet"},
-        },
-    })
+    def train():  # one each: a ConfigDict keeps two uses of one dict as one
+        return {
+            "data": {"path": "", "split": "train"},
+            "train": {"steps": 10, "batch_size": 4, "seed": 7},
+            "init_from": "",
+        }
+
+    return ConfigDict(
+        {
+            "data": {"path": str(tmp_path / "data")},
+            "study": {
+                "name": "made up",
+                "budgets": (0.1, 1.0),
+                "draws": 2,
+                "metrics": ("auroc", "balanced_accuracy"),
+                "reference": "pretrained",
+            },
+            "pretrain": train(),
+            "arms": {
+                "pretrained": {"config": train(), "init": "pretrain", "label": "Pretrained ViT"},
+                "scratch": {"config": train(), "steps": (10, 30), "label": "ViT from scratch"},
+                "resnet": {"config": train(), "label": "ResNet"},
+            },
+        }
+    )

@@ -17,12 +17,14 @@ EXAMPLES = 60
 
 
 def train(config, run: Path) -> dict:
-    """Writes down that it was called. A file ``wait`` or ``fail`` beside the study makes it wait or fail there."""
+    """Writes down that it was called. A file ``wait`` or ``fail`` beside the study makes it do that."""
     run.mkdir(parents=True, exist_ok=True)
     with open(run / "calls", "a") as calls:
         calls.write(f"train {os.getpid()} {sorted(os.sched_getaffinity(0))}\n")
     (run / "config.used").write_text(config.to_json_best_effort())
-    (run / "dataset.json").write_text(json.dumps({"name": "made up", "content_hash": "ab" * 32, "simulated": True}))
+    (run / "dataset.json").write_text(
+        json.dumps({"name": "made up", "content_hash": "ab" * 32, "simulated": True})
+    )
     signs = Path(config.data.path).parent
     if (signs / "fail").exists() and (signs / "fail").read_text() == run.name:
         raise ValueError("a made-up fault")
@@ -52,8 +54,14 @@ def evaluate(run: Path, split: str, checkpoint: str) -> dict:
     folder = run / "evaluations" / split
     folder.mkdir(parents=True)
     made = predictions.Predictions(
-        "multiclass", ["no", "yes"], [str(i) for i in range(EXAMPLES)], patients, None,
-        probabilities("multiclass", logits), label, known,
+        "multiclass",
+        ["no", "yes"],
+        [str(i) for i in range(EXAMPLES)],
+        patients,
+        None,
+        probabilities("multiclass", logits),
+        label,
+        known,
     )
     predictions.write(folder / "predictions.csv", made)
     durable.write_json(folder / "metrics.json", result)

@@ -24,7 +24,11 @@ def test_only_pretrained_arms_start_from_the_pretraining(config, tmp_path):
     """Otherwise "from scratch" is not."""
     planned = plan(config, tmp_path / "study")
     starts = {cell.arm: cell.config.init_from for cell in planned.cells}
-    assert starts == {"pretrained": str((tmp_path / "study" / "pretrain").resolve()), "scratch": "", "resnet": ""}
+    assert starts == {
+        "pretrained": str((tmp_path / "study" / "pretrain").resolve()),
+        "scratch": "",
+        "resnet": "",
+    }
     assert planned.pretrain.config.train.seed == 7, "the pretraining keeps its own seed"
     assert "labels" not in planned.pretrain.config.data
 

@@ -13,8 +13,8 @@ import pytest
 
 from vitmed.errors import InputError
 from vitmed.study import workers
-from vitmed.study.progress import StudyProgress, last_step
 from vitmed.study.plan import plan
+from vitmed.study.progress import StudyProgress, last_step
 from vitmed.study.study import study
 
 SCRIPT = """
@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 import made_up_work
 from vitmed.study.study import study
 if __name__ == "__main__":
-    study(ConfigDict(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]), jobs=1, work=made_up_work.WORK)
+    config = ConfigDict(json.loads(Path(sys.argv[1]).read_text()))
+    study(config, Path(sys.argv[2]), jobs=1, work=made_up_work.WORK)
 """
 
 
@@ -50,7 +51,9 @@ def test_a_study_fails_goes_on_and_ends(config, tmp_path, capsys):
     result = study(config, tmp_path / "study", jobs=2, work=WORK)
     after = calls(tmp_path / "study", "train")
     assert set(after) == {"pretrain", *(c.name for c in plan(config, tmp_path / "study").cells)}
-    assert all(n == 1 + (name == "resnet-0.1-1") for name, n in after.items()), "what was done is not done again"
+    assert all(n == 1 + (name == "resnet-0.1-1") for name, n in after.items()), (
+        "what was done is not done again"
+    )
     assert set(calls(tmp_path / "study", "evaluate").values()) == {0, 1}, "0 for the pretraining alone"
     log = capsys.readouterr().err
     assert "study: " in log and "left" not in log.splitlines()[0]
@@ -84,7 +87,9 @@ def test_a_stopped_study_leaves_no_process(config, tmp_path, how):
     path = os.pathsep.join([here, str(Path(here).parents[1]), os.environ.get("PYTHONPATH", "")])
     parent = subprocess.Popen(
         [sys.executable, tmp_path / "script.py", tmp_path / "config.json", tmp_path / "study"],
-        env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     noted = tmp_path / "study" / "pretrain" / "calls"
     assert _soon(lambda: noted.exists() and noted.read_text().endswith("\n")), "the worker never started"

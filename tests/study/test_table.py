@@ -30,14 +30,19 @@ def test_means_and_differences_are_of_the_predictions(evaluated):
     made = table.make(evaluated, COUNTS, quiet=True)
 
     def mean(arm):
-        found = [predictions.read(evaluated.cell(arm, 0.1, d).run / "evaluations" / "test" / "predictions.csv") for d in (0, 1)]
+        found = [
+            predictions.read(evaluated.cell(arm, 0.1, d).run / "evaluations" / "test" / "predictions.csv")
+            for d in (0, 1)
+        ]
         return np.mean([roc_auc_score(p.label[:, 0], p.score[:, 1]) for p in found])
 
     row = next(r for r in made["rows"] if (r["arm"], r["budget"]) == ("scratch", 0.1))
     assert row["metrics"]["auroc"]["value"] == pytest.approx(mean("scratch"))
     assert row["metrics"]["auroc"]["low"] < mean("scratch") < row["metrics"]["auroc"]["high"]
     assert np.mean(row["metrics"]["auroc"]["per_draw"]) == pytest.approx(mean("scratch"))
-    lead = next(c for c in made["comparisons"] if (c["arm"], c["budget"], c["metric"]) == ("scratch", 0.1, "auroc"))
+    lead = next(
+        c for c in made["comparisons"] if (c["arm"], c["budget"], c["metric"]) == ("scratch", 0.1, "auroc")
+    )
     assert lead["difference"] == pytest.approx(mean("pretrained") - mean("scratch"))
     assert lead["real"] and lead["favours"] == "pretrained" and lead["low"] > 0
     assert row["labels"] == 19 and row["labels_per_draw"] == [20, 18]
@@ -48,6 +53,8 @@ def test_files_agree(evaluated):
     made = table.write(evaluated, COUNTS, quiet=True)
     whole = durable.read_json(evaluated.workdir / "table.json")
     assert (evaluated.workdir / "table.csv").read_text() == files.csv_text(made["rows"])
+    cells = (evaluated.workdir / "cells.csv").read_text().splitlines()
+    assert cells[0] == "run,arm,budget,draw,labels,opened,auroc,balanced_accuracy" and len(cells) == 13
     text = (evaluated.workdir / "table.md").read_text()
     assert all(c["sentence"] in text for c in whole["comparisons"] if c["metric"] == "auroc")
     assert text.count("| reference |") == 2
@@ -58,13 +65,23 @@ def test_sentences_say_how_sure(evaluated):
     """Otherwise a reader takes a difference that chance explains for a finding."""
     facts = {"draws": 3, "examples": 624, "patients": 50}
     c = {
-        "budget": 0.01, "labels": 47, "metric": "auroc", "label": "ViT from scratch", "arm": "scratch", "reference": "pretrained",
-        "reference_label": "Pretrained ViT", "difference": 0.06, "low": 0.031, "high": 0.09, "favours": "pretrained",
+        "budget": 0.01,
+        "labels": 47,
+        "metric": "auroc",
+        "label": "ViT from scratch",
+        "arm": "scratch",
+        "reference": "pretrained",
+        "reference_label": "Pretrained ViT",
+        "difference": 0.06,
+        "low": 0.031,
+        "high": 0.09,
+        "favours": "pretrained",
     }
     said = table.sentence(c, facts).replace("\N{NO-BREAK SPACE}", " ")
     assert said == (
-        "With 1% of the labels (47 scans), Pretrained ViT minus ViT from scratch is +0.060 AUROC [+0.031, +0.090]: a real "
-        "difference for Pretrained ViT, the 95% interval excludes 0 (3 draws, 624 images of 50 patients)."
+        "With 1% of the labels (47 scans), Pretrained ViT minus ViT from scratch is +0.060 AUROC "
+        "[+0.031, +0.090]: a real difference for Pretrained ViT, the 95% interval excludes 0 "
+        "(3 draws, 624 images of 50 patients)."
     )
     assert "not shown to be real" in table.sentence(c | {"favours": None}, facts)
     assert "for ViT from scratch" in table.sentence(c | {"favours": "scratch"}, facts)

@@ -9,6 +9,7 @@ The same command goes on from where it stands.
 """
 
 HELP = "the whole path on simulated scans (or --data PATH): minutes on two cores, ends with a report"
+GOES_ON = True
 
 PATIENTS = {"xray": 400, "ultrasound": 60, "ct": 60, "mr": 60}
 SIZES = {"xray": (64, 64), "ultrasound": (64, 64), "ct": (32, 32, 32), "mr": (32, 32, 32)}

@@ -4,9 +4,9 @@
   vitmed evaluate runs/chest --split val
   vitmed evaluate runs/chest --dataset data/other_hospital
 
-Intervals come from resampling patients, thresholds from the validation split. The numbers and every prediction are
-written to RUN/evaluations/SPLIT/. Each evaluation is counted in RUN/ledger.json: a test split that is
-opened again and again while choosing is no test any more.
+Intervals come from resampling patients, thresholds from the validation split. The numbers and every
+prediction are written to RUN/evaluations/SPLIT/. Each evaluation is counted in RUN/ledger.json: a test
+split that is opened again and again while choosing is no test any more.
 """
 
 HELP = "metrics of a trained run on a split, each with its 95% interval"
@@ -57,8 +57,8 @@ def show(result: dict, console) -> None:
             numbers.add_row(name.replace("_", " "), f"{number['value']:.3f}", between)
     console.print(numbers)
     console.print(
-        f"{result['examples']} examples, {who}; {boot['resamples']} resamples by {boot['unit']}, seed {boot['seed']}; "
-        f"checkpoint {result['checkpoint']}",
+        f"{result['examples']} examples, {who}; {boot['resamples']} resamples by {boot['unit']}, "
+        f"seed {boot['seed']}; checkpoint {result['checkpoint']}",
         highlight=False,
     )
     if result["threshold_from"] == "val":
@@ -68,7 +68,7 @@ def show(result: dict, console) -> None:
         console.print(f"note: {note}", highlight=False, markup=False)
     for title, classes, counts in _tables(result["confusion"]):
         shown = Table(title, *(f"said {name}" for name in classes), title_justify="left")
-        for name, row in zip(classes, counts):
+        for name, row in zip(classes, counts, strict=True):
             shown.add_row(f"is {name}", *map(str, row))
         console.print(shown)
     console.print(f"written to {result['folder']}", highlight=False, markup=False)

@@ -1,13 +1,14 @@
-"""Scans to dataset: reads a folder of DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npy files, or a MedMNIST .npz.
+"""Scans to dataset: a folder of DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npy files, or a MedMNIST .npz.
 
   vitmed ingest scans/ --out data/chest --labels scans/labels.csv
   vitmed ingest ultrasound/ --out data/us --label-from folder --modality ultrasound --size 64,64
   vitmed ingest mri/ --out data/mri --modality MR --spacing 1,1,1 --size 96,96,96
   vitmed ingest pneumoniamnist.npz --out data/pneumonia
 
-labels.csv has a column path (relative to SOURCE; for a DICOM series its folder or a file of it) or id, optional
-patient, site, split and mask, and label columns: words or whole numbers in one column are classes, several columns
-of 0 and 1 are findings, other numbers are regression, empty is missing. SOURCE may itself be such a CSV.
+labels.csv has a column path (relative to SOURCE; for a DICOM series its folder or a file of it) or id,
+optional patient, site, split and mask, and label columns: words or whole numbers in one column are classes,
+several columns of 0 and 1 are findings, other numbers are regression, empty is missing. SOURCE may itself be
+such a CSV.
 
 A file with a fault (broken, NaN pixels, missing slices ...) is left out with its reason, told at the end. All
 sizes and spacings are in array order: rows,columns for images and z,y,x for volumes.
@@ -17,21 +18,49 @@ HELP = "scans to dataset: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npy or a Med
 
 
 def arguments(parser):
-    parser.add_argument("source", metavar="SOURCE", help="a folder of scans, a manifest CSV, a MedMNIST .npz, or one scan")
-    parser.add_argument("--out", required=True, metavar="DATASET", help="the folder to make; it must not exist")
-    parser.add_argument("--labels", metavar="FILE.csv", help="labels, patients, splits and masks by path or id")
-    parser.add_argument("--label-from", metavar="folder", help="folder: the class is the first folder of a scan's path")
-    parser.add_argument("--modality", metavar="M", help="xray, ct, mr, ultrasound or unknown (default: what DICOM says)")
-    parser.add_argument("--spacing", metavar="MM,MM[,MM]", help="resample to this spacing in millimetres, such as 1,1,1")
     parser.add_argument(
-        "--size", metavar="N,N[,N]",
-        help="make all examples this size: volumes (and anything resampled) are cropped or padded around "
-             "their foreground, other images are shrunk or enlarged as a whole and padded",
+        "source", metavar="SOURCE", help="a folder of scans, a manifest CSV, a MedMNIST npz, or one scan"
     )
-    parser.add_argument("--patient-pattern", metavar="RE", help="regular expression for the patient in a path; its group counts")
-    parser.add_argument("--split", metavar="RULE", help="80/10/10 (the default) or train; overrules splits that come with the scans")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws the patients of the splits (default 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read (default: one a core); the result is the same")
+    parser.add_argument(
+        "--out", required=True, metavar="DATASET", help="the folder to make; it must not exist"
+    )
+    parser.add_argument(
+        "--labels", metavar="FILE.csv", help="labels, patients, splits and masks by path or id"
+    )
+    parser.add_argument(
+        "--label-from", metavar="folder", help="folder: the class is the first folder of a scan's path"
+    )
+    parser.add_argument(
+        "--modality", metavar="M", help="xray, ct, mr, ultrasound or unknown (default: what DICOM says)"
+    )
+    parser.add_argument(
+        "--spacing", metavar="MM,MM[,MM]", help="resample to this spacing in millimetres, such as 1,1,1"
+    )
+    parser.add_argument(
+        "--size",
+        metavar="N,N[,N]",
+        help="make all examples this size: volumes (and anything resampled) are cropped or padded around "
+        "their foreground, other images are shrunk or enlarged as a whole and padded",
+    )
+    parser.add_argument(
+        "--patient-pattern",
+        metavar="RE",
+        help="regular expression for the patient in a path; its group counts",
+    )
+    parser.add_argument(
+        "--split",
+        metavar="RULE",
+        help="80/10/10 (the default) or train; overrules splits that come with the scans",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="draws the patients of the splits (default 0)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that read (default: one a core); the result is the same",
+    )
 
 
 def run(args) -> dict:

@@ -1,9 +1,9 @@
-"""The datasheet of a dataset in the terminal: what it holds, what was refused and why, copies among its examples.
+"""The datasheet of a dataset: what it holds, what was refused and why, copies among its examples.
 
   vitmed inspect data/chest
 
-Copies are examples of equal pixels. A copy of a training scan among the test scans makes a test number too good;
-equal pixels with different labels are a contradiction that no model can resolve.
+Copies are examples of equal pixels. A copy of a training scan among the test scans makes a test number too
+good; equal pixels with different labels are a contradiction that no model can resolve.
 """
 
 HELP = "what a dataset holds, what was refused and why, copies among its examples"
@@ -44,12 +44,15 @@ def show(sheet: dict, path, console) -> None:
     unit = "HU" if sheet["unit"] == "HU" else "of their own range"
     line("intensity", f"mean {mean}, std {std} {unit}, clipped to {low:g} .. {high:g}")
     how, by = sheet["splits"]["how"], sheet["splits"]["by"]
-    how = "as they came" if how == "given" else "all to train" if how == "train" else f"{how} by {by}, seed {sheet['splits']['seed']}"
-    line("splits", how)
+    drawn = f"{how} by {by}, seed {sheet['splits']['seed']}"
+    line("splits", {"given": "as they came", "train": "all to train"}.get(how, drawn))
     console.print(_table(sheet))
     if sheet["duplicates"]:
-        copies = [f"{n} in {where}" if "/" not in where else f"{n} across {where}"
-                  for where, n in sheet["duplicates"].items() if n]
+        copies = [
+            f"{n} in {where}" if "/" not in where else f"{n} across {where}"
+            for where, n in sheet["duplicates"].items()
+            if n
+        ]
         line("exact copies", ", ".join(copies) or "none")
     if sheet["contradictions"]:
         n = sheet["contradictions"]
@@ -71,7 +74,7 @@ def _table(sheet: dict):
 
     labelled = sheet["task"] is not None
     table = Table(show_edge=False, pad_edge=False, header_style="dim")
-    headings = ["split", "examples", "patients", *(sheet["classes"] if labelled else []), *(["no label"] if labelled else [])]
+    headings = ["split", "examples", "patients", *([*sheet["classes"], "no label"] if labelled else [])]
     for i, heading in enumerate(headings):
         table.add_column(Text(heading), justify="left" if i == 0 else "right")
     for split, n in sheet["examples"].items():

@@ -1,7 +1,8 @@
 """The dispatcher: finds the verb, parses its arguments, turns faults into exit codes.
 
 A verb is a module of this folder with ``HELP`` (one line), ``arguments(parser)`` and ``run(args) -> dict``. It is
-imported when it is called, and imports its rooms when it runs, so that ``--help`` answers at once.
+imported when it is called, and imports its rooms when it runs, so that ``--help`` answers at once. ``TAKES_CONFIG``
+says that it takes ``--config.KEY=VALUE``, ``GOES_ON`` that the same command goes on after an interruption.
 """
 
 import argparse
@@ -105,7 +106,8 @@ def _run(verb, args) -> int:
         result = verb.run(args)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("\ninterrupted; the same command goes on from what was saved", file=sys.stderr)
+        rest = "the same command goes on from what was saved" if getattr(verb, "GOES_ON", False) else "nothing was left half done"
+        print(f"\ninterrupted; {rest}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -24,7 +24,9 @@ def run(args) -> dict:
     from vitmed.report import gather, page
 
     if Path(args.out).is_dir():
-        raise InputError(f"--out {args.out} is a folder; give the page's file, such as {args.out}/report.html")
+        raise InputError(
+            f"--out {args.out} is a folder; give the page's file, such as {args.out}/report.html"
+        )
     found = {"run": [], "study": [], "dataset": []}
     for folder in args.folders:
         found[gather.kind(Path(folder))].append(folder)

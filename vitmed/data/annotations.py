@@ -1,4 +1,4 @@
-"""What is known of scans beside their pixels: label, patient, site, split and mask, from where they are told."""
+"""What is known of scans beside their pixels: label, patient, site, split and mask."""
 
 import csv
 import dataclasses
@@ -15,7 +15,8 @@ from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Source
 
 NOT_LABELS = ("path", "id", "patient", "site", "split", "mask", "modality")
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLITS = {name: "val" for name in ("val", "valid", "validation")}
+_SPLITS |= {"train": "train", "training": "train", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Labels:
 
 
 def from_table(path: Path, root: Path, sources: list[Source], refused: set[str]) -> Annotations:
-    """Reads a CSV with a ``path`` or ``id`` column, optional ``patient site split mask modality``, and labels.
+    """Reads a CSV of a ``path`` or ``id`` column, optional ``patient site split mask modality``, and labels.
 
     Every other column is a label; where one is called ``label``, it is the only one.
 
@@ -105,10 +106,10 @@ def from_table(path: Path, root: Path, sources: list[Source], refused: set[str])
                 missing.append(line[key])
             continue
         if scan in rows:
-            raise InputError(f"{path} names {line[key]} (scan {scan}) twice, again in line {number}; keep one row")
+            raise InputError(f"{path} names {line[key]} ({scan}) twice, again in line {number}; keep one row")
         mask = line.get("mask", "")
         if mask and not (root / mask).is_file():
-            raise InputError(f"{path} names the mask {mask} in line {number}, which does not exist under {root}")
+            raise InputError(f"{path} names in line {number} the mask {mask}, which is not under {root}")
         rows[scan] = Row(
             labels=tuple(line[c] for c in columns),
             patient=line.get("patient", ""),
@@ -119,7 +120,7 @@ def from_table(path: Path, root: Path, sources: list[Source], refused: set[str])
         )
     if missing:
         raise InputError(
-            f"{path} names {len(missing)} scan{'s' * (len(missing) > 1)} not found under {root}, first {missing[0]!r}; "
+            f"{path} names {_scans(missing)} not found under {root}, first {missing[0]!r}; "
             f"the column {key} must give paths relative to it"
         )
     return Annotations(columns, rows, asked=bool(columns), origin=str(path), notes=tuple(notes))
@@ -138,7 +139,7 @@ def from_npz(path: Path, sources: list[Source]) -> Annotations:
     known = medmnist.known(path.stem)
     width = {1 if v.ndim == 1 else v.shape[1] for v in found.values()}
     if len(width) > 1:
-        raise InputError(f"{path} has labels of {sorted(width)} columns in its splits; one number was expected")
+        raise InputError(f"{path} has labels of {sorted(width)} columns in its splits; give all the same")
     columns = width.pop() if width else 0
     rows = {}
     for source in sources:
@@ -178,7 +179,7 @@ def with_patients(annotations: Annotations, sources: list[Source], pattern: str)
         raise InputError(f"--patient-pattern {pattern!r} matches no scan's path, such as {sources[0].id!r}")
     notes = annotations.notes
     if matched < len(sources):
-        notes += (f"--patient-pattern matches {matched} of {len(sources)} scans; the others' patients are unknown.",)
+        notes += (f"--patient-pattern matches {matched} of {len(sources)} scans; the rest have none.",)
     return dataclasses.replace(annotations, rows=rows, notes=notes)
 
 
@@ -207,7 +208,8 @@ def encode(annotations: Annotations, ids: list[str]) -> Labels:
         names = annotations.names
         if annotations.asked and len(order) < 2:
             raise InputError(
-                f"the labels from {annotations.origin} are of one class only, {order[0]!r}; a classifier needs two: "
+                f"the labels from {annotations.origin} are of one class only, {order[0]!r}; "
+                "a classifier needs two: "
                 "add the other class, or leave the labels out"
             )
         if names and whole and all(0 <= int(v) < len(names) for v in order):
@@ -272,8 +274,8 @@ def paths_in(path: Path) -> list[Path]:
     missing = [str(p) for p in paths if not p.exists()]
     if missing:
         raise InputError(
-            f"{path} names {len(missing)} scan{'s' * (len(missing) > 1)} that do{'es' * (len(missing) == 1)} not exist, "
-            f"first {missing[0]}; the column path must give paths relative to {path.parent}"
+            f"{path} names {_scans(missing)} not found, first {missing[0]}; "
+            f"the column path must give paths relative to {path.parent}"
         )
     return paths
 
@@ -291,7 +293,7 @@ def _split(text: str, path: Path, number: int) -> str:
 
 
 def _lookup(sources: list[Source], root: Path) -> dict[str, str]:
-    """Every name a table may call a scan by: its id, any of its files, its path without suffix, its bare stem."""
+    """Every name a table may call a scan by: its id, any of its files, its path without suffix, its stem."""
     exact: dict[str, str] = {}
     loose: dict[str, set[str]] = {}
     for source in sources:
@@ -312,6 +314,10 @@ def _lookup(sources: list[Source], root: Path) -> dict[str, str]:
 
 def _normal(name: str) -> str:
     return os.path.normpath(name.replace("\\", "/")).replace(os.sep, "/") if name else name
+
+
+def _scans(names: list[str]) -> str:
+    return f"{len(names)} scan{'s' * (len(names) > 1)}"
 
 
 def _number(text: str) -> bool:

@@ -61,14 +61,17 @@ def make(
         "patients": {n: _patients(patients, splits.split, n) for n in used},
         "refused": dict(sorted(Counter(reason for _, reason, _ in refused).items())),
         "refused_files": [
-            {"file": file, "reason": f"{reason}: {detail}" if detail else reason} for file, reason, detail in refused
+            {"file": file, "reason": f"{reason}: {detail}" if detail else reason}
+            for file, reason, detail in refused
         ],
         "intensity": _intensity(train, window_of(modality)),
         "splits": {"how": splits.how, "by": splits.by, "seed": seed},
         "masks": any(m.mask_bytes for m in metas),
         "duplicates": duplicates.count(digests, splits.split),
         "duplicate_groups": duplicates.groups(digests, ids)[: duplicates.SHOWN],
-        "contradictions": duplicates.contradictions(digests, labels.label, labels.weight) if labels.task else 0,
+        "contradictions": duplicates.contradictions(digests, labels.label, labels.weight)
+        if labels.task
+        else 0,
         "notes": notes,
         "simulated": simulated,
         "content_hash": content_hash,
@@ -84,16 +87,20 @@ def read(dataset: str | Path) -> dict:
     dataset = Path(dataset)
     path = dataset / FILE
     if not dataset.is_dir():
-        raise InputError(f"dataset {dataset} does not exist; make one with `vitmed ingest SOURCE --out {dataset}`")
+        raise InputError(
+            f"dataset {dataset} does not exist; make it with `vitmed ingest SOURCE --out {dataset}`"
+        )
     try:
         sheet = json.loads(path.read_text())
         version = sheet["format"]
     except FileNotFoundError:
-        raise InputError(f"{dataset} is not a vitmed dataset (it has no {FILE}); make one with `vitmed ingest`") from None
+        raise InputError(
+            f"{dataset} is not a vitmed dataset (it has no {FILE}); make one with `vitmed ingest`"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a datasheet ({error}); run `vitmed ingest` again") from None
     if version != 1:
-        raise InputError(f"{dataset} is a dataset of format {version}; this vitmed reads format 1, so update it")
+        raise InputError(f"{dataset} is a dataset of format {version}; vitmed here reads format 1: update it")
     return sheet
 
 
@@ -107,7 +114,8 @@ def _common_spacing(metas: list) -> list[float] | None:
 def _class_counts(labels: Labels, chosen: list[bool]) -> dict[str, int]:
     label, weight = labels.label[chosen], labels.weight[chosen]
     if labels.task == "multiclass":
-        return {name: int(((label[:, 0] == i) & (weight[:, 0] > 0)).sum()) for i, name in enumerate(labels.classes)}
+        held = label[weight[:, 0] > 0, 0]
+        return {name: int((held == i).sum()) for i, name in enumerate(labels.classes)}
     if labels.task == "multilabel":
         return {name: int((label[:, i] * weight[:, i]).sum()) for i, name in enumerate(labels.classes)}
     return {name: int((weight[:, i] > 0).sum()) for i, name in enumerate(labels.classes)}

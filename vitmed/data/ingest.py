@@ -1,8 +1,8 @@
 """Ingest: scans in, one dataset out, whole or not at all.
 
 Scans are prepared one by one (``prepare``) by worker processes, wait in ``DATASET.partial/``, are judged as a
-set, split by patient, written in the order of their ids, and appear as ``DATASET`` by one rename. A fault of a
-file is refused and counted; a fault of the set ends it. The bytes do not depend on the number of workers.
+set, split by patient, written in the order of their ids, and appear as ``DATASET`` by one rename. A fault of
+a file is refused and counted; a fault of the set ends it. The bytes do not depend on the number of workers.
 """
 
 import contextlib
@@ -77,8 +77,11 @@ def ingest(
         splits.rule(split)
     if workers is not None and workers < 1:
         raise InputError(f"--workers is {workers}; at least 1 was expected")
-    plan = Plan(None if modality is None else canonical_modality(modality), _positive(spacing, "spacing"),
-                _positive(size, "size"))
+    plan = Plan(
+        None if modality is None else canonical_modality(modality),
+        _positive(spacing, "spacing"),
+        _positive(size, "size"),
+    )
     sources, refused, told, plan = _look(source, labels, label_from, plan)
     if patient_pattern is not None:
         told = known.with_patients(told, sources, patient_pattern)
@@ -87,8 +90,12 @@ def ingest(
         spooled = partial / "spool"
         spooled.mkdir()
         kept = []
-        with Bar("reading", len(tasks), "scans", quiet=not progress or not tasks) as bar:
-            for outcome in spool.run(tasks, plan, spooled, workers):
+        # Closed before anything is cleared away, so that no worker still writes there.
+        with (
+            Bar("reading", len(tasks), "scans", quiet=not progress or not tasks) as bar,
+            contextlib.closing(spool.run(tasks, plan, spooled, workers)) as outcomes,
+        ):
+            for outcome in outcomes:
                 if isinstance(outcome, Stored):
                     _same_set(outcome, kept, plan)
                     kept.append(outcome)
@@ -115,9 +122,9 @@ def _look(
     if label_from not in (None, "folder"):
         raise InputError(f"--label-from {label_from!r} is not known; folder is the one way there is")
     if labels is not None and label_from is not None:
-        raise InputError(f"labels are asked from {labels} and from folders; give --labels or --label-from, not both")
+        raise InputError(f"labels are asked from {labels} and from folders; give --labels or --label-from")
     if label_from is not None and source.is_file():
-        raise InputError(f"{source} is a file, without class folders for --label-from folder; give their parent folder")
+        raise InputError(f"{source} is a file and has no class folders for --label-from; give their parent")
     if source.suffix.lower() == ".npz" and source.is_file():
         sources, refused = arrays.find(str(source)), []
         told = known.from_npz(source, sources)
@@ -132,7 +139,7 @@ def _look(
         told = Annotations()
         table = source / "labels.csv"
         if labels is None and label_from is None and table.is_file():
-            told = Annotations(notes=(f"{table} was not used; give --labels {table} if it holds the labels.",))
+            told = Annotations(notes=(f"{table} was not used; if it holds the labels, give --labels.",))
     if labels is not None:
         root = source if source.is_dir() else source.parent
         own = told.rows
@@ -173,8 +180,10 @@ def _same_set(new: Stored, kept: list[Stored], plan: Plan) -> None:
     like = next((k for k in kept if k.shape[-1] == new.shape[-1]), None)
     if plan.size is None and like is not None and like.shape != new.shape:
         a, b = (" x ".join(map(str, m.shape[:-1])) for m in (like, new))
-        raise InputError(f"images differ in size: {like.id} is {a}, {new.id} is {b}; give --size, such as "
-                         f"--size {','.join(map(str, like.shape[:-1]))}")
+        raise InputError(
+            f"images differ in size: {like.id} is {a}, {new.id} is {b}; give --size, such as "
+            f"--size {','.join(map(str, like.shape[:-1]))}"
+        )
 
 
 def _one_kind_of_channels(kept: list[Stored], refused: Refusals) -> tuple[list[Stored], Refusals]:
@@ -185,22 +194,29 @@ def _one_kind_of_channels(kept: list[Stored], refused: Refusals) -> tuple[list[S
     most = min(counts, key=lambda c: (-counts[c], c))
     others = [
         (m.id, "other channels than the rest", f"{m.shape[-1]}, most scans have {most}")
-        for m in kept if m.shape[-1] != most
+        for m in kept
+        if m.shape[-1] != most
     ]
     return [m for m in kept if m.shape[-1] == most], refused + others
 
 
 def _nothing(source: Path, refused: Refusals) -> str:
     if not refused:
-        return f"{source} holds no scan: no DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, BMP or npy file was found in it"
+        return f"{source} holds no scan: no DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, BMP or npy file in it"
     file, reason, detail = min(refused)
     why = f"{reason} ({detail})" if detail else reason
     return f"{source} holds no scan that can be used: {len(refused)} refused, the first is {file}: {why}"
 
 
 def _write(
-    partial: Path, source: Path, kept: list[Stored], refused: Refusals, told: Annotations,
-    rule: str | None, seed: int, progress: bool,
+    partial: Path,
+    source: Path,
+    kept: list[Stored],
+    refused: Refusals,
+    told: Annotations,
+    rule: str | None,
+    seed: int,
+    progress: bool,
 ) -> dict:
     """Writes shards and TFDS's metadata into ``partial``; returns the datasheet."""
     ids = [m.id for m in kept]
@@ -209,7 +225,8 @@ def _write(
     patients = [row.patient or m.patient for row, m in zip(rows, kept, strict=True)]
     # Where no patient is known, copies count as one person's, so that none lies on both sides of a split.
     first = {m.digest: m.id for m in reversed(kept)}
-    parts = splits.make([first[m.digest] for m in kept], patients, _strata(labels), [row.split for row in rows], rule, seed)
+    own, given = [first[m.digest] for m in kept], [row.split for row in rows]
+    parts = splits.make(own, patients, _strata(labels), given, rule, seed)
     dtype = np.result_type(*{m.dtype for m in kept})
     masks = any(m.mask_bytes for m in kept)
     shape = kept[0].shape
@@ -245,10 +262,13 @@ def _strata(labels: Labels) -> list[str]:
     """What the splits are made alike in: the class, or the set of findings; nothing for numbers."""
     if labels.task not in ("multiclass", "multilabel"):
         return [""] * len(labels.label)
-    return [str(row.astype(int).tolist()) if weight.any() else "" for row, weight in zip(labels.label, labels.weight, strict=True)]
+    pairs = zip(labels.label, labels.weight, strict=True)
+    return [str(row.astype(int).tolist()) if weight.any() else "" for row, weight in pairs]
 
 
-def _example(meta: Stored, row: Row, patient: str, labels: Labels, i: int, dtype: np.dtype, masks: bool) -> dict:
+def _example(
+    meta: Stored, row: Row, patient: str, labels: Labels, i: int, dtype: np.dtype, masks: bool
+) -> dict:
     image, mask = meta.load()
     scale = meta.scale
     if image.dtype != dtype:
@@ -290,7 +310,9 @@ def _partial(out: Path):
                 made = []
                 os.close(lock)
                 lock = None
-                raise InputError(f"{out} is being made by another ingest; wait for it or give another --out") from None
+                raise InputError(
+                    f"{out} is being made by another ingest; wait for it or give another"
+                ) from None
             for stale in partial.iterdir():
                 if stale.name != ".lock":
                     shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
@@ -322,8 +344,8 @@ def _disk(folder: Path):
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise MachineError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise InputError(f"{error.filename2 or error.filename or folder} is in the way ({error.strerror}); "
-                             "give --out a new path") from error
+            where = error.filename2 or error.filename or folder
+            raise InputError(f"{where} is in the way ({error.strerror}); give --out a new path") from error
         raise
 
 

@@ -116,7 +116,9 @@ def _mask(path: str, scan: Scan) -> np.ndarray:
         raise Refused("mask that lies elsewhere", "its position or orientation is not the scan's")
     values = found.array[..., 0]
     if not np.array_equal(values, np.rint(values)) or values.min() < 0 or values.max() > UNMARKED:
-        raise Refused("mask that holds no labels", "whole numbers from 0 to 254 were expected (255: unmarked)")
+        raise Refused(
+            "mask that holds no labels", "whole numbers from 0 to 254 (255: unmarked) were expected"
+        )
     return values.astype(np.uint8)
 
 

@@ -27,9 +27,9 @@ def features(
     """What an example holds.
 
     ``image`` (*S, C) stored integers; ``scale``, ``offset`` (C,) to units; ``spacing`` (n,) millimetres and
-    ``affine`` (4, 4) from index (z, y, x, 1) to LPS millimetres, NaN unknown; ``label`` and ``label_weight`` (K,),
-    weight 0 where the label is missing; ``mask`` (*S) where the set has masks, 255 where nobody has looked;
-    ``example`` (2,), from which random keys are folded; ``id``, ``patient`` and ``site``, "" unknown.
+    ``affine`` (4, 4) from index (z, y, x, 1) to LPS millimetres, NaN unknown; ``label`` and ``label_weight``
+    (K,), weight 0 where the label is missing; ``mask`` (*S) where the set has masks, 255 where nobody has
+    looked; ``example`` (2,), from which random keys are folded; ``id``, ``patient`` and ``site``, "" unknown.
     """
     tensor = tfds.features.Tensor
     held = {
@@ -105,9 +105,11 @@ class Writer:
             for index in range(len(lengths)):
                 final = named.sharded_filepath(shard_index=index, num_shards=len(lengths))
                 os.rename(self._draft(split, index), final)
-            infos.append(tfds.core.SplitInfo(
-                name=split, shard_lengths=lengths, num_bytes=self._bytes[split], filename_template=named
-            ))
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split, shard_lengths=lengths, num_bytes=self._bytes[split], filename_template=named
+                )
+            )
         tfds.folder_dataset.write_metadata(
             data_dir=self._folder,
             features=self._features,
@@ -124,7 +126,8 @@ class Writer:
         self._lengths.setdefault(split, []).append(0)
         self._bytes.setdefault(split, 0)
         # One record a group, so that a random read decodes one record.
-        self._shard = ArrayRecordWriter(str(self._draft(split, len(self._lengths[split]) - 1)), "group_size:1")
+        path = self._draft(split, len(self._lengths[split]) - 1)
+        self._shard = ArrayRecordWriter(str(path), "group_size:1")
 
     def _close_shard(self) -> None:
         if self._shard is None:

@@ -69,8 +69,10 @@ def make(
     by = "patient" if known else "image"
     if asked is None and any(given):
         if not all(given):
-            raise InputError(f"{given.count(None)} of {len(given)} scans have no split though others do, "
-                             f"first {ids[given.index(None)]}; give every scan one, or --split 80/10/10")
+            raise InputError(
+                f"{given.count(None)} of {len(given)} scans have no split though others do, "
+                f"first {ids[given.index(None)]}; give every scan one, or --split 80/10/10"
+            )
         return Splits(list(given), "given", None, _leaks(patients, given))
     groups = [p or f"\0{i}" for p, i in zip(patients, ids, strict=True)]
     count = len(set(groups))
@@ -80,9 +82,10 @@ def make(
     if not known:
         notes.append("No patients are known: splits are by image, so one person may be on both sides.")
     if asked is None and count < FEW:
-        notes.append(f"Fewer than {FEW} {by}s ({count}): all go to train.")
-        return Splits(["train"] * len(ids), "train", by, tuple(notes))
-    text = asked or "80/10/10"
+        return Splits(
+            ["train"] * len(ids), "train", by, (f"Fewer than {FEW} {by}s ({count}): all go to train.",)
+        )
+    text = (asked or "80/10/10").strip().lower()
     where = draw(groups, strata, rule(text), seed)
     if text.startswith("train"):
         notes = []
@@ -93,7 +96,7 @@ def draw(groups: list[str], strata: list[str], fractions: tuple[float, ...], see
     """Assigns whole groups to splits, so that each split's share of every stratum is near its fraction.
 
     Groups come in an order keyed by the seed, and each goes where most is lacking, in its stratum and in all.
-    A group is of its most frequent stratum. Adding a scan moves few others, as the order does not depend on it.
+    A group is of its most frequent stratum. Adding a scan moves few others: the order does not depend on it.
     """
     size = Counter(groups)
     votes: dict[str, Counter] = defaultdict(Counter)
@@ -117,7 +120,8 @@ def draw(groups: list[str], strata: list[str], fractions: tuple[float, ...], see
 
 
 def _draw(seed: int, group: str) -> bytes:
-    return hashlib.blake2b(group.encode(), digest_size=8, key=int(seed).to_bytes(8, "little", signed=True)).digest()
+    key = int(seed).to_bytes(8, "little", signed=True)
+    return hashlib.blake2b(group.encode(), digest_size=8, key=key).digest()
 
 
 def _leaks(patients: list[str], split: list[str]) -> tuple[str, ...]:
@@ -128,4 +132,5 @@ def _leaks(patients: list[str], split: list[str]) -> tuple[str, ...]:
     both = sorted(p for p, names in seen.items() if len(names) > 1)
     if not both:
         return ()
-    return (f"The given splits share {len(both)} patient{'s' * (len(both) > 1)}: a number on them will flatter.",)
+    shared = f"{len(both)} patient{'s' * (len(both) > 1)}"
+    return (f"The given splits share {shared}: numbers on them will flatter.",)

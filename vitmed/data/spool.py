@@ -1,4 +1,4 @@
-"""Prepared scans on their way to the shards: worker processes write them to files, and hand back what they are.
+"""Prepared scans on their way to the shards: workers write them to files, and hand back what they are.
 
 What a set is made of (its channels, its type, its splits) is known only when the last scan has been read, and
 prepared scans need not fit in memory; so they wait on disk, in ``DATASET.partial/spool``.
@@ -6,6 +6,7 @@ prepared scans need not fit in memory; so they wait on disk, in ``DATASET.partia
 
 import concurrent.futures
 import dataclasses
+import math
 import multiprocessing
 import os
 import signal
@@ -21,9 +22,9 @@ from vitmed.errors import MachineError
 from vitmed.scans.scan import Refused
 
 # Scans prepared by one call of a worker: enough to make the call worth it, few enough for the bar to move.
-CHUNK = {"npz": 512, "image": 32}
+PER_CALL = {"npz": 512, "picture": 32, "volume": 1}
 # Fewer scans than this are read faster than worker processes start.
-ALONE_IMAGES, ALONE_VOLUMES = 64, 4
+ALONE = {"npz": math.inf, "picture": 64, "volume": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ Outcome = Stored | tuple[str, str, str]
 
 
 def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Iterator[Outcome]:
-    """Prepares every task into ``folder``; yields, in the order of the tasks, what is stored or (id, reason, detail).
+    """Prepares every task into ``folder``; yields, in their order, what is stored or (id, reason, detail).
 
     Args:
         workers: processes; None for one a core. Scans of one ``.npz`` and small sets are prepared right here.
@@ -74,8 +75,7 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
     """
     chunks = _chunks(tasks)
     workers = min(workers or os.cpu_count() or 1, len(chunks))
-    small = len(tasks) < (ALONE_IMAGES if all(t.source.kind in CHUNK for t in tasks) else ALONE_VOLUMES)
-    if workers <= 1 or small or any(t.source.kind == "npz" for t in tasks):
+    if workers <= 1 or len(tasks) < min(ALONE[_weight(t)] for t in tasks):
         for i, chunk in enumerate(chunks):
             yield from _prepare_chunk(chunk, plan, str(folder / f"{i:06d}"))
         return
@@ -84,7 +84,8 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
     pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker)
     try:
         futures = [
-            pool.submit(_prepare_chunk, chunk, plan, str(folder / f"{i:06d}")) for i, chunk in enumerate(chunks)
+            pool.submit(_prepare_chunk, chunk, plan, str(folder / f"{i:06d}"))
+            for i, chunk in enumerate(chunks)
         ]
         for chunk, future in zip(chunks, futures, strict=True):
             try:
@@ -99,15 +100,28 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
 
 
 def _chunks(tasks: list[Task]) -> list[list[Task]]:
-    """Runs of neighbouring tasks of one kind."""
+    """Runs of neighbouring tasks of one weight."""
     chunks: list[list[Task]] = []
     for task in tasks:
         last = chunks[-1] if chunks else None
-        if last and last[0].source.kind == task.source.kind and len(last) < CHUNK.get(task.source.kind, 1):
+        weight = _weight(task)
+        if last and _weight(last[0]) == weight and len(last) < PER_CALL[weight]:
             last.append(task)
         else:
             chunks.append([task])
     return chunks
+
+
+def _weight(task: Task) -> str:
+    """How long a scan takes to read, by what it is: part of an open npz, a picture, or a volume."""
+    source = task.source
+    if source.kind == "npz":
+        return "npz"
+    return (
+        "picture"
+        if source.kind == "image" or (source.kind == "dicom" and len(source.files) == 1)
+        else "volume"
+    )
 
 
 def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:
@@ -126,7 +140,8 @@ def _store(scan: Prepared, file, path: str) -> Stored:
     file.write(np.ascontiguousarray(scan.image).data)
     if scan.mask is not None:
         file.write(np.ascontiguousarray(scan.mask).data)
-    kept = {f.name: getattr(scan, f.name) for f in dataclasses.fields(Prepared) if f.name not in ("image", "mask")}
+    names = [f.name for f in dataclasses.fields(Prepared) if f.name not in ("image", "mask")]
+    kept = {name: getattr(scan, name) for name in names}
     return Stored(
         **kept,
         shape=scan.image.shape,

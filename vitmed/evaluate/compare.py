@@ -5,12 +5,12 @@ every draw is judged on the same patients, so the two are crossed. The variance 
 
     V = V_patients + V_draws - V_both
 
-V_patients: of the mean over draws, in a bootstrap of the patients. V_draws: the variance between the draws, over
-their number. V_both: of what is peculiar to a draw on a patient, which the first two each hold once. This
-is how readers and cases are taken apart in diagnostic studies (Obuchowski & Rockette 1995; Gallas et al. 2009), and
-bootstrapping draws and patients at once without the correction counts V_both three times (Owen 2007, "The
-pigeonhole bootstrap"). Percentiles over three draws would be too narrow by a fifth before anything
-else: the quantile is Student's t with Satterthwaite's degrees of freedom.
+V_patients: of the mean over draws, in a bootstrap of the patients. V_draws: the variance between the
+draws, over their number. V_both: of what is peculiar to a draw on a patient, which the first two each hold
+once. This is how readers and cases are taken apart in diagnostic studies (Obuchowski & Rockette 1995;
+Gallas et al. 2009), and bootstrapping draws and patients at once without the correction counts V_both
+three times (Owen 2007, "The pigeonhole bootstrap"). Percentiles over three draws would be too narrow by a
+fifth before anything else: the quantile is Student's t with Satterthwaite's degrees of freedom.
 """
 
 import dataclasses
@@ -55,8 +55,9 @@ def over_draws(
         resamples: how many.
 
     Returns:
-        ``value``, ``low``, ``high`` (None where not computable), ``draws``, ``patients`` (None where unknown).
-        Of one draw the interval is over patients alone: what another draw would give cannot be seen.
+        ``value``, ``low``, ``high`` (None where not computable), ``draws``, ``patients`` (None where
+        unknown). Of one draw the interval is over patients alone: what another draw would give cannot be
+        seen.
 
     Raises:
         InputError: the task has no such metric, or no example has a label.
@@ -86,13 +87,13 @@ def paired_difference(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict:
-    """The mean over draws of metric(a) - metric(b), draw i of a beside draw i of b on the same resampled patients.
+    """The mean over draws of metric(a) - metric(b), draw by draw on the same resampled patients.
 
     Arguments, returns and raises as in ``over_draws``; both arms have the same number of draws.
     """
     if len(scores_a) != len(scores_b):
         raise InputError(
-            f"the arms have {len(scores_a)} and {len(scores_b)} draws; a paired difference needs as many of each"
+            f"the arms have {len(scores_a)} and {len(scores_b)} draws; a paired difference needs equally many"
         )
     rest = (label, patients, task, classes, label_weight, seed, resamples)
     a, boot_a, count = _draws(metric, scores_a, thresholds_a, *rest)
@@ -120,9 +121,8 @@ def _draws(metric, scores, thresholds, label, patients, task, classes, label_wei
             judged = dataclasses.replace(judged, threshold=[threshold[name] for name in judged.columns])
         listed = {measure.name: measure for measure in measures(judged)[0]}
         if metric not in listed:
-            raise InputError(
-                f"a {task} task has no metric {metric!r}; it has {', '.join(n for n in listed if '/' not in n)}"
-            )
+            known_names = ", ".join(name for name in listed if "/" not in name)
+            raise InputError(f"a {task} task has no metric {metric!r}; it has {known_names}")
         chosen.append([listed[part] for part in listed[metric].parts] + [listed[metric]])
     points = np.array([estimates(c, np.ones((1, units)))[metric][0] for c in chosen])
     chunks = [
@@ -133,7 +133,7 @@ def _draws(metric, scores, thresholds, label, patients, task, classes, label_wei
 
 
 def _interval(points: Array, boot: Array, units: int, unit_range: bool) -> dict:
-    """Mean of ``points`` (d,) with its interval; ``boot`` (d, r) are the same in resamples of the patients."""
+    """Mean of ``points`` (d,) with its interval; ``boot`` (d, r) is the same in resamples of patients."""
     boot = boot[:, np.isfinite(boot).all(axis=0)]
     if not np.isfinite(points).all() or not boot.shape[1]:
         return {"value": None, "low": None, "high": None}

@@ -1,8 +1,8 @@
-"""How often the 95% intervals hold the truth, where the truth is known: simulated patients with several scans each.
+"""How often the 95% intervals hold the truth where it is known: simulated patients, several scans each.
 
   python -m vitmed.evaluate.coverage [REPLICATIONS]
 
-prints the tables that ``intervals.py`` and ``calibration.py`` quote. The score of a scan is normal, shifted for
+prints the table that ``intervals.py`` quotes. The score of a scan is normal, shifted for
 positives so that the AUROC has the wanted value; half of its variance is shared within a patient. Labels
 are drawn by scan or by patient. The probability beside it is the true one, or an overconfident one with
 doubled log odds.
@@ -26,7 +26,7 @@ PATIENTS, SCANS, SHARED = 50, 4, 0.5
 def scans(
     rng: np.random.Generator, area: float, prevalence: float, by: str, patients: int = PATIENTS
 ) -> tuple[Array, Array, Array]:
-    """One simulated test set: labels (n,) bool, scores (n,), patient of each (n,). ``by`` is "scan" or "patient"."""
+    """One simulated test set: labels (n,) bool, scores (n,), patients (n,). ``by`` is "scan" or "patient"."""
     cluster = np.repeat(np.arange(patients), SCANS)
     drawn = rng.random(patients if by == "patient" else len(cluster)) < prevalence
     label = drawn[cluster] if by == "patient" else drawn
@@ -36,7 +36,7 @@ def scans(
 
 
 def probability(score: Array, area: float, prevalence: float, log_odds: float = 1.0) -> Array:
-    """The chance of a positive at ``score``; log odds multiplied by ``log_odds`` are overconfident above 1."""
+    """The chance of a positive at ``score``, its log odds times ``log_odds`` (above 1: overconfident)."""
     shift = _shift(area)
     return expit(log_odds * (shift * score - shift**2 / 2 + np.log(prevalence / (1 - prevalence))))
 
@@ -51,9 +51,10 @@ def covered(
     seed: int = 0,
     only: tuple[str, ...] = (),
 ) -> dict[str, float]:
-    """Share of simulated test sets whose interval holds the truth, by metric; ``percentile auroc`` for comparison.
+    """Share of simulated test sets whose interval holds the truth, by metric and for ``percentile auroc``.
 
-    Test sets with one class only cannot be judged and are drawn again. ``only`` some metrics: AUROC among them.
+    Test sets with one class only cannot be judged and are drawn again. ``only`` names some metrics,
+    AUROC among them.
     """
     truth, hits, n = _truth(area, prevalence, log_odds), {}, 0
     for judged in _sets(area, prevalence, by, log_odds, np.random.Generator(np.random.Philox(key=seed))):

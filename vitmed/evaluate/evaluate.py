@@ -1,4 +1,4 @@
-"""``vitmed evaluate``: a run's scores on a split, the numbers they come to, and how often the split was opened."""
+"""``vitmed evaluate``: a run's scores on a split, what they come to, and how often it was opened."""
 
 import json
 from pathlib import Path
@@ -28,8 +28,9 @@ def evaluate(
 ) -> dict:
     """Evaluates a run and writes ``RUN/evaluations/SPLIT/{metrics.json, predictions.csv}``.
 
-    Thresholds come from the dataset's validation split (``config.data.val_split`` of the run). Every call is noted
-    in the run's ledger. A dataset other than the one trained on goes to ``RUN/evaluations/SPLIT@HASH/``.
+    Thresholds come from the dataset's validation split (``config.data.val_split`` of the run). Every call
+    is noted in the run's ledger. A dataset other than the one trained on goes to
+    ``RUN/evaluations/SPLIT@HASH/``.
 
     Args:
         run: folder of a run with a classifier or regressor.
@@ -40,8 +41,9 @@ def evaluate(
         quiet: show no progress.
 
     Returns:
-        What ``score`` returns, with ``run``, ``dataset``, ``split``, ``checkpoint`` (the step), ``opened`` (how often
-        this split of this dataset was evaluated with this run, this time included) and ``folder`` (where it was written).
+        What ``score`` returns, with ``run``, ``dataset``, ``split``, ``checkpoint`` (the step), ``opened``
+        (how often this split of this dataset was evaluated with this run, this time included) and
+        ``folder`` (where it was written).
 
     Raises:
         InputError: no run, no labels learned, no such split, a split without labels, or a dataset that
@@ -108,8 +110,8 @@ def _check(model: Model, data: Dataset, split: str) -> None:
     )
     if mine != theirs:
         raise InputError(
-            f"dataset {data.path} has labels {_labels(*theirs)}, but the run {model.run} learned {_labels(*mine)}; "
-            "give a dataset ingested with the same labels"
+            f"dataset {data.path} has labels {_labels(*theirs)}, "
+            f"but the run {model.run} learned {_labels(*mine)}; give a dataset ingested with the same labels"
         )
     if not data.labels(split)[1].any():
         raise InputError(f"split {split!r} of {data.path} has no labels; ingest it with --labels")

@@ -122,15 +122,15 @@ def _yes_no(judged: Judged) -> tuple[list[Measure], list[str]]:
     if len(names) == 1:
         rows, label, score = judged.column(0)
         found = _column(label, score, judged.cluster[rows], judged.yes(0), judged.strict(0))
-        alike = f"all {len(rows)} labels are {'' if label[0] else 'not '}{names[0]}: what needs both classes is not computable"
+        which = f"all {len(rows)} labels are {'' if label[0] else 'not '}{names[0]}"
+        alike = f"{which}: what needs both classes is not computable"
         return found, [] if label.any() and not label.all() else [alike]
     made, left_out = [], []
     for k, name in enumerate(names):
         rows, label, score = judged.column(k)
         if not label.any() or label.all():
-            left_out.append(
-                f"{name} ({'no label' if not len(rows) else 'all ' + ('positive' if label[0] else 'negative')})"
-            )
+            why = "no label" if not len(rows) else "all positive" if label[0] else "all negative"
+            left_out.append(f"{name} ({why})")
             continue
         column = _column(label, score, judged.cluster[rows], judged.yes(k), judged.strict(k))
         made += [dataclasses.replace(measure, name=f"{measure.name}/{name}") for measure in column]
@@ -180,7 +180,7 @@ def _exclusive(judged: Judged) -> tuple[list[Measure], list[str]]:
     present = np.unique(label)
     patients = [len(np.unique(cluster[label == k])) for k in present]
     made: list[Measure] = []
-    for k, n in zip(present, patients):
+    for k, n in zip(present, patients, strict=True):
         if len(present) > 1:
             column = _column(label == k, judged.score[:, k], cluster, thresholds.DEFAULT, None)
             made += [

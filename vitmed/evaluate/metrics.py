@@ -26,7 +26,7 @@ def auroc(label: Array, score: Array, weight: Array | None = None) -> float | Ar
 
 
 def average_precision(label: Array, score: Array, weight: Array | None = None) -> float | Array:
-    """Mean precision over the positives as the threshold falls, without interpolation. nan without a positive."""
+    """Mean precision over the positives, without interpolation. nan without a positive."""
     positive, negative, flat = _tie_groups(label, -np.asarray(score), weight)
     found = np.cumsum(positive, axis=1)
     precision = _ratio(found, found + np.cumsum(negative, axis=1), empty=0.0)
@@ -36,9 +36,9 @@ def average_precision(label: Array, score: Array, weight: Array | None = None) -
 def sensitivity_at_specificity(
     label: Array, score: Array, specificity: float = 0.9, weight: Array | None = None
 ) -> float | Array:
-    """Highest sensitivity on the ROC curve among its points of at least this specificity. nan without both classes.
+    """Highest sensitivity among the points of the ROC curve of at least this specificity.
 
-    Only points that a threshold can reach count: no interpolation between them.
+    Only points that a threshold can reach count: no interpolation between them. nan without both classes.
     """
     positive, negative, flat = _tie_groups(label, -np.asarray(score), weight)
     allowed = (1.0 - specificity) * negative.sum(1, keepdims=True) + 1e-9  # 0.1 * 30 must allow 3
@@ -62,7 +62,7 @@ def recall(label: Array, predicted: Array, k: int, weight: Array | None = None) 
 
 
 def balanced_accuracy(label: Array, predicted: Array, weight: Array | None = None) -> float | Array:
-    """Mean recall over the classes in ``label``. nan where a resample (or ``label``) lacks one of them or has only one."""
+    """Mean recall over the classes in ``label``. nan where a resample lacks one, or there is only one."""
     classes = np.unique(label)
     recalls = [np.atleast_1d(recall(label, predicted, k, _rows(weight, len(label))[0])) for k in classes]
     value = np.mean(recalls, axis=0) if len(classes) > 1 else np.full_like(recalls[0], np.nan)
@@ -70,7 +70,7 @@ def balanced_accuracy(label: Array, predicted: Array, weight: Array | None = Non
 
 
 def f1(label: Array, predicted: Array, k: int = 1, weight: Array | None = None) -> float | Array:
-    """Harmonic mean of precision and recall for class ``k``. nan when class ``k`` is absent from ``label``."""
+    """Harmonic mean of precision and recall for class ``k``. nan where no example is of it."""
     weight, flat = _rows(weight, len(label))
     truth, said = np.asarray(label) == k, np.asarray(predicted) == k
     n = weight @ truth
@@ -107,7 +107,7 @@ def rmse(label: Array, value: Array, weight: Array | None = None) -> float | Arr
 
 
 def r2(label: Array, value: Array, weight: Array | None = None) -> float | Array:
-    """Share of the label's variance explained: 1 - residual / total sum of squares. nan for a constant label."""
+    """Share of the label's variance explained, 1 - residual / total squares. nan for a constant label."""
     weight, flat = _rows(weight, len(label))
     residual = weight @ (np.asarray(value, np.float64) - label) ** 2
     return _result(1.0 - _ratio(residual, _squares(label, weight)), flat)

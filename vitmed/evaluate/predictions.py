@@ -1,8 +1,9 @@
 """``predictions.csv``: one row an example, all that a later comparison needs, readable by any spreadsheet.
 
-Columns: ``id``, ``patient`` and ``site`` (empty where unknown); ``label`` with the class's name (multiclass) or one ``label:NAME`` a
-column; then ``probability:NAME`` for every class or column, or ``value:NAME`` for regression. A missing
-label is empty. Probabilities keep all their digits: rounding would make ties.
+Columns: ``id``, ``patient`` and ``site`` (empty where unknown); ``label`` with the class's name
+(multiclass) or one ``label:NAME`` a column; then ``probability:NAME`` for every class or column, or
+``value:NAME`` for regression. A missing label is empty. Probabilities keep all their digits: rounding
+would make ties.
 """
 
 import csv
@@ -56,7 +57,7 @@ def write(path: Path, predictions: Predictions) -> None:
         if one:
             shown = [p.classes[int(p.label[i, 0])] if known[0] else ""]
         else:
-            shown = [f"{x:g}" if k else "" for x, k in zip(p.label[i], known)]
+            shown = [f"{x:g}" if k else "" for x, k in zip(p.label[i], known, strict=True)]
         patient, site = (column[i] if column else "" for column in (p.patients, p.sites))
         table.writerow([name, patient, site, *shown, *(repr(float(x)) for x in p.score[i])])
     durable.write_text(path, text.getvalue())

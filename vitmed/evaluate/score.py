@@ -40,10 +40,10 @@ def score(
         resamples: how many.
 
     Returns:
-        ``examples`` (those with a label), ``patients`` (None where unknown), ``metrics`` {name: {"value", "low",
-        "high"}} with None where not computable, ``threshold`` and ``threshold_90_specificity`` ({column: number}, None
-        where there is no threshold), ``threshold_from`` ("val", "default" or None), ``confusion`` (None for regression),
-        ``bootstrap`` and ``notes``.
+        ``examples`` (those with a label), ``patients`` (None where unknown), ``metrics`` {name: {"value",
+        "low", "high"}} with None where not computable, ``threshold`` and ``threshold_90_specificity``
+        ({column: number}, None where there is no threshold), ``threshold_from`` ("val", "default" or
+        None), ``confusion`` (None for regression), ``bootstrap`` and ``notes``.
 
     Raises:
         InputError: no example has a label, or a score is not finite.
@@ -68,8 +68,10 @@ def score(
         "examples": len(rows),
         "patients": count,
         "metrics": numbers,
-        "threshold": dict(zip(judged.columns, judged.threshold)) if judged.threshold else None,
-        "threshold_90_specificity": dict(zip(judged.columns, judged.specific)) if judged.specific else None,
+        "threshold": dict(zip(judged.columns, judged.threshold, strict=True)) if judged.threshold else None,
+        "threshold_90_specificity": dict(zip(judged.columns, judged.specific, strict=True))
+        if judged.specific
+        else None,
         "threshold_from": source,
         "confusion": _confusion(judged),
         "bootstrap": {
@@ -84,7 +86,7 @@ def score(
 
 
 def probabilities(task: str, logits: Array) -> Array:
-    """Scores (n, K) as probabilities in float64: softmax over classes, logistic by column, or as they are (regression).
+    """Scores (n, K) as float64 probabilities: softmax, logistic by column, or as they are (regression).
 
     Raises:
         InputError: a score that is not finite.
@@ -101,7 +103,7 @@ def probabilities(task: str, logits: Array) -> Array:
 
 
 def clusters(patients: list[str] | None, rows: Array) -> tuple[Array, int | None, list[str]]:
-    """What is drawn again in a resample: the patient's index of each of ``rows``, the number of patients, notes.
+    """What a resample draws: the patient's index of each of ``rows``, the number of patients, notes.
 
     A scan of an unknown patient is one by itself; where none is known the number is None.
     """
@@ -115,13 +117,13 @@ def clusters(patients: list[str] | None, rows: Array) -> tuple[Array, int | None
     notes = []
     if unknown:
         notes.append(
-            f"the patient of {unknown} examples is unknown: each counts as a patient, intervals may be too narrow"
+            f"the patient of {unknown} examples is unknown: each counts as one, intervals may be too narrow"
         )
     return cluster, len(index), notes
 
 
 def _with_thresholds(judged: Judged, val: tuple | None, notes: list[str]) -> tuple[Judged, str | None]:
-    """``judged`` with thresholds from validation where it has both classes, else with 0.5; and where they are from."""
+    """``judged`` with thresholds from validation where it has both classes, else 0.5; and their source."""
     if not judged.columns:
         return judged, None
     usual, specific = [], []
@@ -134,7 +136,7 @@ def _with_thresholds(judged: Judged, val: tuple | None, notes: list[str]) -> tup
         both = label.any() and not label.all()
         usual.append(thresholds.balanced(label, score) if both else thresholds.DEFAULT)
         specific.append(thresholds.at_specificity(label, score) if both else None)
-    without = [name for name, found in zip(judged.columns, specific) if found is None]
+    without = [name for name, found in zip(judged.columns, specific, strict=True) if found is None]
     if without:
         why = (
             "there is no labelled validation split" if val is None else "validation lacks one of the classes"

@@ -24,13 +24,13 @@ def balanced(label: Array, score: Array) -> float:
 
 
 def at_specificity(label: Array, score: Array, specificity: float = 0.9) -> float:
-    """The lowest threshold whose specificity is at least ``specificity``, halfway between neighbouring scores."""
+    """The lowest threshold of at least this specificity, halfway between neighbouring scores."""
     candidates, _, reached = _curve(label, score)
     return float(candidates[np.argmax(reached >= specificity - 1e-9)])
 
 
 def _curve(label: Array, score: Array) -> tuple[Array, Array, Array]:
-    """Candidate thresholds ascending, with sensitivity and specificity at each; the last lets nothing pass."""
+    """Candidate thresholds, ascending, with sensitivity and specificity; the last lets nothing pass."""
     label, score = np.asarray(label) == 1, np.asarray(score, np.float64)
     distinct = np.unique(score)
     candidates = np.concatenate(

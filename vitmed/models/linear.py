@@ -11,6 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+PRODUCT = "product"  # the name by which rematerialisation may keep what a Linear computes
 
 xavier = nn.initializers.xavier_uniform()
 
@@ -34,8 +37,8 @@ class Linear(nn.Module):
             "kernel", lambda key, shape: xavier(key, flat, jnp.float32).reshape(shape), (*inputs, *self.features)
         )
         bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
-        y = product(x.reshape(-1, flat[0]).astype(self.dtype), kernel.reshape(flat)) + bias.reshape(-1).astype(self.dtype)
-        return y.reshape(*lead, *self.features)
+        y = checkpoint_name(product(x.reshape(-1, flat[0]).astype(self.dtype), kernel.reshape(flat)), PRODUCT)
+        return (y + bias.reshape(-1).astype(self.dtype)).reshape(*lead, *self.features)
 
 
 @jax.custom_vjp

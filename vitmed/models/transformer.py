@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.models.attention import Attention
-from vitmed.models.linear import Linear
+from vitmed.models.linear import PRODUCT, Linear
 
 Remat = Literal["none", "dots", "full"]
 EPSILON = 1e-6
@@ -106,7 +106,7 @@ class Transformer(nn.Module):
         block = Block
         if self.remat != "none":
             policies = jax.checkpoint_policies
-            policy = policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else policies.nothing_saveable
+            policy = policies.save_only_these_names(PRODUCT) if self.remat == "dots" else policies.nothing_saveable
             # Inside a scan the loop itself keeps XLA from merging the second computation with the first.
             block = nn.remat(Block, policy=policy, prevent_cse=not self.scan)
         fields = dict(heads=self.heads, mlp_dim=self.mlp_dim, drop_path=self.drop_path, epsilon=self.epsilon)

@@ -1,8 +1,8 @@
 """A body as parts painted over one another, and what disease needs to know about it.
 
-A part says "here is `tissue` instead of `host`": every linear measurement (line integral, Fourier sample) is the
-sum over parts of the measurement of (tissue - host), exactly; a point measurement (which tissue is a scatterer
-in?) is the last part that holds the point. `body` is the intersection of its ellipsoids.
+A part says "here is `tissue` instead of `host`": every linear measurement (line integral, Fourier sample) is
+the sum over parts of the measurement of (tissue - host), exactly; a point measurement (which tissue is a
+scatterer in?) is the last part that holds the point. `body` is the intersection of its ellipsoids.
 
 Coordinates are (z, y, x) in mm, LPS: z to the head, y to the back, x to the patient's left.
 """
@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vitmed.physics.ellipsoids import Ellipsoid
 from vitmed.phantoms.tissues import Tissue
+from vitmed.physics.ellipsoids import Ellipsoid
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,9 +35,9 @@ class Region:
     """One part of a patient's body, and where and how disease shows there.
 
     Fields: parts; host, the tissue findings grow in; diseased, what a lesion is made of; decoy, what benign
-    decoys are made of; places, the four centres (3,) of the paired findings, "upper left" and so on; patch, half
-    axes (3,) of a paired finding; lesion_radius and decoy_radius ranges, all mm; lesion_place, a draw of where a
-    lesion is; decoy_place likewise.
+    decoys are made of; places, the four centres (3,) of the paired findings, "upper left" and so on; patch,
+    half axes (3,) of a paired finding; lesion_radius and decoy_radius ranges, all mm; lesion_place, a draw of
+    where a lesion is; decoy_place likewise.
     """
 
     parts: tuple[Part, ...]

@@ -22,7 +22,14 @@ def breast(patient: np.random.Generator, scan: np.random.Generator, flat: bool) 
 
     def layer(name, depth, tissue, host, bend):
         radius = 1 / bend  # mm; a huge sphere is a layer, bent a little
-        add(name, (0, TOP + depth + radius, scan.normal(0, 4)), (radius,) * 3, tissue, host, rotation(z=scan.normal(0, 2)))
+        add(
+            name,
+            (0, TOP + depth + radius, scan.normal(0, 4)),
+            (radius,) * 3,
+            tissue,
+            host,
+            rotation(z=scan.normal(0, 2)),
+        )
 
     fat, gland = patient.uniform(3, 8), patient.uniform(26, 34)
     add("skin", (0, 475, 0), (500, 500, 500), t.SKIN, t.AIR)
@@ -34,7 +41,14 @@ def breast(patient: np.random.Generator, scan: np.random.Generator, flat: bool) 
         add("lobule", place, varied(patient, (8, 2.4, 5.5), 0.3), t.FAT, t.GLAND, turn)
     for _ in range(patient.poisson(3)):
         place = (0, patient.uniform(-12, 8), patient.uniform(-25, 25))
-        add("duct", place, (8, 0.5, patient.uniform(3, 8)), t.FLUID, t.GLAND, rotation(z=patient.normal(0, 20)))
+        add(
+            "duct",
+            place,
+            (8, 0.5, patient.uniform(3, 8)),
+            t.FLUID,
+            t.GLAND,
+            rotation(z=patient.normal(0, 20)),
+        )
     layer("muscle", 1.6 + fat + gland, t.SOFT, t.GLAND, 1 / 500)
     if patient.random() < 0.6:
         add("rib", (0, 23, patient.uniform(-22, 22)), (20, 3, 6), t.RIB, t.SOFT)
@@ -50,5 +64,14 @@ def breast(patient: np.random.Generator, scan: np.random.Generator, flat: bool) 
 
     cyst = t.FLUID
     return Region(
-        tuple(parts), t.GLAND, t.CARCINOMA, cyst, places, (8, 4, 6), (3.5, 6.5), (1.2, 2.4), in_gland, in_gland
+        tuple(parts),
+        t.GLAND,
+        t.CARCINOMA,
+        cyst,
+        places,
+        (8, 4, 6),
+        (3.5, 6.5),
+        (1.2, 2.4),
+        in_gland,
+        in_gland,
     )

@@ -1,7 +1,7 @@
 """The chest, for X-ray and CT: a trunk with lungs, heart, ribs, vessels, and what people wear and carry.
 
-Sizes follow an adult of 1.7 m. Everything large varies between patients (build, heart, rib spacing, lung shape,
-breasts, devices); breathing and electrodes vary between scans.
+Sizes follow an adult of 1.7 m. Everything large varies between patients (build, heart, rib spacing, lung
+shape, breasts, devices); breathing and electrodes vary between scans.
 """
 
 import numpy as np
@@ -14,7 +14,8 @@ SIDES = {"right": -1, "left": 1}
 
 
 def chest(patient: np.random.Generator, scan: np.random.Generator, flat: bool) -> Region:
-    """One patient's chest in one scan; `flat` brings all findings into the plane z = 0, for a single slice."""
+    """One patient's chest in one scan; `flat` brings all findings into the plane z = 0, for a single
+    slice."""
     tall, deep, wide = varied(patient, (1, 1, 1), 0.07)
     breath = scan.normal(0, 9)  # mm that the diaphragm is lower than usual
 
@@ -32,7 +33,9 @@ def chest(patient: np.random.Generator, scan: np.random.Generator, flat: bool) -
         parts += paint("shoulder", shoulder, t.SOFT, t.AIR, [(torso, t.SOFT)])
 
     heart_size = varied(patient, (60, 50, 70), 0.1)
-    heart = shape((-52 - breath / 2, -25, 30 + patient.normal(0, 5)), heart_size, rotation(y=patient.normal(-28, 8)))
+    heart = shape(
+        (-52 - breath / 2, -25, 30 + patient.normal(0, 5)), heart_size, rotation(y=patient.normal(-28, 8))
+    )
     middle = shape((10, 0, 0), (190, 95, 27 + 5 * patient.random()))
     parts += paint("heart", heart, t.BLOOD, t.SOFT)
     lung_axes = varied(patient, (126, 84, 61), 0.04)
@@ -57,7 +60,7 @@ def chest(patient: np.random.Generator, scan: np.random.Generator, flat: bool) -
     places = {
         f"{height} {side}": tuple(np.array((level * z, y, x * sign)) * (tall, deep, wide))
         for side, sign in SIDES.items()
-        for height, (z, y, x) in {"upper": (82, -32, 72), "lower": (-48, 38, 92)}.items()
+        for height, (z, y, x) in {"upper": (80, -32, 74), "lower": (-16, 38, 98)}.items()
     }
 
     def in_lung(generator):
@@ -69,7 +72,7 @@ def chest(patient: np.random.Generator, scan: np.random.Generator, flat: bool) -
                 return place  # away from the walls, above the dome, outside the heart
 
     return Region(
-        tuple(parts), t.LUNG, t.TUMOUR, t.CALCIUM, places, (26, 16, 22), (8, 15), (3, 6), in_lung, in_lung
+        tuple(parts), t.LUNG, t.TUMOUR, t.CALCIUM, places, (26, 24, 22), (10, 20), (3, 6), in_lung, in_lung
     )
 
 
@@ -116,7 +119,9 @@ def devices(patient, scan, shape) -> list[Part]:
         parts.append(Part("electrode", (shape((z, -118, x), (5, 1.2, 5)),), t.METAL, t.AIR))
     if scan.random() < 0.25:
         turn = rotation(y=scan.uniform(50, 130))
-        lead = shape((scan.uniform(-40, 90), -120, scan.uniform(-60, 60)), (1.2, 1.2, scan.uniform(60, 130)), turn)
+        lead = shape(
+            (scan.uniform(-40, 90), -120, scan.uniform(-60, 60)), (1.2, 1.2, scan.uniform(60, 130)), turn
+        )
         parts.append(Part("lead", (lead,), t.METAL, t.AIR))
     if patient.random() < 0.06:
         parts.append(Part("pacemaker", (shape((95, -95, 85), (22, 4, 24)),), t.METAL, t.SOFT))

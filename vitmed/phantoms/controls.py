@@ -1,7 +1,7 @@
 """Controls: what can be told from simulated scans without learning to see.
 
-A phantom that leaks its label (by brightness, by site, by a file's order) makes every model look good. These are
-cheap enough to run on every set: permuted labels must give an AUROC of .5, and random features, principal
+A phantom that leaks its label (by brightness, by site, by a file's order) makes every model look good. These
+are cheap enough to run on every set: permuted labels must give an AUROC of .5, and random features, principal
 components and a bag of patches say how far one gets without a trained network.
 """
 
@@ -35,8 +35,8 @@ def auroc(features, labels, patients, folds: int = 5, seed: int = 0, inverse_pen
 def permuted(labels, patients, seed: int = 0) -> np.ndarray:
     """The labels (n,) dealt anew: each patient with several scans gets another's labels, as one block.
 
-    Blocks keep the correlation within a patient, without which the control would be too easy to pass. Patients
-    exchange with those that have as many scans.
+    Blocks keep the correlation within a patient, without which the control would be too easy to pass.
+    Patients exchange with those that have as many scans.
     """
     labels, patients = np.asarray(labels), np.asarray(patients)
     generator = np.random.Generator(np.random.Philox(seed))
@@ -71,7 +71,8 @@ def principal_components(images, dimension: int = 64, seed: int = 0) -> np.ndarr
 
 
 def bag_of_patches(images, patch: int = 8, words: int = 64, seed: int = 0) -> np.ndarray:
-    """How often each of `words` typical patches occurs in a scan, (n, words): everything local, nothing of where.
+    """How often each of `words` typical patches occurs in a scan, (n, words): everything local, nothing of
+    where.
 
     The images' sizes must be multiples of `patch`.
     """

@@ -1,7 +1,7 @@
 """Simulated scans as the files a hospital would hand over: DICOM, NIfTI, PNG.
 
-No clock and no random number enters a file, so the same scan has the same bytes. Identifiers are pseudonyms that
-say so, dates count days from 2000-01-01, and every image is marked DERIVED.
+No clock and no random number enters a file, so the same scan has the same bytes. Identifiers are pseudonyms
+that say so, dates count days from 2000-01-01, and every image is marked DERIVED.
 DICOM PS3.3 A.2 (CR), A.3 (CT), A.4 (MR); NIfTI-1.
 """
 
@@ -39,7 +39,8 @@ def dicom(path: Path, modality: str, image: np.ndarray, spacing, patient: str, s
         path.mkdir(parents=True)
         template.SliceThickness = f"{thickness:g}"
         template.SpacingBetweenSlices = f"{thickness:g}"
-    template = _encoded(template)
+    if image.ndim == 3:
+        template = _encoded(template)
     for i, plane in enumerate(volume):
         template.SOPInstanceUID = generate_uid(entropy_srcs=[name, str(i)])
         template.file_meta.MediaStorageSOPInstanceUID = template.SOPInstanceUID
@@ -120,12 +121,13 @@ def _pixels(ds: Dataset, modality: str) -> None:
         ds.WindowCenter, ds.WindowWidth = "2048", "4096"
     else:
         ds.ScanningSequence, ds.SequenceVariant, ds.MRAcquisitionType = "SE", "NONE", "2D"
-        ds.RepetitionTime, ds.EchoTime, ds.EchoTrainLength = "4000", "90", 1
+        ds.RepetitionTime = ds.EchoTime = ds.EchoTrainLength = None
     ds.HighBit = ds.BitsStored - 1
 
 
 def nifti(path: Path, image: np.ndarray, spacing) -> None:
-    """A volume (z, y, x) in LPS as a gzipped NIfTI: stored (x, y, z), with an affine to RAS as NIfTI demands."""
+    """A volume (z, y, x) in LPS as a gzipped NIfTI: stored (x, y, z), with an affine to RAS as NIfTI
+    demands."""
     step = np.array(spacing, float)[::-1]
     affine = np.diag([-step[0], -step[1], step[2], 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(image.shape[::-1]) - 1) / 2)

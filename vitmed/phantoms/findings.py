@@ -2,35 +2,41 @@
 
 Classes, in every modality:
 
-- `lesion` (.3): one mass of diseased tissue with two lobes. One in seven is iso-intense: it has the tissue of its
-  surroundings and shows by a thin capsule alone.
+- `lesion` (.3): one mass of diseased tissue with two lobes. One in seven is iso-intense: it has the tissue of
+  its surroundings and shows by a thin capsule alone.
 - `paired` (.3): two faint patches on **opposite** sides, one upper, one lower.
 - `normal` (.4): neither.
 
-Everybody has one upper and one lower patch. In `normal` and `lesion` both are on the same side. Each of the four
-places is thus taken in half the scans of every class, and each scan has two patches: no place, no count and no
-bag of local findings tells `paired` from the rest; only the two together do. Benign decoys (calcifications;
-cysts in ultrasound; Poisson, 1.2 a scan) are as conspicuous as lesions but smaller.
+Everybody has one upper and one lower patch. In `normal` and `lesion` both are on the same side. Each of the
+four places is thus taken in half the scans of every class, and each scan has two patches: no place, no count
+and no bag of local findings tells `paired` from the rest; only the two together do. Benign decoys
+(calcifications; cysts in ultrasound; Poisson, 1.2 a scan) are as conspicuous as lesions but smaller.
 
-**How hard, and why.** Fixed from the physics below, before any model was trained; never tuned to a result. The
-contrast-to-noise ratio (CNR) is the peak contrast over the root sum of squares of measurement noise and of the
-clutter that anatomy makes in its place:
+**How hard, and why.** Fixed from the physics below, before any model was trained; never tuned to a result.
+The contrast-to-noise ratio (CNR) is the peak contrast over the root sum of squares of measurement noise and
+of the clutter that small anatomy (ribs, vessels) makes in its place. Rose's criterion asks a detectability of
+5 of a single known shape in white noise; in a structured background it takes two to three times the contrast
+(Burgess, Jacobson & Judy, "Human observer detection experiments with mammograms and power-law noise", Med.
+Phys. 28, 2001). So lesions span CNR 3 to 10, iso-intense ones lie near 2, and patches near 6, so that
+`paired` is hard for its conjunction and not for its contrast. Medians over patients, measured on these
+phantoms (tests/phantoms/test_difficulty.py measures the X-ray's):
 
-- X-ray (6.25 mm pixels, line integrals p): a lesion of radius 9-16 mm and 0.4-1.0 of a solid nodule's density
-  (-458 to 40 HU in lung of -790) adds p = .12 to .55, median about .29. In the lung, photons give .02 (.03 at
-  site B), crossing ribs and vessels .10 to .15: CNR 1 to 4, median 2.3, over 6 to 20 pixels. A patch adds .13 (.10
-  to .17) over 30 to 40 pixels: CNR 1. A rib adds .05 to .15, a decoy .2: so brightness alone decides nothing.
-  Radiologists find nodules in such clutter at CNR around 2, and miss a quarter.
-- CT (12 mm voxels at 32): lesion +330 to +830 HU, patch +160 to +250 HU, partial volume about one half, against 15 to
-  40 HU of noise and 100 HU of vessels and lung edges: CNR 2 to 4 and 1.
-- MR (7.5 mm voxels, T2-weighted, SNR of white matter 15 to 20): lesion +.05 to +.16 and patch +.04 to +.06 of a
-  signal of .22 to .26; noise .013 to .018, grey matter .07 away: CNR .7 to 2 to clutter, 3 to 10 to noise.
-- Ultrasound: lesion -6 to -16 dB, patch -4 to -6 dB; one speckle has 5.6 dB (Rayleigh) and the lesion holds 20 to 80
-  of them; fat lobules at -11 dB are the clutter.
+- X-ray (5.9 mm pixels; line integrals p): lesions of radius 10-20 mm and .5 to 1 of a solid nodule's density
+  add p = .45 (.24 to .68) over 15 pixels; iso-intense ones .15; patches .43 over 37; decoys .13 over 2.
+  Photons give .019 at site A and .025 at B; clutter .066. CNR: lesion 6.5 (3.5 to 10), iso-intense 2.2, patch
+  6, decoy 2. Heart, diaphragm, breasts and build move p by .3 to 3: a fixed blob detector (difference of
+  Gaussians, in the lung) sees a lesion at 1.0 to 1.3 of its own deviation and a patch at .7, an iso-intense
+  lesion at .4.
+- CT (12.5 mm voxels): lesion +310 to +360 HU, patch +290 to +310 (partial volume takes a third), noise 3 (A)
+  and 9 (B), clutter 25 to 50: CNR about 10 and 6, over 10 and 36 voxels.
+- MR (7.5 mm voxels; relative to white matter's signal): lesion +.6, patch +.45; noise .03 to .04, clutter
+  .11: CNR 5 and 4, over 15 voxels.
+- Ultrasound (fully developed speckle of 5.6 dB): lesion -8 to -16 dB over 110 pixels, patch -7 to -10 dB over
+  120: CNR 2 and 1.4 a pixel, with some twelve pixels to a speckle.
 
-With contrast like this one scan is seldom certain, so a detector's AUROC should end near .9, not 1; and since
-build, pose, breathing, heart, devices and site move every pixel by more than any finding does, few labels teach
-little.
+Build, pose, breathing, heart, devices and site move every pixel by more than any finding does: few labels
+teach little. With very many labels a good detector should end near an AUROC of .9, since iso-intense lesions
+and those behind the heart or a dome remain.
 """
 
 import dataclasses
@@ -43,14 +49,17 @@ from vitmed.physics.ellipsoids import Ellipsoid, rotation
 
 CLASSES = ("normal", "lesion", "paired")
 FREQUENCY = (0.4, 0.3, 0.3)
-PERSISTENCE = 0.5  # chance that a scan shows the patient's own class; else it is drawn afresh: disease comes and goes
+PERSISTENCE = (
+    0.5  # chance that a scan shows the patient's own class; else it is drawn afresh: disease comes and goes
+)
 ISO_INTENSE = 1 / 7
 CODES = {"lesion": 1, "patch": 2, "decoy": 3}  # in truth masks; 0 is none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Finding:
-    """One finding: its kind (a key of CODES), a word on it, and the parts it is made of, the outermost first."""
+    """One finding: its kind (a key of CODES), a word on it, and the parts it is made of, the outermost
+    first."""
 
     kind: str
     detail: str
@@ -75,8 +84,8 @@ def arrangement(name: str, generator: np.random.Generator) -> tuple[str, str]:
 
 
 def findings(region: Region, name: str, seed: int, modality: str, patient: int, scan: int) -> list[Finding]:
-    """All findings of one scan of class `name`, in the region's own frame. A patient's lesion and patches keep
-    their place from scan to scan; decoys and a few mm of each come with the scan."""
+    """All findings of one scan of class `name`, in the region's own frame. A patient's lesion and patches
+    keep their place from scan to scan; decoys and a few mm of each come with the scan."""
     own, now = stream(seed, "findings", modality, patient), stream(seed, "findings", modality, patient, scan)
     result = [patch(region, place, own, now) for place in arrangement(name, own)]
     mass = lesion(region, own, now)  # drawn for everybody, so that nobody's patches depend on it
@@ -90,7 +99,7 @@ def patch(region: Region, place: str, own, now) -> Finding:
     centre = np.array(region.places[place]) + now.normal(0, 0.08, 3) * region.patch
     turn = rotation(z=own.normal(0, 10))
     shape = Ellipsoid.of(centre, varied(own, region.patch, 0.1), turn)
-    tissue = region.host.towards(region.diseased, own.uniform(0.3, 0.45))
+    tissue = region.host.towards(region.diseased, own.uniform(0.45, 0.6))
     return Finding("patch", place, (Part("patch", (shape,), tissue, region.host),))
 
 
@@ -100,7 +109,7 @@ def lesion(region: Region, own, now) -> Finding:
     radius = own.uniform(*region.lesion_radius)
     axes = varied(own, (radius,) * 3, 0.12) * now.uniform(0.95, 1.1)
     turn = rotation(*own.uniform(-40, 40, 3))
-    strength, iso = own.uniform(0.3, 0.9), own.random() < ISO_INTENSE
+    strength, iso = own.uniform(0.5, 1.0), own.random() < ISO_INTENSE
     lobes = []
     for _ in range(2):
         way = own.standard_normal(3)
@@ -114,7 +123,9 @@ def lesion(region: Region, own, now) -> Finding:
     tissue = region.host.towards(region.diseased, strength)
     weak = region.host.towards(region.diseased, 0.4 * strength)
     parts = [Part("lesion", (Ellipsoid.of(c, a, turn),), weak, region.host) for c, a in lobes]
-    return Finding("lesion", f"strength {strength:.2f}", (*parts, Part("lesion", (whole,), tissue, region.host)))
+    return Finding(
+        "lesion", f"strength {strength:.2f}", (*parts, Part("lesion", (whole,), tissue, region.host))
+    )
 
 
 def decoy(region: Region, now) -> Finding:

@@ -30,7 +30,14 @@ def head(patient: np.random.Generator, scan: np.random.Generator, flat: bool) ->
     add("brain", (0, 0, 0), np.array((96, 81, 61)) - 2 * age, t.GREY, t.FLUID)
     for side in (-1, 1):
         tilt = patient.normal(0, 4)
-        add("white", (8, 0, 28 * side), varied(patient, (66, 62, 24.5), 0.03), t.WHITE, t.GREY, rotation(z=tilt))
+        add(
+            "white",
+            (8, 0, 28 * side),
+            varied(patient, (66, 62, 24.5), 0.03),
+            t.WHITE,
+            t.GREY,
+            rotation(z=tilt),
+        )
         horn = varied(patient, (13, 27, 4.5), 0.12) * (1 + 0.5 * age)
         add("ventricle", (10, 4, 13 * side), horn, t.FLUID, t.WHITE, rotation(z=10 * side))
         add("thalamus", (-4, 10, 20 * side), varied(patient, (9, 13, 6.5), 0.08), t.GREY, t.WHITE)
@@ -57,5 +64,14 @@ def head(patient: np.random.Generator, scan: np.random.Generator, flat: bool) ->
         return (np.array((8, 0, 30 * side)) + u * (52, 46, 13)) * (level, 1, 1) * size
 
     return Region(
-        tuple(parts), t.WHITE, t.TUMOUR, t.CALCIUM, places, (13, 12, 10), (8, 14), (2.5, 4.5), in_white, in_white
+        tuple(parts),
+        t.WHITE,
+        t.TUMOUR,
+        t.CALCIUM,
+        places,
+        (13, 12, 10),
+        (8, 14),
+        (2.5, 4.5),
+        in_white,
+        in_white,
     )

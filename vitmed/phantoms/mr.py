@@ -1,4 +1,4 @@
-"""Head MRI: T2-weighted spin echo, exact k-space, four coils, complex noise, truncation ringing, bias field."""
+"""Head MRI: T2-weighted spin echo, exact k-space, four coils, complex noise, ringing, bias field."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ FIELD = 240.0  # mm
 COILS = 4
 REGION = head
 
-# Repetition and echo time (ms), noise of one coil (a voxel of density 1 without relaxation gives 1), how strongly
-# the coils fall off, and the arbitrary unit of the stored numbers.
+# Repetition and echo time (ms), noise of one coil (a voxel of density 1 without relaxation gives 1), how
+# strongly the coils fall off, and the arbitrary unit of the stored numbers.
 SITES = {
     "A": {"repetition": 4000, "echo": 90, "sigma": 0.013, "falloff": 0.5, "unit": 1500},
     "B": {"repetition": 2800, "echo": 75, "sigma": 0.018, "falloff": 0.75, "unit": 900},
@@ -28,7 +28,9 @@ def pose(generator: np.random.Generator, flat: bool) -> tuple[np.ndarray, np.nda
     return turn, np.clip(generator.normal(0, (0 if flat else 4, 4, 4)), -10, 10)
 
 
-def render(parts: list[Part], findings: list[Finding], size, site: str, generator: np.random.Generator) -> Picture:
+def render(
+    parts: list[Part], findings: list[Finding], size, site: str, generator: np.random.Generator
+) -> Picture:
     """The magnitude volume (z, y, x), or the slice (y, x) at z = 0, in arbitrary units as int16."""
     setup = SITES[site]
     spacing = tuple(FIELD / n for n in size)
@@ -42,7 +44,9 @@ def render(parts: list[Part], findings: list[Finding], size, site: str, generato
         return spin_echo(tissue.density, tissue.t1, tissue.t2, setup["repetition"], setup["echo"])
 
     values = [signal(a) - signal(b) for a, b in zip(inside, outside, strict=True)]
-    gains = np.exp(generator.normal(0, 0.12, COILS))  # one coil lies closer than another: the bias field's tilt
+    gains = np.exp(
+        generator.normal(0, 0.12, COILS)
+    )  # one coil lies closer than another: the bias field's tilt
     image = scan(
         shapes, values, size, spacing, coils=COILS, falloff=setup["falloff"],
         sigma=setup["sigma"], generator=generator, gains=gains,

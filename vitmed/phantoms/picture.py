@@ -27,7 +27,10 @@ def attenuations(parts: list[Part]) -> tuple[list[tuple[Ellipsoid, ...]], list[f
 
 
 def truth_on_grid(findings: list[Finding], size, spacing) -> np.ndarray:
-    """The findings' codes where a cell's centre lies in them; a 2D grid is the plane z = 0."""
+    """The findings' codes where a cell's centre lies in them; a 2D grid is the plane z = 0.
+
+    The cell that holds a finding's own centre is always marked, so that none is too small to have a mask.
+    """
     where = points(size, spacing)
     if len(size) == 2:
         where = np.concatenate([np.zeros((*size, 1)), where], -1)
@@ -36,7 +39,16 @@ def truth_on_grid(findings: list[Finding], size, spacing) -> np.ndarray:
         for part in finding.parts:
             inside = np.all([e.level(where) < 1 for e in part.body], axis=0)
             truth[inside] = CODES[finding.kind]
+        mark_centre(truth, finding, finding.parts[-1].body[0].centre[-len(size) :], spacing)
     return truth
+
+
+def mark_centre(truth: np.ndarray, finding: Finding, centre, spacing) -> None:
+    """Write the finding's code into the cell that holds `centre` (mm), where the grid has it."""
+    shape = np.array(truth.shape)
+    cell = np.floor(np.asarray(centre) / spacing + shape / 2).astype(int)
+    if ((cell >= 0) & (cell < shape)).all():
+        truth[tuple(cell)] = CODES[finding.kind]
 
 
 def findings_by_code(findings: list[Finding]) -> list[Finding]:
@@ -45,6 +57,7 @@ def findings_by_code(findings: list[Finding]) -> list[Finding]:
 
 
 def sections(parts: list[Part], position: float = 0.0) -> list[tuple[Ellipsoid, Tissue, Tissue]]:
-    """Parts of one ellipsoid each, cut by the plane z = position: (ellipse, tissue, host) of those it meets."""
+    """Parts of one ellipsoid each, cut by the plane z = position: (ellipse, tissue, host) of those it
+    meets."""
     cut = [(p.body[0].section(position), p.tissue, p.host) for p in parts]
     return [(ellipse, tissue, host) for ellipse, tissue, host in cut if ellipse is not None]

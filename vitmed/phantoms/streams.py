@@ -1,8 +1,8 @@
 """Random streams that are addressed, not advanced: the same address gives the same numbers, always.
 
-A stream's address is (seed, purpose, then whatever tells its owner apart: modality, patient, scan). So an example
-does not depend on which others are made, in which order, or by how many workers; and drawing one more number for
-the pose moves nothing in the noise.
+A stream's address is (seed, purpose, then whatever tells its owner apart: modality, patient, scan). So an
+example does not depend on which others are made, in which order, or by how many workers; and drawing one more
+number for the pose moves nothing in the noise.
 """
 
 import hashlib

@@ -16,8 +16,8 @@ SCATTERERS = 6000  # ten to a resolution cell (4 pi x axial x lateral): fully de
 SPECULAR_DB = 20 * np.log10(3)  # specular interfaces echo three times stronger than what lies under them
 REGION = breast
 
-# Centre frequency (MHz), axial and lateral standard deviation of the point spread (mm), focus (mm), dynamic range
-# (dB), gain (dB).
+# Centre frequency (MHz), axial and lateral standard deviation of the point spread (mm), focus (mm), dynamic
+# range (dB), gain (dB).
 SITES = {
     "A": {"frequency": 7.0, "axial": 0.45, "lateral": 0.75, "focus": 22, "range": 60, "gain": 0.0},
     "B": {"frequency": 5.5, "axial": 0.60, "lateral": 1.00, "focus": 15, "range": 50, "gain": -4.0},
@@ -30,14 +30,16 @@ def pose(generator: np.random.Generator, flat: bool) -> tuple[np.ndarray, np.nda
     return turn, np.array((0, 0, np.clip(generator.normal(0, 3), -7, 7)))
 
 
-def render(parts: list[Part], findings: list[Finding], size, site: str, generator: np.random.Generator) -> Picture:
+def render(
+    parts: list[Part], findings: list[Finding], size, site: str, generator: np.random.Generator
+) -> Picture:
     """The B-mode picture (depth, lateral), log-compressed to uint8."""
     setup = SITES[site]
     spacing = tuple(FIELD / n for n in size)
     half = FIELD / 2
     places, strengths = scatterers((TOP, -half - 2), (TOP + FIELD + 1, half + 2), SCATTERERS, generator)
-    echo = np.full(SCATTERERS, float(tissues.AIR.echo))
-    dimming = np.zeros(SCATTERERS)  # one-way, dB/MHz
+    echo = np.full(len(places), float(tissues.AIR.echo))
+    dimming = np.zeros(len(places))  # one-way, dB/MHz
     for ellipse, tissue, host in sections([*parts, *(p for f in findings for p in f.parts)]):
         distance = ellipse.distance(places)
         echo[distance > 0] = tissue.echo

@@ -1,9 +1,10 @@
 """A folder of simulated scans, as a hospital's export would look, with the truth beside it.
 
-    OUT/PATIENT/SCAN...     DICOM files (xray, single slices), DICOM series (ct), NIfTI (mr), PNG (ultrasound)
-    OUT/labels.csv          path, patient, site, label
-    OUT/phantoms.json       how it was made; its presence marks whatever is built from the folder as simulated
-    OUT/../truth/OUT/...    masks (codes in phantoms.json) and findings.csv; outside, so that it is not taken for scans
+OUT/PATIENT/SCAN...     DICOM files (xray, single slices), DICOM series (ct), NIfTI (mr), PNG (ultrasound)
+OUT/labels.csv          path, patient, site, label
+OUT/phantoms.json       how it was made; its presence marks whatever is built from the folder as simulated
+OUT/../truth/OUT/...    masks (codes in phantoms.json) and findings.csv; outside, so that it is not taken
+for scans
 """
 
 import concurrent.futures
@@ -38,15 +39,18 @@ def write(
 ) -> dict:
     """Write `patients` patients with `scans_per_patient` scans each; the same arguments give the same bytes.
 
-    Takes modality "xray" (2D), "ct" and "mr" (2D or 3D) or "ultrasound" (2D); size in array order, whose length
-    decides the dimension; workers, processes (all cores by default; the result does not depend on it);
+    Takes modality "xray" (2D), "ct" and "mr" (2D or 3D) or "ultrasound" (2D); size in array order, whose
+    length decides the dimension; workers, processes (all cores by default; the result does not depend on it);
     progress(done, total), called after each patient. A folder that already holds just this is left as it is.
-    Gives {"out", "truth", "modality", "patients", "scans", "labels": {class: scans}}. InputError for a modality or
-    size that is not simulated, fewer than one patient or scan, or a folder that holds something else.
+    Gives {"out", "truth", "modality", "patients", "scans", "labels": {class: scans}}. InputError for a
+    modality or size that is not simulated, fewer than one patient or scan, or a folder that holds something
+    else.
     """
     out, size = Path(out), check(modality, size)
     if patients < 1 or scans_per_patient < 1:
-        raise InputError(f"patients={patients}, scans_per_patient={scans_per_patient}: each must be at least 1")
+        raise InputError(
+            f"patients={patients}, scans_per_patient={scans_per_patient}: each must be at least 1"
+        )
     made = {
         "format": FORMAT, "simulated": True, "modality": modality, "patients": patients, "seed": seed,
         "size": list(size), "scans_per_patient": scans_per_patient, "classes": list(CLASSES), "codes": CODES,
@@ -87,11 +91,15 @@ def already(out: Path, made: dict) -> bool:
         return False
     record = out / "phantoms.json"
     if not record.is_file():
-        raise InputError(f"{out} is not empty and holds no phantoms.json: name an empty folder for the phantoms")
+        raise InputError(
+            f"{out} is not empty and holds no phantoms.json: name an empty folder for the phantoms"
+        )
     held = json.loads(record.read_text())
     differ = [f"{k} {held.get(k)} (now {v})" for k, v in made.items() if held.get(k) != v]
     if differ:
-        raise InputError(f"{out} holds other phantoms, with {', '.join(differ)}: name another folder or delete it")
+        raise InputError(
+            f"{out} holds other phantoms, with {', '.join(differ)}: name another folder or delete it"
+        )
     return True
 
 
@@ -105,7 +113,8 @@ def summary(out: Path, truth: Path, made: dict, labels: list[str]) -> dict:
 
 def run(job, patients: int, workers: int | None):
     """job(patient) for every patient, in order, in `workers` processes; here where one is enough."""
-    workers = min(workers or len(os.sched_getaffinity(0)), patients)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(workers or cores, patients)
     if workers == 1:
         yield from map(job, range(patients))
         return
@@ -123,7 +132,9 @@ def threads() -> ThreadpoolController:
 def write_patient(scans: Path, truth: Path, modality: str, seed: int, size, count: int, patient: int):
     """All scans of one patient. Gives the rows of labels.csv and of findings.csv."""
     rows, found = [], []
-    with threads().limit(limits=1):  # one thread an operation: the order of a sum, so its last bit, is then fixed
+    with threads().limit(
+        limits=1
+    ):  # one thread an operation: the order of a sum, so its last bit, is then fixed
         for scan in range(count):
             made = example(modality, seed, patient, scan, size)
             path = write_scan(scans, truth, modality, made, scan)

@@ -1,4 +1,5 @@
-"""Chest X-rays: exact line integrals, scatter, photon counting, a detector's blur and a site's display curve."""
+"""Chest X-rays: exact line integrals, scatter, photon counting, a detector's blur and a site's display
+curve."""
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -7,7 +8,7 @@ from vitmed.phantoms import tissues
 from vitmed.phantoms.anatomy import Part
 from vitmed.phantoms.chest import chest
 from vitmed.phantoms.findings import CODES, Finding
-from vitmed.phantoms.picture import Picture, attenuations, findings_by_code
+from vitmed.phantoms.picture import Picture, attenuations, findings_by_code, mark_centre
 from vitmed.physics.ellipsoids import Ellipsoid, rotation
 from vitmed.physics.noise import photons, scattered
 from vitmed.physics.projector import Views, detector, line_integrals, transmission
@@ -17,11 +18,11 @@ WATER = 0.0206  # per mm, at about 60 keV
 SAMPLES = 2  # rays along each side of a detector element
 REGION = chest
 
-# Photons an element, scatter to primary, blur (elements), and the display: how far black and white lie outside the
-# range of line integrals in the middle of the field (the exposure index of a digital system), gamma.
+# Photons an element, scatter to primary, blur (elements), and the display: how far black and white lie outside
+# the range of line integrals in the middle of the field (the exposure index of a digital system), gamma.
 SITES = {
-    "A": {"dose": 2.0e4, "scatter": 0.10, "blur": 0.40, "display": (0.3, 0.1), "gamma": 1.0, "marker": 1},
-    "B": {"dose": 1.0e4, "scatter": 0.25, "blur": 0.65, "display": (0.6, -0.2), "gamma": 0.8, "marker": -1},
+    "A": {"dose": 2.0e4, "scatter": 0.10, "blur": 0.40, "display": (0.3, 0.1), "gamma": 0.75, "marker": 1},
+    "B": {"dose": 1.0e4, "scatter": 0.25, "blur": 0.55, "display": (0.6, -0.2), "gamma": 0.6, "marker": -1},
 }
 
 
@@ -31,8 +32,11 @@ def pose(generator: np.random.Generator, flat: bool) -> tuple[np.ndarray, np.nda
     return turn, np.clip(generator.normal(0, (12, 0, 10)), -30, 30)
 
 
-def render(parts: list[Part], findings: list[Finding], size, site: str, generator: np.random.Generator) -> Picture:
-    """The radiograph (rows head to foot, columns right to left of the patient) of posed parts, 12 bits in uint16."""
+def render(
+    parts: list[Part], findings: list[Finding], size, site: str, generator: np.random.Generator
+) -> Picture:
+    """The radiograph (rows head to foot, columns right to left of the patient) of posed parts, 12 bits in
+    uint16."""
     setup = SITES[site]
     spacing = tuple(FIELD / n for n in size)
     every = [*parts, *(p for f in findings for p in f.parts), *marker(setup["marker"], generator)]
@@ -53,14 +57,17 @@ def marker(side: int, generator: np.random.Generator) -> list[Part]:
     """The lead letter on the cassette, in an upper corner: it moves with the site, not with the patient."""
     place = np.array((168, -150, 162 * side)) + generator.normal(0, 5, 3)
     strokes = (np.array((0, 0, 0)), (11, 1, 3)), (np.array((-9, 0, 6)), (3, 1, 8))
-    return [Part("marker", (Ellipsoid.of(place + d, axes),), tissues.METAL, tissues.AIR) for d, axes in strokes]
+    return [
+        Part("marker", (Ellipsoid.of(place + d, axes),), tissues.METAL, tissues.AIR) for d, axes in strokes
+    ]
 
 
 def shadow(findings: list[Finding], size, spacing) -> np.ndarray:
-    """The findings' codes where the ray through an element's centre meets them."""
+    """The findings' codes where the ray through an element's centre meets them, and at their own centres."""
     views = Views.along_y(detector(size[0], spacing[0]), detector(size[1], spacing[1]))
     truth = np.zeros(size, np.uint8)
     for finding in reversed(findings_by_code(findings)):
         for part in finding.parts:
             truth[line_integrals([part.body], [1.0], views)[0] > 0] = CODES[finding.kind]
+        mark_centre(truth, finding, finding.parts[-1].body[0].centre[[0, 2]], spacing)
     return truth[::-1]

@@ -53,7 +53,8 @@ class Ellipsoid:
         return (1 - level) * level / np.maximum(np.sqrt(dot(normal, normal)), 1e-12)
 
     def coverage(self, points: np.ndarray, width: float) -> np.ndarray:
-        """How much of a cell of side `width` (mm) at each of points (..., n) lies inside: 0..1, anti-aliased."""
+        """How much of a cell of side `width` (mm) at each of points (..., n) lies inside: 0..1,
+        anti-aliased."""
         return np.clip(0.5 + self.distance(points) / width, 0, 1)
 
     def chord(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +70,8 @@ class Ellipsoid:
         return np.where(hit, (-b - half) / a, np.inf), np.where(hit, (-b + half) / a, -np.inf)
 
     def fourier(self, k: np.ndarray) -> np.ndarray:
-        """The Fourier transform of the indicator, the integral of exp(-2 pi i k.x), at k (..., n) in cycles/mm."""
+        """The Fourier transform of the indicator, the integral of exp(-2 pi i k.x), at k (..., n) in
+        cycles/mm."""
         radius = np.linalg.norm((k @ self.rotation) * self.axes, axis=-1)
         phase = np.exp(-2j * np.pi * (k @ self.centre))
         return np.prod(self.axes) * ball_transform(radius, len(self.axes)) * phase
@@ -97,8 +99,8 @@ class Ellipsoid:
 def ball_transform(radius: np.ndarray, n: int) -> np.ndarray:
     """The Fourier transform of the unit ball in n dimensions at |k| = radius: J_{n/2}(2 pi r) / r^{n/2}.
 
-    Keeps the dtype it is given. In 3D it is elementary, (sin t - t cos t) / (2 pi^2 r^3) with t = 2 pi r; near 0,
-    where that cancels, the power series of the Bessel function takes over.
+    Keeps the dtype it is given. In 3D it is elementary, (sin t - t cos t) / (2 pi^2 r^3) with t = 2 pi r;
+    near 0, where that cancels, the power series of the Bessel function takes over.
     """
     radius = np.asarray(radius)
     t = np.asarray(2 * np.pi * radius, radius.dtype)

@@ -1,9 +1,10 @@
 """Magnetic resonance: the signal equation, samples of k-space from analytic shapes, coils, reconstruction.
 
 The scanner samples the Fourier transform of (magnetisation x coil sensitivity). The first is a sum of
-ellipsoids; the second is made of sinusoids with a period of twice the field of view, whose product with a shape
-is a shift in k-space. So every sample is exact, and the ringing at edges (Gibbs) is what a real truncated
-acquisition has. Guerquin-Kern et al., "Realistic analytical phantoms for parallel MRI", IEEE TMI 31 (2012).
+ellipsoids; the second is made of sinusoids with a period of twice the field of view, whose product with a
+shape is a shift in k-space. So every sample is exact, and the ringing at edges (Gibbs) is what a real
+truncated acquisition has. Guerquin-Kern et al., "Realistic analytical phantoms for parallel MRI", IEEE TMI 31
+(2012).
 """
 
 import numpy as np
@@ -26,8 +27,8 @@ def spoiled_gradient_echo(density, t1, t2star, repetition: float, echo: float, f
 def spectrum(shapes: list[Ellipsoid], values, k: list[np.ndarray], dtype=np.float32) -> np.ndarray:
     """The Fourier transform of sum_i values[i] * indicator(shapes[i]) on the grid spanned by k.
 
-    Takes k, one array of frequencies (cycles/mm) an axis; gives (len(k[0]), len(k[1]), ...), complex. The grid
-    lets the phase factor into axes and the radius into squares, which `Ellipsoid.fourier` cannot use.
+    Takes k, one array of frequencies (cycles/mm) an axis; gives (len(k[0]), len(k[1]), ...), complex. The
+    grid lets the phase factor into axes and the radius into squares, which `Ellipsoid.fourier` cannot use.
     """
     n = len(k)
     along = [axis.astype(dtype).reshape((-1,) + (1,) * (n - 1 - i)) for i, axis in enumerate(k)]

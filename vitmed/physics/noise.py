@@ -19,7 +19,8 @@ def photons(transmitted: np.ndarray, dose: float, generator: np.random.Generator
 
 
 def scattered(transmitted: np.ndarray, ratio: float, width: float) -> np.ndarray:
-    """The expected scatter: `ratio` of the primary fraction, smeared by a Gaussian of `width` elements (last 2 axes)."""
+    """The expected scatter: `ratio` of the primary fraction, smeared by a Gaussian of `width` elements (last
+    2 axes)."""
     sigma = (0,) * (transmitted.ndim - 2) + (width, width)
     return ratio * gaussian_filter(transmitted, sigma, mode="nearest")
 

@@ -20,7 +20,8 @@ from vitmed.physics.ellipsoids import Ellipsoid
 class Views:
     """Parallel rays: view v holds the rays s u_v + t w_v + l d_v, for every s and t, along l.
 
-    Fields: u, w, d (V, n) orthogonal unit vectors (w is zero in 2D); s (S,) and t (T,) detector positions, mm.
+    Fields: u, w, d (V, n) orthogonal unit vectors (w is zero in 2D); s (S,) and t (T,) detector positions,
+    mm.
     """
 
     u: np.ndarray
@@ -53,9 +54,9 @@ class Views:
 class Quadrics:
     """What every ellipsoid of a list looks like to every view, so that a chord is a polynomial in s and t.
 
-    In the unit ball of ellipsoid e, the ray (v, s, t) passes the centre at the squared distance
-    |s u + t w - c|^2, with u, w, c the parts of the detector axes and of the centre across the ray. Half its chord
-    is sqrt((1 - that) / |d|^2), and its midpoint is linear in s and t. All coefficients are (E, V).
+    In the unit ball of ellipsoid e, the ray (v, s, t) passes the centre at the squared distance |s u + t w -
+    c|^2, with u, w, c the parts of the detector axes and of the centre across the ray. Half its chord is
+    sqrt((1 - that) / |d|^2), and its midpoint is linear in s and t. All coefficients are (E, V).
     """
 
     def __init__(self, shapes: list[Ellipsoid], views: Views):
@@ -131,7 +132,8 @@ def line_integrals(bodies, values, views: Views) -> np.ndarray:
 
 
 def detector(count: int, pitch: float, samples: int = 1) -> np.ndarray:
-    """Positions (mm) of `samples` rays in each of `count` detector elements, centred on 0: (count * samples,)."""
+    """Positions (mm) of `samples` rays in each of `count` detector elements, centred on 0: (count *
+    samples,)."""
     return (np.arange(count * samples) - (count * samples - 1) / 2) * pitch / samples
 
 
@@ -142,7 +144,9 @@ def transmission(integrals: np.ndarray, samples: tuple[int, int]) -> np.ndarray:
     attenuations: this is where partial-volume streaks come from.
     """
     v, s, t = integrals.shape
-    return np.exp(-integrals).reshape(v, s // samples[0], samples[0], t // samples[1], samples[1]).mean((2, 4))
+    return (
+        np.exp(-integrals).reshape(v, s // samples[0], samples[0], t // samples[1], samples[1]).mean((2, 4))
+    )
 
 
 def filter_ramp(sinogram: np.ndarray, pitch: float, smooth: float = 0.0) -> np.ndarray:
@@ -157,7 +161,9 @@ def filter_ramp(sinogram: np.ndarray, pitch: float, smooth: float = 0.0) -> np.n
     kernel = np.where(n % 2 == 1, -1 / (np.pi * np.where(n == 0, 1, n)) ** 2, 0)  # exact band-limited ramp
     kernel[0] = 0.25
     response = np.fft.rfft(kernel).real / pitch
-    response = response * (1 - smooth * 0.5 * (1 - np.cos(np.pi * np.arange(len(response)) / (len(response) - 1))))
+    response = response * (
+        1 - smooth * 0.5 * (1 - np.cos(np.pi * np.arange(len(response)) / (len(response) - 1)))
+    )
     shape = (1, -1) + (1,) * (sinogram.ndim - 2)
     spectrum = np.fft.rfft(sinogram, length, axis=1) * response.reshape(shape)
     return np.fft.irfft(spectrum, length, axis=1)[:, :count]
@@ -184,12 +190,16 @@ def _backprojector(views: int, count: int, pitch: float, size: tuple[int, int], 
 
 
 def filtered_backprojection(
-    sinogram: np.ndarray, pitch: float, size: tuple[int, int], spacing: tuple[float, float], smooth: float = 0.0
+    sinogram: np.ndarray,
+    pitch: float,
+    size: tuple[int, int],
+    spacing: tuple[float, float],
+    smooth: float = 0.0,
 ) -> np.ndarray:
     """The image (T, *size), per mm, from parallel-beam line integrals.
 
-    Takes a sinogram (V, S, T) of T slices at angles pi v / V (`Views.around`), element pitch and pixel spacing
-    (y, x) in mm.
+    Takes a sinogram (V, S, T) of T slices at angles pi v / V (`Views.around`), element pitch and pixel
+    spacing (y, x) in mm.
     """
     views, count, slices = sinogram.shape
     matrix = _backprojector(views, count, float(pitch), tuple(size), tuple(map(float, spacing)))

@@ -1,6 +1,6 @@
-"""Geometry of the report's figures: numbers in, positions in an SVG out; ``templates/charts.html`` draws them.
+"""Geometry of the report's figures: numbers in, positions out, which ``templates/charts.html`` draws as SVG.
 
-Colours are Okabe and Ito's, told apart by every kind of colour vision, and each series has its own marker too.
+Colours follow Okabe and Ito, told apart by every kind of colour vision; each series has its own marker too.
 """
 
 import dataclasses
@@ -48,20 +48,22 @@ def label(value: float, step: float) -> str:
     return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def curves(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], x_title: str, y_title: str) -> dict | None:
+def curves(
+    series: Sequence[tuple[str, Sequence[float], Sequence[float]]], x_title: str, y_title: str
+) -> dict | None:
     """Lines over a numeric x, such as losses over steps. None where there is nothing to draw.
 
     Args:
         series: (name, x, y) each; values that are not finite are left out, never joined over.
     """
     frame = Frame()
-    points = [(n, [(x, y) for x, y in zip(xs, ys) if math.isfinite(y)]) for n, xs, ys in series]
+    points = [(n, [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]) for n, xs, ys in series]
     points = [(n, p) for n, p in points if p]
     if not points:
         return None
     xs, ys = [x for _, p in points for x, _ in p], [y for _, p in points for _, y in p]
     # The first steps of a training are far above all that follows; the axis is for what follows.
-    top = max(max(y for _, y in p[max(len(p) // 50, 0):]) for _, p in points)
+    top = max(max(y for _, y in p[max(len(p) // 50, 0) :]) for _, p in points)
     y_ticks, x_ticks = ticks(min(ys), max(top, min(ys))), ticks(0, max(xs))
     to_x = _scale(0, max(xs) or 1, frame.left, frame.x1)
     to_y = _scale(y_ticks[0], y_ticks[-1], frame.y1, frame.top)
@@ -97,23 +99,35 @@ def efficiency(columns: Sequence[str], series: Sequence[dict], y_title: str) -> 
     width = (frame.x1 - frame.left) / len(columns)
     drawn = []
     for i, one in enumerate(series):
-        shift = (i - (len(series) - 1) / 2) * min(14.0, width / (len(series) + 1))  # so that intervals lie side by side
+        shift = (i - (len(series) - 1) / 2) * min(
+            14.0, width / (len(series) + 1)
+        )  # so that intervals lie side by side
         marks = [
             {
                 "x": frame.left + (c + 0.5) * width + shift,
-                "y": to_y(p[0]), "low": to_y(p[1]), "high": to_y(p[2]),
+                "y": to_y(p[0]),
+                "low": to_y(p[1]),
+                "high": to_y(p[2]),
                 "text": f"{one['name']}: {p[0]:.3f} [{p[1]:.3f}, {p[2]:.3f}]",
             }
-            for c, p in enumerate(one["points"]) if p
+            for c, p in enumerate(one["points"])
+            if p
         ]
-        drawn.append({
-            "name": one["name"], "colour": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)],
-            "last": "", "marks": marks, "line": _path([(m["x"], m["y"]) for m in marks]),
-        })
+        drawn.append(
+            {
+                "name": one["name"],
+                "colour": COLOURS[i % len(COLOURS)],
+                "marker": MARKERS[i % len(MARKERS)],
+                "last": "",
+                "marks": marks,
+                "line": _path([(m["x"], m["y"]) for m in marks]),
+            }
+        )
     return _axes(frame, "labels used for training", y_title, y_ticks, to_y) | {
         "kind": "efficiency",
         "x_ticks": [
-            {"at": frame.left + (c + 0.5) * width, "lines": text.split("\n")} for c, text in enumerate(columns)
+            {"at": frame.left + (c + 0.5) * width, "lines": text.split("\n")}
+            for c, text in enumerate(columns)
         ],
         "series": drawn,
     }
@@ -136,16 +150,30 @@ def differences(rows: Sequence[dict], x_title: str) -> dict:
         drawn.append({"heading": group, "y": y + line_height / 2})
         y += line_height
         for row in (r for r in rows if r["group"] == group):
-            drawn.append({
-                "name": row["name"], "y": y + line_height / 2, "x": to_x(row["value"]), "low": to_x(row["low"]),
-                "high": to_x(row["high"]), "colour": COLOURS[row["series"] % len(COLOURS)],
-                "marker": MARKERS[row["series"] % len(MARKERS)], "real": row["low"] > 0 or row["high"] < 0,
-                "text": f"{row['name']}: {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
-            })
+            drawn.append(
+                {
+                    "name": row["name"],
+                    "y": y + line_height / 2,
+                    "x": to_x(row["value"]),
+                    "low": to_x(row["low"]),
+                    "high": to_x(row["high"]),
+                    "colour": COLOURS[row["series"] % len(COLOURS)],
+                    "marker": MARKERS[row["series"] % len(MARKERS)],
+                    "real": row["low"] > 0 or row["high"] < 0,
+                    "text": f"{row['name']}: {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
+                }
+            )
             y += line_height
     return {
-        "kind": "differences", "frame": frame, "rows": drawn, "zero": to_x(0.0), "x_title": x_title,
-        "x_ticks": [{"at": to_x(t), "text": ("+" if t > 0 else "") + label(t, x_ticks[1] - x_ticks[0])} for t in x_ticks],
+        "kind": "differences",
+        "frame": frame,
+        "rows": drawn,
+        "zero": to_x(0.0),
+        "x_title": x_title,
+        "x_ticks": [
+            {"at": to_x(t), "text": ("+" if t > 0 else "") + label(t, x_ticks[1] - x_ticks[0])}
+            for t in x_ticks
+        ],
     }
 
 
@@ -158,13 +186,16 @@ def histogram(edges: Sequence[float], counts: Sequence[float], x_title: str) -> 
     # Square roots, since background outnumbers tissue a hundredfold and would flatten it.
     to_y = _scale(0.0, math.sqrt(max(counts)), frame.y1, frame.top)
     outline = [(to_x(edges[0]), frame.y1)]
-    for left, right, count in zip(edges, edges[1:], counts):
+    for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True):
         outline += [(to_x(left), to_y(math.sqrt(count))), (to_x(right), to_y(math.sqrt(count)))]
     outline.append((to_x(edges[-1]), frame.y1))
     x_ticks = [t for t in ticks(edges[0], edges[-1], 5) if edges[0] <= t <= edges[-1]]
     step = x_ticks[1] - x_ticks[0] if len(x_ticks) > 1 else 1.0
     return {
-        "kind": "histogram", "frame": frame, "area": _path(outline) + " Z", "x_title": x_title,
+        "kind": "histogram",
+        "frame": frame,
+        "area": _path(outline) + " Z",
+        "x_title": x_title,
         "x_ticks": [{"at": to_x(t), "text": label(t, step)} for t in x_ticks],
     }
 
@@ -172,7 +203,9 @@ def histogram(edges: Sequence[float], counts: Sequence[float], x_title: str) -> 
 def _axes(frame: Frame, x_title: str, y_title: str, y_ticks: list[float], to_y) -> dict:
     step = y_ticks[1] - y_ticks[0]
     return {
-        "frame": frame, "x_title": x_title, "y_title": y_title,
+        "frame": frame,
+        "x_title": x_title,
+        "y_title": y_title,
         "y_ticks": [{"at": to_y(t), "text": label(t, step)} for t in y_ticks],
     }
 

@@ -30,15 +30,27 @@ def tiles(datasets: list[dict], runs: list[dict], studies: list[dict]) -> list[t
         first, reference = study["budgets"][0], study["reference"]
         row = next(r for r in study["rows"] if r["arm"] == reference and r["budget"] == first)
         name = study["metrics"][0]
-        made.append((words.count(row["labels"]), f"labelled scans at the smallest budget ({words.budget(first)})"))
+        made.append(
+            (words.count(row["labels"]), f"labelled scans at the smallest budget ({words.budget(first)})")
+        )
         value = row["metrics"][name]
-        made.append((words.number(value["value"]), f"{words.metric(name)} then, {row['label']}, {words.interval(value['low'], value['high'])}"))
+        made.append(
+            (
+                words.number(value["value"]),
+                f"{words.metric(name)} then, {row['label']}, {words.interval(value['low'], value['high'])}",
+            )
+        )
         made.append((words.count(study["examples"]), f"scans in the {study['split']} split that decided"))
     if not studies:
         for run in [r for r in runs if r["evaluations"]][:2]:
             test = run["evaluations"][0]
             name, value = next(iter(test["metrics"].items()))
-            made.append((words.number(value["value"]), f"{words.metric(name)} of {run['name']} {words.interval(value['low'], value['high'])}"))
+            made.append(
+                (
+                    words.number(value["value"]),
+                    f"{words.metric(name)} of {run['name']} {words.interval(value['low'], value['high'])}",
+                )
+            )
     return made
 
 
@@ -48,21 +60,25 @@ def _study(study: dict[str, Any]) -> list[str]:
     said = []
     pretrain = study["pretrain"]
     if pretrain is not None:
-        sheet = pretrain["datasheet"]
+        scans = words.plural(pretrain["datasheet"]["examples"].get("train", 0), "scan")
+        draws = words.plural(study["draws"], "draw")
         said.append(
-            f"A Vision Transformer ({pretrain['flat'].get('model.variant')}) first learned from "
-            f"{words.plural(sheet['examples'].get('train', 0), 'scan')} without labels, by filling in what was hidden from it; "
-            f"then it was fine-tuned with few labels, in {words.plural(study['draws'], 'draw')} of which scans carry them."
+            f"A Vision Transformer ({pretrain['flat'].get('model.variant')}) first learned from {scans} "
+            "without labels, by filling in what was hidden from it; then it was fine-tuned with few labels, "
+            f"in {draws} of which scans carry them."
         )
     budgets = study["budgets"]
     for budget in dict.fromkeys([budgets[0], budgets[-1]]):
         own = rows[budget, reference]
         others = [r for (b, arm), r in rows.items() if b == budget and arm != reference]
         value = own["metrics"][metric]
-        against = words.listed([f"{words.number(r['metrics'][metric]['value'])} for {r['label']}" for r in others])
+        against = words.listed(
+            [f"{words.number(r['metrics'][metric]['value'])} for {r['label']}" for r in others]
+        )
         text = (
             f"With {words.budget(budget)} ({words.plural(own['labels'], 'scan')}), {own['label']} reaches "
-            f"{words.metric(metric)} {words.number(value['value'])} {words.interval(value['low'], value['high'])}"
+            f"{words.metric(metric)} {words.number(value['value'])} "
+            f"{words.interval(value['low'], value['high'])}"
         )
         text += f", against {against}: " + _verdict(study, budget) if others else "."
         said.append(text)
@@ -90,14 +106,20 @@ def _run(run: dict[str, Any], test: dict[str, Any]) -> str:
     who = f" of {words.plural(test['patients'], 'patient')}" if test.get("patients") else ""
     return (
         f"{words.capital(run['name'])} reaches {words.metric(name)} {words.number(value['value'])} "
-        f"{words.interval(value['low'], value['high'])} on {words.plural(test['examples'], 'scan')}{who} of the {test['split']} split."
+        f"{words.interval(value['low'], value['high'])} on {words.plural(test['examples'], 'scan')}{who} "
+        f"of the {test['split']} split."
     )
 
 
 def _pretrained(run: dict[str, Any]) -> str:
     last = {name: values[-1] for name, _, values in run["curves"]}
-    loss = f"; its loss on scans that it did not learn from is {last['validation']:.3f}" if "validation" in last else ""
+    loss = (
+        f"; its loss on scans that it did not learn from is {last['validation']:.3f}"
+        if "validation" in last
+        else ""
+    )
     return (
-        f"{words.capital(run['name'])} learned from {words.plural(run['datasheet']['examples'].get('train', 0), 'scan')} without labels, "
+        f"{words.capital(run['name'])} learned from "
+        f"{words.plural(run['datasheet']['examples'].get('train', 0), 'scan')} without labels, "
         f"for {words.plural(run['step'], 'step')}{loss}."
     )

@@ -23,7 +23,9 @@ def kind(path: Path) -> str:
         if (path / file).exists():
             return name
     if (path / "plan.json").exists():
-        raise InputError(f"{path} is a study without its table yet; run the same `vitmed study` until it ends")
+        raise InputError(
+            f"{path} is a study without its table yet; run the same `vitmed study` until it ends"
+        )
     raise InputError(f"{path} is no run, no study and no dataset; give a folder that vitmed made")
 
 
@@ -34,7 +36,11 @@ def run(path: Path) -> dict[str, Any]:
         InputError: no run there, or a file of it is damaged.
     """
     config = folder.config_of(path)
-    starts = durable.read_json(path / "environment.json").get("starts", []) if (path / "environment.json").exists() else []
+    starts = (
+        durable.read_json(path / "environment.json").get("starts", [])
+        if (path / "environment.json").exists()
+        else []
+    )
     series = metrics.read(path)
     objective = config.get("objective", {}).get("name", "")
     return {
@@ -50,7 +56,10 @@ def run(path: Path) -> dict[str, Any]:
         "starts": len(starts),
         "curves": [(label, *map(list, series[name])) for name, label in _CURVES if name in series],
         "step": max((int(steps[-1]) for steps, _ in series.values() if len(steps)), default=0),
-        "evaluations": [durable.read_json(f) | {"folder": f.parent} for f in sorted(path.glob("evaluations/*/metrics.json"))],
+        "evaluations": [
+            durable.read_json(f) | {"folder": f.parent}
+            for f in sorted(path.glob("evaluations/*/metrics.json"))
+        ],
         "ledger": ledger.entries(path),
     }
 
@@ -70,4 +79,3 @@ def dataset(path: Path) -> dict[str, Any]:
         for site in opened.sites(split) or []:
             sites[site] = sites.get(site, 0) + 1
     return {"path": path, "opened": opened, "sheet": opened.datasheet, "sites": sites}
-

@@ -1,6 +1,7 @@
 """One self-contained HTML page: the data, what was learned, how sure the numbers are, where they came from.
 
-Styles, figures and pictures are inside the page; it loads nothing, so it can be mailed and opened years later.
+Styles, figures and pictures are inside the page; it loads nothing, so it can be mailed and opened years
+later.
 """
 
 import datetime
@@ -12,7 +13,7 @@ import jinja2
 import markupsafe
 
 import vitmed
-from vitmed.report import findings, gather, pictures, reconstructions, sections, words
+from vitmed.report import findings, gather, pictures, provenance, reconstructions, sections, words
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -33,7 +34,8 @@ def write(
         title: of the page; made from the names of studies or datasets if left out.
 
     Returns:
-        ``report`` (its path), ``runs``, ``datasets`` and ``studies`` (how many of each it shows), ``simulated``.
+        ``report`` (its path), ``runs``, ``datasets`` and ``studies`` (how many of each it shows), and
+        ``simulated``.
 
     Raises:
         InputError: a folder that is not what it is given as.
@@ -43,10 +45,14 @@ def write(
     studied = [gather.study(Path(s)) for s in studies]
     shown = [gather.run(Path(r)) for r in runs]
     known = {run["path"].resolve() for run in shown}
-    pretrained = [s["pretrain"] for s in studied if s["pretrain"] and s["pretrain"]["path"].resolve() not in known]
+    pretrained = [
+        s["pretrain"] for s in studied if s["pretrain"] and s["pretrain"]["path"].resolve() not in known
+    ]
     shown = pretrained + shown
     opened, missing = _datasets(datasets, shown, studied)
-    sheets = [d["sheet"] for d in opened] + [run["datasheet"] for run in shown] + [s["dataset"] for s in studied]
+    sheets = (
+        [d["sheet"] for d in opened] + [run["datasheet"] for run in shown] + [s["dataset"] for s in studied]
+    )
     simulated = any(sheet.get("simulated") for sheet in sheets)
     by_path = {d["path"].resolve(): d for d in opened}
     context = {
@@ -57,10 +63,12 @@ def write(
         "tiles": findings.tiles(opened, shown, studied),
         "datasets": [sections.dataset(d, pictures.samples(d["opened"])) for d in opened],
         "missing": [str(path) for path in missing],
-        "pretraining": [sections.pretraining(run, _triples(run, by_path)) for run in shown if not run["supervised"]],
+        "pretraining": [
+            sections.pretraining(run, _triples(run, by_path)) for run in shown if not run["supervised"]
+        ],
         "studies": [sections.study(s, home) for s in studied],
         "evaluated": [sections.evaluated(run) for run in shown if run["supervised"]],
-        "provenance": sections.provenance(shown, opened, studied, home),
+        "provenance": provenance.provenance(shown, opened, studied, home),
         "version": vitmed.__version__,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,27 +76,43 @@ def write(
     partial.write_text(_environment().get_template("page.html").render(context), encoding="utf-8")
     partial.replace(out)
     return {
-        "report": str(out), "runs": len(shown), "datasets": len(opened), "studies": len(studied), "simulated": simulated,
+        "report": str(out),
+        "runs": len(shown),
+        "datasets": len(opened),
+        "studies": len(studied),
+        "simulated": simulated,
     }
 
 
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     made.filters |= {
-        "number": words.number, "count": words.count, "metric": words.metric, "capital": words.capital,
+        "number": words.number,
+        "count": words.count,
+        "metric": words.metric,
+        "capital": words.capital,
         "style": lambda name: markupsafe.Markup((TEMPLATES / name).read_text()),  # ours, so not escaped
     }
     made.globals |= {"interval": words.interval, "plural": words.plural, "times": words.times}
     return made
 
 
-def _datasets(given: Sequence[str | Path], runs: list[dict], studies: list[dict]) -> tuple[list[dict], list[Path]]:
-    """The datasets asked for and those that runs and studies name; and the latter's that are no longer there."""
+def _datasets(
+    given: Sequence[str | Path], runs: list[dict], studies: list[dict]
+) -> tuple[list[dict], list[Path]]:
+    """The datasets asked for or named by runs and studies, and the named ones that are no longer there."""
     asked = [Path(path) for path in given]
-    named = [Path(p) for p in [r["config"]["data"]["path"] for r in runs] + [s["dataset"]["path"] for s in studies] if p]
+    named = [
+        Path(p)
+        for p in [r["config"]["data"]["path"] for r in runs] + [s["dataset"]["path"] for s in studies]
+        if p
+    ]
     opened, missing, seen = [], [], set()
     for path in asked + named:
         if path.resolve() in seen:
@@ -108,7 +132,11 @@ def _triples(run: dict[str, Any], datasets: dict[Path, dict]) -> dict[str, Any] 
     dataset = found["opened"]
     wanted = run["config"]["data"].get("val_split", "val")
     split = wanted if dataset.has_split(wanted) else run["config"]["data"].get("split", "train")
-    return {"split": split, "unseen": split == wanted, "images": reconstructions.triples(run["path"], dataset, split)}
+    return {
+        "split": split,
+        "unseen": split == wanted,
+        "images": reconstructions.triples(run["path"], dataset, split),
+    }
 
 
 def _title(datasets: list[dict], runs: list[dict], studies: list[dict]) -> str:

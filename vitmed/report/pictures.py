@@ -29,15 +29,23 @@ def samples(dataset: Dataset, split: str = "train", per_class: int = 5, unlabell
         members = [(name, np.flatnonzero(known & (label[:, 0] == k))) for k, name in enumerate(classes)]
         groups = [(name, _spread(at, per_class)) for name, at in members if len(at)] or groups
     elif task == "multilabel":
-        members = [(name, np.flatnonzero((weight[:, k] > 0) & (label[:, k] > 0))) for k, name in enumerate(classes)]
+        members = [
+            (name, np.flatnonzero((weight[:, k] > 0) & (label[:, k] > 0))) for k, name in enumerate(classes)
+        ]
         groups = [(name, _spread(at, per_class)) for name, at in members if len(at)] or groups
     ids = dataset.ids(split)
     made = []
     for name, chosen in groups:
         images = displayed(dataset.read(split, chosen), dataset.datasheet["window"])
-        made.append({"name": name, "images": [
-            {"src": data_uri(picture(image)), "id": ids[i]} for image, i in zip(images, chosen)
-        ]})
+        made.append(
+            {
+                "name": name,
+                "images": [
+                    {"src": data_uri(picture(image)), "id": ids[i]}
+                    for image, i in zip(images, chosen, strict=True)
+                ],
+            }
+        )
     return made
 
 

@@ -10,7 +10,7 @@ from vitmed.report.pictures import data_uri, picture
 
 
 def triples(run: Path, dataset: Dataset, split: str, count: int = 6) -> list[dict[str, str]]:
-    """``count`` scans at even distances in ``split``: ``id`` and the pictures ``input``, ``masked``, ``made``.
+    """``count`` scans at even distances in ``split``: ``id`` and pictures ``input``, ``masked``, ``made``.
 
     Masks are those that the model is validated with, a function of the scan alone.
 
@@ -30,5 +30,7 @@ def triples(run: Path, dataset: Dataset, split: str, count: int = 6) -> list[dic
             "masked": data_uri(picture((image - low) / (high - low), mask)),
             "made": data_uri(picture((guess - low) / (high - low))),
         }
-        for i, image, mask, guess in zip(chosen, made["image"], made["mask"], made["reconstruction"])
+        for i, image, mask, guess in zip(
+            chosen, made["image"], made["mask"], made["reconstruction"], strict=True
+        )
     ]

@@ -1,12 +1,10 @@
 """What stands in each section of the page, as plain values for the template."""
 
-import os
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vitmed.report import charts, words
+from vitmed.report.provenance import relative
 
 _REFUSED_SHOWN = 20
 
@@ -26,19 +24,25 @@ def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
         by = f", by {splits['by']}" if splits.get("by") else ""
         facts.append(("split", f"{splits['how']}{by}"))
     if found["sites"]:
-        facts.append(("sites", ", ".join(f"{site or 'unknown'}: {n:,}" for site, n in sorted(found["sites"].items()))))
+        facts.append(
+            ("sites", ", ".join(f"{site or 'unknown'}: {n:,}" for site, n in sorted(found["sites"].items())))
+        )
     if sheet.get("task"):
         facts.append(("labels", f"{sheet['task']}: {', '.join(sheet['classes'])}"))
     refused = sheet.get("refused") or {}
     histogram = sheet["intensity"].get("histogram") or {"edges": [], "counts": []}
-    classes = list(dict.fromkeys(name for split in (sheet.get("class_counts") or {}).values() for name in split))
+    classes = list(
+        dict.fromkeys(name for split in (sheet.get("class_counts") or {}).values() for name in split)
+    )
     return {
         "name": sheet["name"],
         "facts": facts,
         "classes": classes,
         "splits": [
             {
-                "name": name, "examples": n, "patients": (sheet["patients"] or {}).get(name),
+                "name": name,
+                "examples": n,
+                "patients": (sheet["patients"] or {}).get(name),
                 "counts": [(sheet["class_counts"] or {}).get(name, {}).get(c) for c in classes],
             }
             for name, n in sheet["examples"].items()
@@ -80,7 +84,12 @@ def evaluated(run: dict[str, Any]) -> dict[str, Any]:
 
 def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
     """A study: the comparisons first, then its figures, its table and its cells."""
-    metrics, reference, budgets, draws = found["metrics"], found["reference"], found["budgets"], found["draws"]
+    metrics, reference, budgets, draws = (
+        found["metrics"],
+        found["reference"],
+        found["budgets"],
+        found["draws"],
+    )
     rows = found["rows"]
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     label = {row["arm"]: row["label"] for row in rows}
@@ -92,48 +101,57 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
         values = [at[b, arm]["metrics"][first] if (b, arm) in at else None for b in budgets]
         return [(v["value"], v["low"], v["high"]) if v and v["value"] is not None else None for v in values]
 
-    columns = [f"{words.capital(words.budget(b))}\n{words.plural(at[b, reference]['labels'], 'scan')}" for b in budgets]
+    columns = [
+        f"{words.capital(words.budget(b))}\n{words.plural(at[b, reference]['labels'], 'scan')}"
+        for b in budgets
+    ]
     forest = [
         {
-            "group": words.capital(words.budget(c["budget"])), "name": f"\N{MINUS SIGN} {c['label']}",
-            "value": c["difference"], "low": c["low"], "high": c["high"], "series": arms.index(c["arm"]),
+            "group": words.capital(words.budget(c["budget"])),
+            "name": f"\N{MINUS SIGN} {c['label']}",
+            "value": c["difference"],
+            "low": c["low"],
+            "high": c["high"],
+            "series": arms.index(c["arm"]),
         }
-        for c in compared if c["difference"] is not None
+        for c in compared
+        if c["difference"] is not None
     ]
     return {
-        "name": found["study"], "split": found["split"], "draws": draws, "metrics": metrics, "first": first,
-        "reference": label[reference], "examples": found["examples"], "patients": found["patients"],
+        "name": found["study"],
+        "split": found["split"],
+        "draws": draws,
+        "metrics": metrics,
+        "first": first,
+        "reference": label[reference],
+        "examples": found["examples"],
+        "patients": found["patients"],
         "comparisons": [
-            {"text": c["sentence"], "class": "" if c["favours"] is None else "real" if c["favours"] == reference else "against"}
-            for c in found["comparisons"] if c["metric"] == first
+            {
+                "text": c["sentence"],
+                "class": "" if c["favours"] is None else "real" if c["favours"] == reference else "against",
+            }
+            for c in found["comparisons"]
+            if c["metric"] == first
         ],
         "others": [c["sentence"] for c in found["comparisons"] if c["metric"] != first],
-        "efficiency": charts.efficiency(columns, [{"name": label[a], "points": points(a)} for a in arms], words.metric(first)),
-        "differences": charts.differences(forest, f"{label[reference]} minus the other, {words.metric(first)}") if forest else None,
+        "efficiency": charts.efficiency(
+            columns, [{"name": label[a], "points": points(a)} for a in arms], words.metric(first)
+        ),
+        "differences": charts.differences(
+            forest, f"{label[reference]} minus the other, {words.metric(first)}"
+        )
+        if forest
+        else None,
         "groups": [_group(found, at, compared, budget, arms) for budget in budgets],
         "notes": found["notes"],
-        "cells": [c | {"path": _relative(found["path"] / c["run"], home)} for c in found["cells"]],
+        "cells": [c | {"path": relative(found["path"] / c["run"], home)} for c in found["cells"]],
     }
 
 
-def provenance(runs: Sequence[dict], datasets: Sequence[dict], studies: Sequence[dict], home: Path) -> dict[str, list[dict]]:
-    """Where every number came from: datasets by hash, runs and studies by command, commit and versions."""
-    return {
-        "datasets": [
-            {"name": d["sheet"]["name"], "path": _relative(d["path"], home), "hash": d["sheet"]["content_hash"],
-             "made": d["sheet"].get("vitmed"), "seed": (d["sheet"].get("splits") or {}).get("seed")}
-            for d in datasets
-        ],
-        "runs": [_run_row(run, home) for run in runs],
-        "studies": [
-            {"name": s["study"], "path": _relative(s["path"], home), "command": _command(s["command"]),
-             "hash": s["dataset"]["content_hash"], "cells": len(s["cells"]), "opened": s["opened"], "split": s["split"]}
-            for s in studies
-        ],
-    }
-
-
-def _group(found: dict, at: dict, compared: list[dict], budget: int | float, arms: list[str]) -> dict[str, Any]:
+def _group(
+    found: dict, at: dict, compared: list[dict], budget: int | float, arms: list[str]
+) -> dict[str, Any]:
     present = [arm for arm in arms if (budget, arm) in at]
     higher = found["higher_is_better"]
     best = {}
@@ -147,8 +165,11 @@ def _group(found: dict, at: dict, compared: list[dict], budget: int | float, arm
         "labels": words.plural(at[budget, present[0]]["labels"], "scan"),
         "rows": [
             {
-                "label": at[budget, arm]["label"], "colour": charts.COLOURS[arms.index(arm) % len(charts.COLOURS)],
-                "scores": [at[budget, arm]["metrics"][m] | {"best": best[m] == arm} for m in found["metrics"]],
+                "label": at[budget, arm]["label"],
+                "colour": charts.COLOURS[arms.index(arm) % len(charts.COLOURS)],
+                "scores": [
+                    at[budget, arm]["metrics"][m] | {"best": best[m] == arm} for m in found["metrics"]
+                ],
                 "against": against.get(arm),
             }
             for arm in present
@@ -162,11 +183,18 @@ def _evaluation(found: dict[str, Any]) -> dict[str, Any]:
         tables = [{"title": "", "classes": confusion["classes"], "counts": confusion["counts"]}]
     else:
         by_column = confusion.get("columns", {})
-        tables = [{"title": name, "classes": ["absent", "present"], "counts": c} for name, c in by_column.items()]
+        tables = [
+            {"title": name, "classes": ["absent", "present"], "counts": c} for name, c in by_column.items()
+        ]
     return {
-        "split": found["split"], "examples": found["examples"], "patients": found.get("patients"),
-        "opened": found.get("opened"), "notes": found.get("notes") or [],
-        "thresholds": [f"{name} from {words.number(value)}" for name, value in (found.get("threshold") or {}).items()],
+        "split": found["split"],
+        "examples": found["examples"],
+        "patients": found.get("patients"),
+        "opened": found.get("opened"),
+        "notes": found.get("notes") or [],
+        "thresholds": [
+            f"{name} from {words.number(value)}" for name, value in (found.get("threshold") or {}).items()
+        ],
         "threshold_from": found.get("threshold_from"),
         "metrics": [{"name": words.metric(name), **value} for name, value in found["metrics"].items()],
         "confusion": tables,
@@ -178,45 +206,26 @@ def _model_facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [("model", str(flat.get("model.variant")))]
     if flat.get("model.patch_size"):
         facts.append(("patch", words.size(flat["model.patch_size"])))
-    facts.append(("trained", f"{words.plural(run['step'], 'step')} of {words.plural(flat.get('train.batch_size') or 0, 'scan')}"))
+    facts.append(
+        (
+            "trained",
+            f"{words.plural(run['step'], 'step')} of "
+            f"{words.plural(flat.get('train.batch_size') or 0, 'scan')}",
+        )
+    )
     if flat.get("data.labels") is not None:
-        facts.append(("labels", f"{words.budget(flat['data.labels'])}, draw {flat.get('data.label_seed', 0)}"))
+        facts.append(
+            ("labels", f"{words.budget(flat['data.labels'])}, draw {flat.get('data.label_seed', 0)}")
+        )
     else:
         examples = run["datasheet"]["examples"].get(flat.get("data.split", "train"), 0)
         facts.append(("learned from", words.plural(examples, "scan")))
     return facts
 
 
-def _run_row(run: dict[str, Any], home: Path) -> dict[str, Any]:
-    first = run["first"]
-    source = first.get("source") or {}
-    commit = (source.get("commit") or "")[:12] or "not from a checkout"
-    packages = first.get("packages") or {}
-    devices = first.get("devices") or {}
-    versions = [f"vitmed {first.get('vitmed', '?')}"] + [f"{p} {packages[p]}" for p in ("jax", "flax", "optax") if p in packages]
-    return {
-        "name": run["name"], "path": _relative(run["path"], home), "command": _command(first.get("command", "")),
-        "commit": commit + (" with changes" if source.get("commit") and source.get("dirty") else ""),
-        "versions": ", ".join(versions + ([f"Python {first['python']}"] if "python" in first else [])),
-        "device": f"{devices.get('count', '?')} {devices.get('platform', '')} ({devices.get('kind', 'unknown')})",
-        "seed": run["flat"].get("train.seed"), "hash": run["datasheet"]["content_hash"],
-        "started": first.get("started", ""), "starts": run["starts"],
-    }
-
-
 def _copies(where: str, n: int) -> str:
     first, between, second = where.partition("/")
     return f"{words.count(n)} between {first} and {second}" if between else f"{words.count(n)} inside {first}"
-
-
-def _command(command: str) -> str:
-    """The command without the folder that Python lies in, which says nothing on another machine."""
-    parts = shlex.split(command)
-    return shlex.join([Path(parts[0]).name, *parts[1:]]) if parts else "not recorded"
-
-
-def _relative(path: Path, home: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), home)).as_posix()
 
 
 def _channels(n: int) -> str:

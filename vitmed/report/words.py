@@ -20,7 +20,13 @@ METRICS = {
     "pearson": "Pearson's r",
     "kappa": "Cohen's kappa",
 }
-MODALITIES = {"xray": "X-ray", "ct": "CT", "mr": "MRI", "ultrasound": "ultrasound", "unknown": "of unknown modality"}
+MODALITIES = {
+    "xray": "X-ray",
+    "ct": "CT",
+    "mr": "MRI",
+    "ultrasound": "ultrasound",
+    "unknown": "of unknown modality",
+}
 SIMULATED = "Simulated scans: this shows that the software works, not that pretraining helps yours."
 
 

@@ -38,7 +38,7 @@ def read_item(path: str, item: tuple[str, int]) -> Scan:
 
 @functools.lru_cache(maxsize=1)
 def load(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a MedMNIST ``.npz``: ``SPLIT_images`` (n, *S[, C]) and, where known, ``SPLIT_labels`` (n, K).
+    """The arrays of a MedMNIST ``.npz``: ``SPLIT_images`` (n, *S[, C]), and perhaps ``SPLIT_labels`` (n, K).
 
     Raises:
         InputError: broken, of another layout, or with as many labels as images only in part.

@@ -5,6 +5,7 @@ DICOM PS3.3: Image Plane Module (C.7.6.2), Modality LUT (C.11.1), VOI LUT (C.11.
 
 import dataclasses
 import os
+import warnings
 
 import numpy as np
 import pydicom
@@ -20,7 +21,7 @@ from vitmed.scans.scan import Refused, Scan
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
 # Objects that refer to scans but are none.
-_NOT_SCANS = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "FID", "DOC", "PLAN", "AU", "ECG"}
+_NOT_SCANS = set("SEG SR PR KO RTSTRUCT RTPLAN RTDOSE REG FID DOC PLAN AU ECG".split())
 _HEADER = ["SOPClassUID", "SeriesInstanceUID", "Modality", "Rows", "Columns"]
 
 
@@ -46,9 +47,11 @@ def series_of(path: str) -> str:
         Refused: not DICOM, not an image, or without a series.
     """
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
     except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
-        raise Refused("not a readable DICOM file", str(error).splitlines()[0] if str(error) else "") from None
+        raise Refused("not a readable DICOM file", _first_line(error)) from None
     if header.get("Modality", "") in _NOT_SCANS:
         raise Refused("DICOM that is not a scan", f"its modality is {header.Modality}")
     if not header.get("Rows") or not header.get("Columns"):
@@ -109,13 +112,17 @@ def _read(path: str) -> _Slice:
     except Refused:
         raise
     except Exception as error:  # decoders raise whatever their codec raises
-        raise Refused("broken DICOM file", f"{name}: {str(error).splitlines()[0] if str(error) else error!r}") from None
+        raise Refused("broken DICOM file", f"{name}: {_first_line(error)}") from None
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     slope, intercept = float(data.get("RescaleSlope") or 1), float(data.get("RescaleIntercept") or 0)
     if (slope, intercept) != (1.0, 0.0):
         pixels = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     del data.PixelData  # the header is kept for as long as the series is read
     return _Slice(pixels, data)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def _stack(slices: list[_Slice]) -> tuple[list[int], np.ndarray]:
@@ -144,8 +151,7 @@ def _stack(slices: list[_Slice]) -> tuple[list[int], np.ndarray]:
         raise Refused("several slices at one position", "more than one stack (echoes, times) in the series")
     if np.abs(gaps - step).max() > 0.05 * step:
         raise Refused(
-            "missing slices",
-            f"{gaps.max():.4g} mm between two slices where {step:.4g} mm is usual"
+            "missing slices", f"{gaps.max():.4g} mm between two slices where {step:.4g} mm is usual"
         )
     path = (positions[order[-1]] - positions[order[0]]) / (len(slices) - 1)
     if np.linalg.norm(path - normal * (path @ normal)) > 0.02 * np.linalg.norm(path):

@@ -16,10 +16,10 @@ _KINDS = {
     "dicom": (".dcm", ".dicom", ".ima"),
 }
 # What usually lies beside scans and is none: tables, notes, and the data part of two-file formats.
-_BESIDE = {
-    ".csv", ".tsv", ".json", ".jsonl", ".txt", ".md", ".rst", ".html", ".pdf", ".xml", ".xls", ".xlsx",
-    ".yaml", ".yml", ".bib", ".log", ".md5", ".sha256", ".py", ".bval", ".bvec", ".raw", ".zraw",
-}
+_BESIDE = set(
+    ".csv .tsv .json .jsonl .txt .md .rst .html .pdf .xml .xls .xlsx .yaml .yml .bib .log .md5 .sha256 .py "
+    ".bval .bvec .raw .zraw".split()
+)
 _BESIDE_NAMES = {"dicomdir", "readme", "license", "licence", "citation.cff", "makefile"}
 
 Found = tuple[list[Source], list[tuple[str, str, str]]]

@@ -60,9 +60,11 @@ def fit(
         shape = tuple(max(1, round(length / s)) for length, s in zip(scan.size, step, strict=True))
         scan, mask = resample(scan, shape, step, mask)
     elif size is not None and n == 2:
-        step = (max(have / want for have, want in zip(scan.size, size, strict=True)),) * 2
-        shape = tuple(min(want, max(1, round(have / s))) for have, want, s in zip(scan.size, size, step, strict=True))
-        scan, mask = resample(scan, shape, step, mask)
+        step = max(have / want for have, want in zip(scan.size, size, strict=True))
+        shape = tuple(
+            min(want, max(1, round(have / step))) for have, want in zip(scan.size, size, strict=True)
+        )
+        scan, mask = resample(scan, shape, (step, step), mask)
     if size is not None:
         scan, mask = crop_or_pad(scan, size, fill, mask)
     return scan, mask
@@ -78,7 +80,8 @@ def resample(
     """
     if shape == scan.size and all(abs(s - 1) < 1e-6 for s in step):
         return scan, mask
-    start = tuple((have - 1 - (want - 1) * s) / 2 for have, want, s in zip(scan.size, shape, step, strict=True))
+    along = zip(scan.size, shape, step, strict=True)
+    start = tuple((have - 1 - (want - 1) * s) / 2 for have, want, s in along)
     array = scan.array.astype(np.float32)
     for axis, (length, s, first) in enumerate(zip(shape, step, start, strict=True)):
         centres = first + np.arange(length) * s
@@ -89,7 +92,8 @@ def resample(
     if scan.array.dtype == np.uint8:
         array = np.rint(array).astype(np.uint8)
     spacing = None if scan.spacing is None else tuple(h * s for h, s in zip(scan.spacing, step, strict=True))
-    return dataclasses.replace(scan, array=array, spacing=spacing, affine=_moved(scan.affine, start, step)), mask
+    affine = _moved(scan.affine, start, step)
+    return dataclasses.replace(scan, array=array, spacing=spacing, affine=affine), mask
 
 
 def crop_or_pad(

@@ -45,7 +45,7 @@ def store(scan: Scan, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     if modality == "ct":
         return _round(array, np.int16), np.ones(channels, np.float32), np.zeros(channels, np.float32)
     if modality == "mr":
-        units = np.stack([_relative(array[..., c], *_percentiles(array[..., c])) for c in range(channels)], -1)
+        units = np.stack([_relative(a, *_percentiles(a)) for a in np.moveaxis(array, -1, 0)], -1)
         scale = np.full(channels, 1 / MR_STEPS, np.float32)
         return _round(units * MR_STEPS, np.int16), scale, np.zeros(channels, np.float32)
     if array.dtype == np.uint8 and scan.span in (None, (0.0, 255.0)):

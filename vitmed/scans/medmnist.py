@@ -1,17 +1,12 @@
 """What the files of MedMNIST hold, which they do not say themselves: modality and class names.
 
-Yang et al., "MedMNIST v2 - A large-scale lightweight benchmark for 2D and 3D biomedical image classification",
-Scientific Data 10, 41 (2023). The CT sets are 8-bit pictures, not Hounsfield units, so their modality is
-``unknown`` here; so are the binary shapes (adrenal, vessel).
+Yang et al., "MedMNIST v2 - A large-scale lightweight benchmark for 2D and 3D biomedical image
+classification", Scientific Data 10, 41 (2023). The CT sets are 8-bit pictures, not Hounsfield units, so their
+modality is ``unknown`` here; so are the binary shapes (adrenal, vessel).
 """
 
 import dataclasses
 import re
-
-_ORGANS = (
-    "bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right",
-    "liver", "lung-left", "lung-right", "pancreas", "spleen",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,25 +17,37 @@ class MedMNIST:
     classes: tuple[str, ...]
 
 
+def _set(modality: str, classes: str) -> MedMNIST:
+    return MedMNIST(modality, tuple(classes.split(" | ")))
+
+
+_ORGANS = _set(
+    "unknown",
+    "bladder | femur-left | femur-right | heart | kidney-left | kidney-right | liver | lung-left | "
+    "lung-right | pancreas | spleen",
+)
+
 SETS = {
-    "pneumoniamnist": MedMNIST("xray", ("normal", "pneumonia")),
-    "chestmnist": MedMNIST("xray", (
-        "atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
-        "consolidation", "edema", "emphysema", "fibrosis", "pleural thickening", "hernia",
-    )),
-    "breastmnist": MedMNIST("ultrasound", ("malignant", "normal or benign")),
-    "octmnist": MedMNIST("unknown", ("choroidal neovascularization", "diabetic macular edema", "drusen", "normal")),
-    "organamnist": MedMNIST("unknown", _ORGANS),
-    "organcmnist": MedMNIST("unknown", _ORGANS),
-    "organsmnist": MedMNIST("unknown", _ORGANS),
-    "organmnist3d": MedMNIST("unknown", (
-        "liver", "kidney-right", "kidney-left", "femur-right", "femur-left", "bladder", "heart",
-        "lung-right", "lung-left", "spleen", "pancreas",
-    )),
-    "nodulemnist3d": MedMNIST("unknown", ("benign", "malignant")),
-    "adrenalmnist3d": MedMNIST("unknown", ("normal", "hyperplasia or mass")),
-    "fracturemnist3d": MedMNIST("unknown", ("buckle rib", "nondisplaced rib", "displaced rib")),
-    "vesselmnist3d": MedMNIST("unknown", ("vessel", "aneurysm")),
+    "pneumoniamnist": _set("xray", "normal | pneumonia"),
+    "chestmnist": _set(
+        "xray",
+        "atelectasis | cardiomegaly | effusion | infiltration | mass | nodule | pneumonia | pneumothorax | "
+        "consolidation | edema | emphysema | fibrosis | pleural thickening | hernia",
+    ),
+    "breastmnist": _set("ultrasound", "malignant | normal or benign"),
+    "octmnist": _set("unknown", "choroidal neovascularization | diabetic macular edema | drusen | normal"),
+    "organamnist": _ORGANS,
+    "organcmnist": _ORGANS,
+    "organsmnist": _ORGANS,
+    "organmnist3d": _set(
+        "unknown",
+        "liver | kidney-right | kidney-left | femur-right | femur-left | bladder | heart | lung-right | "
+        "lung-left | spleen | pancreas",
+    ),
+    "nodulemnist3d": _set("unknown", "benign | malignant"),
+    "adrenalmnist3d": _set("unknown", "normal | hyperplasia or mass"),
+    "fracturemnist3d": _set("unknown", "buckle rib | nondisplaced rib | displaced rib"),
+    "vesselmnist3d": _set("unknown", "vessel | aneurysm"),
 }
 
 

@@ -1,5 +1,7 @@
 """Source to scan: the reader of each kind, imported when the first file of the kind is met."""
 
+import warnings
+
 from vitmed.errors import VitmedError
 from vitmed.scans.scan import Refused, Scan, Source
 
@@ -11,7 +13,9 @@ def read(source: Source) -> Scan:
         Refused: the file has a fault, told in the reason.
     """
     try:
-        return _read(source)
+        with warnings.catch_warnings():  # remarks on headers; what matters in them is refused
+            warnings.simplefilter("ignore")
+            return _read(source)
     except (Refused, VitmedError, MemoryError):
         raise
     except Exception as error:  # a codec's own kind of complaint about a file no reader has met before
@@ -22,21 +26,27 @@ def _read(source: Source) -> Scan:
     match source.kind:
         case "npz":
             from vitmed.scans import arrays
+
             return arrays.read_item(source.files[0], source.item)
         case "image":
             from vitmed.scans import images
+
             return images.read(source.files[0])
         case "array":
             from vitmed.scans import arrays
+
             return arrays.read(source.files[0])
         case "nifti":
             from vitmed.scans import nifti
+
             return nifti.read(source.files[0])
         case "itk":
             from vitmed.scans import itk
+
             return itk.read(source.files[0])
         case "dicom":
             from vitmed.scans import dicom
+
             return dicom.read(source.files)
     raise ValueError(f"no reader for {source.kind}")
 

@@ -90,12 +90,14 @@ class Recipe:
         try:
             values = json.loads(Path(path).read_text())
             if values.pop("format") != 1:
-                raise InputError(f"{path} is a recipe of a newer format than this vitmed reads; update vitmed")
+                raise InputError(f"{path} is of a newer format than this vitmed reads; update vitmed")
             for key in ("size", "spacing", "window", "mean", "std", "patch_size"):
                 values[key] = None if values[key] is None else tuple(values[key])
             return cls(**values)
         except FileNotFoundError:
-            raise InputError(f"{path} does not exist; a run without its recipe cannot be fed rightly") from None
+            raise InputError(
+                f"{path} does not exist; without its recipe a run cannot be fed rightly"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a recipe ({type(error).__name__}: {error})") from None
 
@@ -103,7 +105,7 @@ class Recipe:
         """Why a model made with this recipe cannot be used with ``other``, one clause a mismatch.
 
         Size, spacing, mean and std may differ: positions are computed for any grid, and standardising is
-        the data's own affair. What the numbers mean (modality, unit, window) and the shape of a token may not.
+        the data's own affair. What the numbers mean (modality, unit, window) and a token's shape may not.
         """
         pairs = [
             ("modality", self.modality, other.modality),

@@ -8,18 +8,24 @@ from vitmed.report import words
 
 
 def flat_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """One dict a (budget, arm): each metric with its interval, and the reference's lead over the arm with its own.
+    """One dict a (budget, arm): each metric with its interval, and the reference's lead with its own.
 
-    Columns: ``budget``, ``labels``, ``arm``, ``draws``, ``examples``, ``patients``, ``opened``, and for each metric M: ``M``,
-    ``M_low``, ``M_high``, ``M_difference`` (reference minus arm, paired), ``M_difference_low``, ``M_difference_high``.
+    Columns: ``budget``, ``labels``, ``arm``, ``draws``, ``examples``, ``patients``, ``opened``, and for each
+    metric M: ``M``, ``M_low``, ``M_high``, ``M_difference`` (reference minus arm, paired),
+    ``M_difference_low``, ``M_difference_high``.
     """
     compared = {(c["budget"], c["arm"], c["metric"]): c for c in table["comparisons"]}
     rows = []
     for row in table["rows"]:
         cells = [c for c in table["cells"] if (c["arm"], c["budget"]) == (row["arm"], row["budget"])]
         flat = {
-            "budget": row["budget"], "labels": row["labels"], "arm": row["arm"], "draws": table["draws"],
-            "examples": table["examples"], "patients": table["patients"], "opened": max(c["opened"] for c in cells),
+            "budget": row["budget"],
+            "labels": row["labels"],
+            "arm": row["arm"],
+            "draws": table["draws"],
+            "examples": table["examples"],
+            "patients": table["patients"],
+            "opened": max(c["opened"] for c in cells),
         }
         for metric in table["metrics"]:
             value = row["metrics"][metric]
@@ -32,6 +38,11 @@ def flat_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
             }
         rows.append(flat)
     return rows
+
+
+def cell_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """One dict a cell: its run folder, arm, budget, draw, labels, and each metric on its own."""
+    return [{k: v for k, v in cell.items() if k != "metrics"} | cell["metrics"] for cell in table["cells"]]
 
 
 def csv_text(rows: list[dict[str, Any]]) -> str:
@@ -55,12 +66,23 @@ def markdown(table: dict[str, Any]) -> str:
     lines += ["", _line(head), _line(["---:", "---:", "---", *["---:"] * (len(metrics) + 1)])]
     for row in table["rows"]:
         lead = compared.get((row["budget"], row["arm"], metrics[0]))
-        lines.append(_line([
-            words.share(row["budget"]), words.count(row["labels"]), row["label"],
-            *(_with_interval(row["metrics"][m]["value"], row["metrics"][m]) for m in metrics),
-            _with_interval(lead["difference"], lead, sign=True) if lead else "reference",
-        ]))
-    lines += ["", *(f"- {note}" for note in table["notes"]), "", f"Dataset {table['dataset']['content_hash']}, {table['split']} split."]
+        lines.append(
+            _line(
+                [
+                    words.share(row["budget"]),
+                    words.count(row["labels"]),
+                    row["label"],
+                    *(_with_interval(row["metrics"][m]["value"], row["metrics"][m]) for m in metrics),
+                    _with_interval(lead["difference"], lead, sign=True) if lead else "reference",
+                ]
+            )
+        )
+    lines += [
+        "",
+        *(f"- {note}" for note in table["notes"]),
+        "",
+        f"Dataset {table['dataset']['content_hash']}, {table['split']} split.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
 """What a study runs: one pretraining, then a cell for every arm, label budget and draw.
 
 An arm is one way to a model (pretrained, from scratch, a CNN); a budget is how many labels it may use; a draw
-is which ones. Draw ``d`` labels the same examples in every arm (``data.label_seed = d``), so arms are compared
-pair by pair. Every cell is an ordinary training run with an ordinary config.
+is which ones. Draw ``d`` labels the same examples in every arm (``data.label_seed = d``), so arms are
+compared pair by pair. Every cell is an ordinary training run with an ordinary config.
 """
 
 import dataclasses
@@ -38,7 +38,9 @@ class StudySection:
         if not self.budgets or len(set(self.budgets)) != len(self.budgets) or min(self.budgets) <= 0:
             raise ValueError(f"budgets is {self.budgets}; give different positive counts or fractions")
         if any(isinstance(b, float) and b > 1 for b in self.budgets):
-            raise ValueError(f"budgets is {self.budgets}; a fraction is at most 1.0, a count is a whole number")
+            raise ValueError(
+                f"budgets is {self.budgets}; a fraction is at most 1.0, a count is a whole number"
+            )
         if self.draws < 1:
             raise ValueError(f"draws is {self.draws}; at least one is needed")
         if not self.metrics:
@@ -108,11 +110,14 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
             raise InputError(f"config.study.arms has {name!r}; config.arms has {', '.join(checked.arms)}")
     checked = dataclasses.replace(checked, arms={name: checked.arms[name] for name in dict.fromkeys(chosen)})
     if study.reference not in checked.arms:
-        raise InputError(f"config.study.reference is {study.reference!r}; the arms are {', '.join(checked.arms)}")
+        raise InputError(
+            f"config.study.reference is {study.reference!r}; the arms are {', '.join(checked.arms)}"
+        )
     splits = {arm.config.get("data", {}).get("split", "train") for arm in checked.arms.values()}
     if len(splits) > 1:
         raise InputError(
-            f"config.arms label the splits {', '.join(sorted(splits))}; all arms must learn from the same examples"
+            f"config.arms label the splits {', '.join(sorted(splits))}; "
+            "all arms must learn from the same examples"
         )
     for name, arm in checked.arms.items():
         if not re.fullmatch(r"\w+", name):
@@ -139,7 +144,12 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
                 _set(own, "data", path=data, labels=budget, label_seed=draw)
                 _set(own, "train", seed=draw)
                 if arm.steps is not None:
-                    _set(own, "train", steps=arm.steps[at], **({"epochs": None} if "epochs" in own.train else {}))
+                    _set(
+                        own,
+                        "train",
+                        steps=arm.steps[at],
+                        **({"epochs": None} if "epochs" in own.train else {}),
+                    )
                 if arm.init:
                     with own.ignore_type(), own.unlocked():
                         own.init_from = str(workdir / "pretrain")
@@ -155,7 +165,9 @@ def check_unchanged(plan: Plan) -> None:
         InputError: naming the keys that differ, with both values.
     """
     file = plan.workdir / "plan.json"
-    now = {cell.name: _plain(cell.config) for cell in ((plan.pretrain,) if plan.pretrain else ()) + plan.cells}
+    now = {
+        cell.name: _plain(cell.config) for cell in ((plan.pretrain,) if plan.pretrain else ()) + plan.cells
+    }
     now["study"] = {"split": plan.config.study.split, "checkpoint": plan.config.study.checkpoint}
     before = durable.read_json(file)["runs"] if file.exists() else {}
     differ: dict[str, str] = {}  # by key, since one changed key of an arm shows in all its cells
@@ -166,7 +178,9 @@ def check_unchanged(plan: Plan) -> None:
                 differ.setdefault(f"{name.split('-')[0]}: {key}", f"was {was!r}, now {is_now!r}")
     if differ:
         told = "; ".join(f"{key} {both}" for key, both in sorted(differ.items()))
-        raise InputError(f"{plan.workdir} holds a study made with another config ({told}); use another --workdir")
+        raise InputError(
+            f"{plan.workdir} holds a study made with another config ({told}); use another --workdir"
+        )
     plan.workdir.mkdir(parents=True, exist_ok=True)
     durable.write_json(file, {"format": 1, "runs": before | now})
 

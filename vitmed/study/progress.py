@@ -96,7 +96,9 @@ class StudyProgress:
         parts = [f"study: {len(self._cells) - len(self._left)}/{len(self._cells)} runs"]
         for name in running:
             steps = self._cells[name].config.get("train", {}).get("steps")
-            parts.append(f"{name} at step {last_step(self._cells[name].run)}" + (f"/{steps}" if steps else ""))
+            parts.append(
+                f"{name} at step {last_step(self._cells[name].run)}" + (f"/{steps}" if steps else "")
+            )
         left = self.seconds_left(running, now)
         parts.append(f"{clock(now - self._start)} so far")
         return ", ".join(parts + ([f"about {clock(left)} left"] if left is not None else []))

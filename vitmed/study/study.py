@@ -1,7 +1,7 @@
 """``vitmed study``: lay out the runs, do what is not done yet, make the table.
 
-A cell is trained, then evaluated once on the split that the study reports; its evaluation is what says that it
-is done. A study that was stopped anywhere goes on with the same command.
+A cell is trained, then evaluated once on the split that the study reports; its evaluation is what says that
+it is done. A study that was stopped anywhere goes on with the same command.
 """
 
 import contextlib
@@ -54,7 +54,9 @@ def metric_names(data: str, split: str) -> list[str]:
         raise InputError(f"split {split!r} of {data} has no labels; ingest it with --labels or --label-from")
     sheet = dataset.datasheet
     alike = np.full((len(rows), len(sheet["classes"])), 0.5)  # names do not depend on scores
-    judged = Judged(sheet["task"], sheet["classes"], alike, label[rows], weight[rows] > 0, np.arange(len(rows)))
+    judged = Judged(
+        sheet["task"], sheet["classes"], alike, label[rows], weight[rows] > 0, np.arange(len(rows))
+    )
     return [measure.name for measure in measures(judged)[0]]
 
 
@@ -90,8 +92,9 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
     """Runs the study of ``config`` in ``workdir`` with ``jobs`` processes; goes on from what is there.
 
     Returns:
-        ``table``: path of the CSV; ``rows``: its rows as dicts; ``comparisons``: one dict a comparison with the
-        reference arm, ``sentence`` among its keys; ``opened``: how often the split was opened in any cell.
+        ``table``: path of the CSV; ``rows``: its rows as dicts; ``comparisons``: one dict a comparison with
+        the reference arm, ``sentence`` among its keys; ``opened``: how often the split was opened, at most,
+        in any cell.
 
     Raises:
         InputError: a wrong config, a ``workdir`` made with another config or in use, a budget too small.
@@ -107,9 +110,13 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
         for metric in section.metrics:
             if metric not in known:
                 names = ", ".join(name for name in known if "/" not in name)
-                raise InputError(f"config.study.metrics has {metric!r}; the labels of the dataset allow {names}")
+                raise InputError(
+                    f"config.study.metrics has {metric!r}; the labels of the dataset allow {names}"
+                )
         counts = {
-            (c.budget, c.draw): work.label_count(c.config.data.path, c.config.data.get("split", "train"), c.budget, c.draw)
+            (c.budget, c.draw): work.label_count(
+                c.config.data.path, c.config.data.get("split", "train"), c.budget, c.draw
+            )
             for c in planned.cells
             if c.arm == section.reference
         }
@@ -134,14 +141,16 @@ def _run(planned: Plan, jobs: int, quiet: bool, work: Work) -> None:
             tasks = [
                 workers.Task(cell.name, do, (cell, section.split, section.checkpoint, work)) for cell in group
             ]
-            for task, result in workers.run(tasks, width, cache, lambda at: progress.tick([t.name for t in at.values()])):
-                if not cells[task.name].arm:
-                    durable.write_json(_result(planned, cells[task.name]), {"format": 1, **result})
-                progress.done(task.name, _note(result, section.metrics[0]))
+            ended = workers.run(tasks, width, cache, lambda at: progress.tick([t.name for t in at.values()]))
+            with contextlib.closing(ended):
+                for task, result in ended:
+                    if not cells[task.name].arm:
+                        durable.write_json(_result(planned, cells[task.name]), {"format": 1, **result})
+                    progress.done(task.name, _note(result, section.metrics[0]))
 
 
 def do(cell: Cell, split: str, checkpoint: str, work: Work) -> dict:
-    """Trains one cell from where it stands and, unless it is the pretraining, evaluates it. Runs in a worker."""
+    """Trains one cell from where it stands and evaluates it, unless it is the pretraining. In a worker."""
     result = work.train(cell.config, cell.run)
     return work.evaluate(cell.run, split, checkpoint) if cell.arm else result
 
@@ -178,7 +187,9 @@ def _locked(workdir: Path):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{workdir} is in use by another vitmed study; wait for it, or stop it") from None
+            raise InputError(
+                f"{workdir} is in use by another vitmed study; wait for it, or stop it"
+            ) from None
         yield
 
 

@@ -1,6 +1,7 @@
 """Worker processes for a study: each has its share of the cores and does one run after another.
 
-Nothing heavy is imported at the top: a worker takes its cores and names the compilation cache before JAX loads.
+Nothing heavy is imported at the top: a worker takes its cores and names the compilation cache before JAX
+loads.
 A worker sits in its own process group, so that ctrl-C reaches it once, through the parent, in the middle of
 training, where it is turned into a saved state. It ends when the parent does, however the parent ended.
 """
@@ -38,10 +39,12 @@ def shares(cores: list[int], jobs: int) -> list[list[int]]:
     """Splits the cores between jobs as evenly as they go; more jobs than cores share them in turn."""
     if jobs >= len(cores):
         return [[cores[job % len(cores)]] for job in range(jobs)]
-    return [cores[len(cores) * job // jobs: len(cores) * (job + 1) // jobs] for job in range(jobs)]
+    return [cores[len(cores) * job // jobs : len(cores) * (job + 1) // jobs] for job in range(jobs)]
 
 
-def run(tasks: list[Task], jobs: int, cache: Path, tick: Callable[[dict], None]) -> Iterator[tuple[Task, Any]]:
+def run(
+    tasks: list[Task], jobs: int, cache: Path, tick: Callable[[dict], None]
+) -> Iterator[tuple[Task, Any]]:
     """Runs the tasks in ``jobs`` processes and yields (task, result) as they end.
 
     ``tick`` is called about once a second with {worker number: the task it is at}. After the first failure no
@@ -63,7 +66,9 @@ def run(tasks: list[Task], jobs: int, cache: Path, tick: Callable[[dict], None])
                 except EOFError:
                     workers[number][0].join()
                     code = workers[number][0].exitcode
-                    error = RuntimeError(f"the process of {task.name} ended with {code}: out of memory, or killed")
+                    error = RuntimeError(
+                        f"the process of {task.name} ended with {code}: out of memory, or killed"
+                    )
                 if error is None:
                     yield task, result
                 else:
@@ -80,7 +85,9 @@ def _pool(jobs: int, cache: Path):
         for job in range(jobs):
             here, there = _SPAWN.Pipe()
             own = shares(cores, jobs)[job] if cores else []
-            process = _SPAWN.Process(target=_serve, args=(there, own, str(cache), jobs, sys.orig_argv), name=f"study-{job}")
+            process = _SPAWN.Process(
+                target=_serve, args=(there, own, str(cache), jobs, sys.orig_argv), name=f"study-{job}"
+            )
             process.start()
             there.close()
             workers.append((process, here))

@@ -1,0 +1,45 @@
+"""From a config to networks: what does not fit is refused by the key's name."""
+
+import pytest
+
+from vitmed.config import build as section
+from vitmed.errors import InputError
+from vitmed.models.build import ModelConfig, decoder, encoder
+from vitmed.models.resnet import ResNet
+from vitmed.models.vit import VARIANTS, ViT
+
+
+def test_names_become_networks():
+    vit = encoder(ModelConfig("ti", (4, 4), drop_path=0.1, scan=True, dtype="bfloat16"), (28, 28), "full")
+    assert isinstance(vit, ViT) and vit.variant == VARIANTS["ti"]
+    assert (vit.drop_path, vit.scan, vit.remat, vit.dtype) == (0.1, True, "full", "bfloat16")
+    cnn = encoder(ModelConfig("resnet10", width=16), (28, 28))
+    assert isinstance(cnn, ResNet) and cnn.width == 16
+    made = decoder(ModelConfig("ti", (4, 4), decoder_dim=64, decoder_depth=3, decoder_heads=2), (28, 28), 2)
+    assert (made.dim, made.depth, made.heads, made.channels) == (64, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"variant": "nani", "patch_size": (4, 4)}, "did you mean 'nano'?"),
+        ({"variant": "nano"}, "config.model.patch_size is missing"),
+        ({"variant": "nano", "patch_size": (4, 4), "drop_path": 1.0}, "config.model.drop_path is 1.0"),
+        ({"variant": "nano", "patch_size": (4, 4), "decoder_heads": 5}, "config.model.decoder_heads is 5"),
+        ({"variant": "nano", "patch_size": (4, 4), "dtype": "float16"}, "config.model.dtype"),
+    ],
+)
+def test_a_wrong_key_is_named(values, says):
+    with pytest.raises(InputError) as refused:
+        section(ModelConfig, values, "config.model")
+    assert says in str(refused.value)
+
+
+def test_a_cnn_has_no_patches_to_mask():
+    with pytest.raises(InputError, match="no patches to mask"):
+        decoder(ModelConfig("resnet10"), (28, 28), 1)
+
+
+def test_a_patch_of_another_dimension_is_refused():
+    with pytest.raises(InputError, match="3 axes but the scans have 2"):
+        encoder(ModelConfig("nano", (4, 4, 4)), (28, 28))

@@ -1,0 +1,59 @@
+"""Measure how fast training goes here.
+
+  vitmed bench step                         MAE ViT-B/16, 224 x 224 x 3: images a second and share of the machine's ceiling
+  vitmed bench step --peer transformers     the same beside ViTMAE in eager PyTorch, step by step in turn
+  vitmed bench step --config configs/pretrain_mae.py:s16,224 --batch 16
+  vitmed bench loop --config configs/pretrain_mae.py --config.data.path=DATASET
+                                            what the loop (data, logging, checkpoints) adds to the bare step
+
+Peers are installed by the extra: pip install 'vitmed[bench]'. Numbers are medians; close other programs first.
+"""
+
+HELP = "measure the training step (also against a peer) and what the loop adds to it"
+TAKES_CONFIG = True
+
+
+def arguments(parser):
+    parser.add_argument("what", choices=("step", "loop"), metavar="WHAT", help="step or loop")
+    parser.add_argument("--config", metavar="FILE.py[:ARG]", help="a training config (step: default MAE b16,224, 3 channels)")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME", help="step: compare with this library (transformers)")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="step: images a step (default: 8)")
+    parser.add_argument("--repeats", type=int, metavar="N", help="rounds the medians are of (default: step 5, loop 3)")
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="loop: steps a round (default: 200)")
+
+
+def run(args) -> dict:
+    from rich.console import Console
+
+    from vitmed.errors import InputError
+
+    for name, least in (("batch", 1), ("repeats", 1), ("steps", 2)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} is {value}; at least {least} was expected")
+    if args.config is None and (args.what == "loop" or args.overrides):
+        raise InputError(f"bench {args.what} needs --config to know what to {'train' if args.what == 'loop' else 'override'}")
+
+    from vitmed import config
+    from vitmed.scale import bench
+
+    values = config.load(args.config, args.overrides) if args.config else None
+    console = Console(stderr=args.json)
+    if args.what == "loop":
+        result = bench.loop(values, args.steps, args.repeats or 3)
+        console.print(
+            f"loop {result['images_per_second']} images/s, bare step {result['bare_images_per_second']}: "
+            f"overhead {result['overhead']:.1%}, of it waiting for data {result['data_wait']:.1%}",
+            highlight=False,
+        )
+        return result
+    setting = bench.Setting.of(values) if values else bench.Setting()
+    result = bench.step(setting, args.batch, args.repeats or 5, tuple(dict.fromkeys(args.peer)))
+    console.print(
+        f"vitmed {result['images_per_second']} images/s, {result['mfu']:.0%} of {result['ceiling_gflops']} GFLOP/s "
+        f"({result['threads']} threads, batch {result['batch']}, median of {result['repeats']})",
+        highlight=False,
+    )
+    for name, speed in result["peers"].items():
+        console.print(f"{name} {speed} images/s: vitmed is {result['ratio'][name]} times as fast", highlight=False)
+    return result
