@@ -25,36 +25,36 @@ class Attention(nn.Module):
         dim = x.shape[-1]
         # One product for queries, keys and values; heads are an axis of the kernel, so that a mesh can split them.
         qkv = Linear((3, self.heads, dim // self.heads), dtype=self.dtype, name="qkv")(x)
-        query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))
-        mixed = attend(query, key, value)
-        return Linear((dim,), axes=2, dtype=self.dtype, name="out")(mixed.swapaxes(1, 2))
+        return Linear((dim,), axes=2, dtype=self.dtype, name="out")(attend(qkv))
 
 
 @jax.custom_vjp
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(query key^T / sqrt(d)) value, all (B, H, N, d)."""
-    return _forward(query, key, value)[0]
+def attend(qkv: jax.Array) -> jax.Array:
+    """softmax(query key^T / sqrt(d)) value: of queries, keys and values (B, N, 3, H, d) to (B, N, H, d)."""
+    return _forward(qkv)[0]
 
 
-def _forward(query, key, value):
+def _forward(qkv):
+    query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))  # each (B, H, N, d)
     scores = _dot("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     total = weights.sum(axis=-1, keepdims=True)
-    weights = weights.astype(query.dtype)
-    mixed = (_dot("bhqk,bhkd->bhqd", weights, value) / total).astype(query.dtype)
-    return mixed, (query, key, value, weights, total, mixed)
+    weights = weights.astype(qkv.dtype)
+    mixed = (_dot("bhqk,bhkd->bhqd", weights, value) / total).astype(qkv.dtype)
+    return mixed.swapaxes(1, 2), (query, key, value, weights, total, mixed)
 
 
 def _backward(saved, slope):
     query, key, value, weights, total, mixed = saved
-    shared = (slope / total).astype(query.dtype)
+    shared = (slope.swapaxes(1, 2) / total).astype(query.dtype)
     to_value = _dot("bhqk,bhqd->bhkd", weights, shared)
     inner = (shared * mixed).sum(axis=-1, keepdims=True, dtype=jnp.float32)
     scale = query.shape[-1] ** -0.5
     to_scores = (weights * (_dot("bhqd,bhkd->bhqk", shared, value) - inner)).astype(query.dtype)
     to_query = _dot("bhqk,bhkd->bhqd", to_scores, key) * scale
     to_key = _dot("bhqk,bhqd->bhkd", to_scores, query) * scale
-    return to_query.astype(query.dtype), to_key.astype(query.dtype), to_value.astype(query.dtype)
+    slopes = [part.astype(query.dtype).swapaxes(1, 2) for part in (to_query, to_key, to_value)]
+    return (jnp.stack(slopes, axis=2),)
 
 
 attend.defvjp(_forward, _backward)

@@ -18,8 +18,8 @@ WATER = 0.0206  # per mm, at about 60 keV
 SAMPLES = 2  # rays along each side of a detector element
 REGION = chest
 
-# Photons an element, scatter to primary, blur (elements), and the display: how far black and white lie outside
-# the range of line integrals in the middle of the field (the exposure index of a digital system), gamma.
+# Photons an element, scatter to primary, blur (elements), gamma, and the display: how far black and white lie
+# outside the range of line integrals in the middle of the field, as a digital system sets it by exposure.
 SITES = {
     "A": {"dose": 2.0e4, "scatter": 0.10, "blur": 0.40, "display": (0.3, 0.1), "gamma": 0.75, "marker": 1},
     "B": {"dose": 1.0e4, "scatter": 0.25, "blur": 0.55, "display": (0.6, -0.2), "gamma": 0.6, "marker": -1},

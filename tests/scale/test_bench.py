@@ -1,0 +1,82 @@
+"""The benchmarks run, and say what they say in the agreed keys."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from vitmed import config
+from vitmed.errors import InputError, MachineError
+from vitmed.models.build import ModelConfig
+from vitmed.objectives import registry
+from vitmed.objectives.interface import Spec
+from vitmed.scale import bench, peers
+
+TINY = bench.Setting(
+    model=ModelConfig("nano", (8, 8), decoder_dim=16, decoder_depth=1, decoder_heads=2, scan=True),
+    spec=Spec((16, 16), 3),
+)
+
+
+def test_step_answers_in_the_agreed_keys():
+    result = bench.step(TINY, batch=jax.device_count(), repeats=2, quiet=True)
+    assert result["images_per_second"] > 0 and 0 < result["mfu"] < 1.5
+    assert result["peers"] == {} and result["ratio"] == {}
+    assert len(result["seconds"]["ours"]) == 2
+
+
+def test_a_missing_peer_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs torch and transformers.*vitmed\[bench\]"):
+        bench.step(TINY, peers=("transformers",), quiet=True)
+
+
+def test_an_unknown_peer_is_refused():
+    with pytest.raises(InputError, match="choose one of transformers"):
+        bench.step(TINY, peers=("timm",), quiet=True)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (16, 16, 16)])
+def test_a_model_that_the_peer_cannot_be_is_refused(size):
+    setting = bench.Setting(model=ModelConfig("nano", (8,) * len(size)), spec=Spec(size, 1))
+    with pytest.raises(InputError, match="square 2D"):
+        bench.step(setting, peers=("transformers",), quiet=True)
+
+
+def test_a_peer_that_dies_is_reported(monkeypatch):
+    """Without this the benchmark would wait for ever for an answer."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(MachineError, match="ended with code"):
+        peers.Peer("transformers", {"no_such_field_and_no_images": 0}, 1, 1)
+
+
+def test_the_peer_is_the_same_model():
+    """The comparison is fair only if both have the same number of parameters."""
+    for name in ("torch", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed; pip install 'vitmed[bench]'")
+    program = (
+        "import sys, json; from transformers import ViTMAEConfig, ViTMAEForPreTraining as M;"
+        "m = M(ViTMAEConfig(**json.loads(sys.argv[1])));"
+        "print(sum(p.numel() for p in m.parameters() if p.requires_grad))"
+    )
+    import json
+    import subprocess
+
+    shape = bench.peer_shape(TINY)
+    run = subprocess.run([sys.executable, "-c", program, json.dumps(shape)], capture_output=True, text=True, check=True)
+    objective = registry.build(TINY.objective, TINY.model, TINY.spec)
+    ours = jax.eval_shape(lambda: objective.init(jax.random.key(0), TINY.spec)[0])
+    assert sum(leaf.size for leaf in jax.tree.leaves(ours)) == int(run.stdout)
+
+
+def test_loop_measures_what_training_adds(tiny_dataset):
+    file = Path(__file__).parents[2] / "configs" / "pretrain_mae.py"
+    values = config.load(f"{file}:tiny", {"data.path": str(tiny_dataset)})
+    result = bench.loop(values, steps=4, repeats=1, quiet=True)
+    assert result["images_per_second"] > 0 and result["bare_images_per_second"] > 0
+    assert 0 <= result["data_wait"] <= 1

@@ -1,0 +1,71 @@
+"""A run opened for use: answers do not depend on the batch they come in, and a run is fed what it was made for."""
+
+import numpy as np
+import pytest
+
+from vitmed import config
+from vitmed.data.dataset import Dataset
+from vitmed.errors import InputError
+from vitmed.infer import Model
+from vitmed.train import train
+
+CONFIGS = __file__.rsplit("/tests/", 1)[0] + "/configs"
+
+
+def trained(name, dataset, run, **keys):
+    keys = {"data.path": str(dataset), "train.steps": "2", "train.val_every": "0", **keys}
+    train(config.load(f"{CONFIGS}/{name}.py:tiny", keys), run, quiet=True)
+    return run
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_dataset, tmp_path_factory):
+    return trained("finetune_classify", tiny_dataset, tmp_path_factory.mktemp("infer") / "classifier")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tiny_dataset, tmp_path_factory):
+    return trained("pretrain_mae", tiny_dataset, tmp_path_factory.mktemp("infer") / "mae")
+
+
+def test_answers_are_in_the_splits_order_whatever_the_batch(classifier, tiny_dataset, monkeypatch):
+    """A padded last batch, or another batch size, must not shift or change a row."""
+    dataset, model = Dataset.open(tiny_dataset), Model.open(classifier)
+    whole = model.logits(dataset, "train")
+    assert whole.shape == (dataset.size("train"), 2)
+    np.testing.assert_allclose(model.logits(dataset, "train", np.array([5, 2])), whole[[5, 2]], atol=1e-5)
+    monkeypatch.setattr("vitmed.infer.BATCH", 7)
+    np.testing.assert_allclose(Model.open(classifier).logits(dataset, "train"), whole, atol=1e-5)
+    assert model.features(dataset, "val").shape == (dataset.size("val"), 128)
+
+
+def test_reconstruction_pastes_what_is_visible_and_changes_what_is_hidden(autoencoder, tiny_dataset):
+    """Users of masked autoencoders ask why visible patches look bad: here they are the image's own."""
+    stream = Dataset.open(tiny_dataset).read("val", np.arange(4))
+    made = Model.open(autoencoder).reconstruct(stream)
+    hidden = made["mask"][..., None].astype(bool)
+    assert hidden.mean() == pytest.approx(0.75)
+    np.testing.assert_allclose(made["reconstruction"][~hidden], made["image"][~hidden], atol=1e-5)
+    assert not np.allclose(made["reconstruction"][hidden], made["image"][hidden], atol=1e-3)
+    assert np.isnan(made["masked"][hidden]).all() and not np.isnan(made["masked"][~hidden]).any()
+    stored = stream["image"] * stream["scale"][:, None, None] + stream["offset"][:, None, None]
+    np.testing.assert_allclose(made["image"], stored.clip(0, 1), atol=1e-4)
+
+
+def test_masks_in_evaluation_belong_to_the_example(autoencoder, tiny_dataset):
+    dataset, model = Dataset.open(tiny_dataset), Model.open(autoencoder)
+    together = model.reconstruct(dataset.read("val", np.array([0, 1, 2])))["mask"]
+    alone = model.reconstruct(dataset.read("val", np.array([2])))["mask"]
+    np.testing.assert_array_equal(together[2], alone[0])
+
+
+def test_what_a_run_cannot_answer_is_refused(autoencoder, classifier, tiny_dataset, tiny_volumes, tmp_path):
+    dataset = Dataset.open(tiny_dataset)
+    with pytest.raises(InputError, match="is a 'mae' run, which gives no scores"):
+        Model.open(autoencoder).logits(dataset, "val")
+    with pytest.raises(InputError, match="reconstructs nothing"):
+        Model.open(classifier).reconstruct(dataset.read("val", np.arange(1)))
+    with pytest.raises(InputError, match="modality is xray here and mr there"):
+        Model.open(classifier).logits(Dataset.open(tiny_volumes), "val")
+    with pytest.raises(InputError, match=str(tmp_path)):
+        Model.open(tmp_path)
