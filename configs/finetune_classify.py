@@ -16,12 +16,12 @@ def get_config(arg=None):
     config.data = ConfigDict(dict(path="", split="train", val_split="val", workers=2))
     config.model = ConfigDict(dict(variant="nano", patch_size=(4, 4), pool="mean", drop_path=0.1))
     config.objective = ConfigDict(dict(name="supervised", label_smoothing=0.1))
-    config.train = ConfigDict(dict(steps=1000, batch_size=128, seed=0, log_every=20, val_every=250))
+    config.train = ConfigDict(dict(steps=600, batch_size=128, seed=0, log_every=20, val_every=200))
     config.optim = ConfigDict(
         dict(name="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75, warmup=0.1, clip=1.0, ema=0.99)
     )
-    config.augment = ConfigDict(dict(shift=0.1, scale=(0.85, 1.15), rotate=10.0, brightness=0.1, contrast=0.2))
-    config.checkpoint = ConfigDict(dict(every=250, keep=2))
+    config.augment = ConfigDict(dict(shift=0.05, scale=(0.9, 1.1), rotate=5.0, brightness=0.1, contrast=0.2))
+    config.checkpoint = ConfigDict(dict(every=200, keep=2))
     config.parallel = ConfigDict(dict(engine="jit", remat="none"))
     config.init_from = ""
     if arg == "tiny":

@@ -16,7 +16,7 @@ def get_config(arg=None):
         dict(variant="nano", patch_size=(4, 4), decoder_dim=64, decoder_depth=2, decoder_heads=4, scan=False)
     )
     config.objective = ConfigDict(dict(name="mae", mask_ratio=0.75, target="patch"))
-    config.train = ConfigDict(dict(steps=4000, batch_size=256, seed=0, log_every=20, val_every=500))
+    config.train = ConfigDict(dict(steps=3000, batch_size=256, seed=0, log_every=20, val_every=500))
     config.optim = ConfigDict(
         dict(name="adamw", lr=1.5e-3, weight_decay=0.05, warmup=0.05, beta1=0.9, beta2=0.95, clip=1.0)
     )

@@ -57,7 +57,7 @@ install_into() {
   [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" >"$log" 2>&1 ||
     stop "$python cannot make a virtual environment (on Debian or Ubuntu: apt install python3-venv); $log says why."
   "$venv/bin/python" -m pip install -q -r "$project/requirements.txt" -e "$project${extra:+[$extra]}" >"$log" 2>&1 || {
-    grep -v '^WARNING' "$log" | tail -n 5 >&2
+    grep -v '^WARNING' "$log" | tail -n 5 >&2 || true
     stop "pip could not install vitmed: the lines above say why, and $log says all of it. Run this again when it is mended."
   }
   made_from "$venv" "$extra" >"$venv/.ready"

@@ -3,13 +3,14 @@
 import csv
 import hashlib
 import os
+import signal
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 def _processor() -> str:
-    """Names the kind of processor, so that one never runs code compiled for another (a shared home folder)."""
+    """Names the kind of processor, so that one never runs code compiled for another (a shared disk)."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         text = "\n".join(sorted({n for n in lines if n.startswith(("model name", "flags", "Features"))}))
@@ -18,16 +19,23 @@ def _processor() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-# Before JAX is imported. Tests are the same on every machine, so an accelerator is not used unless it is asked
-# for; eight devices on the host are enough to see a wrong sharding. Compiling is most of what the tests take,
-# so compiled code is kept, where `pytest --cache-clear` removes it. Processes that tests start inherit all this.
+# Before JAX is imported. Tests are the same on every machine, so an accelerator is not used unless it is
+# asked for; eight devices on the host are enough to see a wrong sharding. Compiling is most of what the tests
+# take, so compiled code is kept, where `pytest --cache-clear` removes it. Processes that tests start inherit
+# all this.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _DEVICES = "--xla_force_host_platform_device_count"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROJECT / ".pytest_cache" / "d" / f"jax-{_processor()}"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(PROJECT / ".pytest_cache" / "d" / f"jax-{_processor()}")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# A script in the background runs with ctrl-C ignored, and so would all that it starts; some tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import nibabel  # noqa: E402
 import numpy as np  # noqa: E402
@@ -54,8 +62,8 @@ def rng() -> np.random.Generator:
 def tiny_pngs(tmp_path_factory) -> Path:
     """A folder a user might bring: 40 patients, 1 or 2 X-rays of 16x16 each, labels.csv with two classes.
 
-    The classes differ by a bright square, so that a model can learn them. Half of each is in a split of its own
-    choosing, named in the column ``split``, with all three splits holding both classes.
+    The classes differ by a bright square, so that a model can learn them. The column ``split`` says where
+    each patient goes; every split holds both classes.
     """
     folder = tmp_path_factory.mktemp("tiny_pngs")
     rows = []
@@ -72,7 +80,7 @@ def tiny_pngs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_niftis(tmp_path_factory) -> Path:
-    """The same in 3D: 20 patients, one 16x16x16 MRI volume of 1 mm each, as NIfTI, labels.csv with two classes."""
+    """The same in 3D: 20 patients, each one 16x16x16 MRI volume of 1 mm as NIfTI, and labels.csv."""
     folder = tmp_path_factory.mktemp("tiny_niftis")
     rows = []
     for patient, finding, split, draw in _patients(20):

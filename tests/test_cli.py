@@ -1,7 +1,7 @@
 """The commands as a person types them: help, exit codes, and one clear sentence for every kind of bad input.
 
-What is bad is refused in this process, where it is quick; what a process does as a whole (help without JAX, a full
-disk, ctrl-C) is tried in real ones.
+What is bad is refused in this process, where it is quick; what a process does as a whole (help without JAX, a
+full disk, ctrl-C) is tried in real ones.
 """
 
 import json
@@ -40,7 +40,7 @@ def vitmed(capsys, monkeypatch):
 
 @pytest.fixture
 def refused(vitmed, tmp_path):
-    """Runs a verb that must refuse: exit code 2, one sentence with every one of ``names``, nothing left behind."""
+    """Runs a verb that must refuse: exit code 2, one sentence with all of ``names``, nothing left behind."""
 
     def run(*words, names) -> None:
         before = sorted(tmp_path.rglob("*"))
@@ -61,14 +61,17 @@ def object_of(out: str) -> dict:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def a_run(vitmed, data: Path, workdir: Path, *words, config: str = CLASSIFY) -> dict:
-    """Trains two steps; returns what --json says."""
-    code, out, err = vitmed(
-        "train", "--config", f"{config}:tiny", "--workdir", workdir, f"--config.data.path={data}",
-        "--config.train.steps=2", "--json", *words,
-    )
-    assert code == 0, err
-    return object_of(out)
+def training(config: str, data: Path, workdir: Path, *keys: str) -> list[str]:
+    """The words of a training of the tiny variant, with ``KEY=VALUE`` as given."""
+    keys = (f"data.path={data}", *keys)
+    return [
+        "train",
+        "--config",
+        f"{config}:tiny",
+        "--workdir",
+        str(workdir),
+        *(f"--config.{key}" for key in keys),
+    ]
 
 
 # Help
@@ -81,7 +84,8 @@ import sys
 from vitmed.cli.main import main, verb_names
 for words in [["--help"], ["--version"], *([verb, "--help"] for verb in verb_names())]:
     assert main(words) == 0, words
-heavy = {"jax", "flax", "tensorflow_datasets", "matplotlib", "SimpleITK", "sklearn", "scipy", "torch"} & set(sys.modules)
+heavy = {"jax", "flax", "tensorflow_datasets", "matplotlib", "SimpleITK", "sklearn", "scipy", "torch"}
+heavy &= set(sys.modules)
 sys.exit(f"imported for --help: {heavy}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True)
@@ -99,7 +103,9 @@ def test_help_shows_how(vitmed, verb):
     assert "--json" in out
 
 
-@pytest.mark.parametrize("words", [(), ("trian",), ("train",), ("train", "--config"), ("ingest", "--no-such-option")])
+@pytest.mark.parametrize(
+    "words", [(), ("trian",), ("train",), ("train", "--config"), ("ingest", "--no-such-option")]
+)
 def test_wrong_words_are_bad_input(vitmed, words):
     """Otherwise a script that mistypes a command goes on as if it had been done."""
     code, out, err = vitmed(*words)
@@ -117,7 +123,7 @@ def test_no_such_path(refused, tmp_path):
     refused("evaluate", gone, names=[gone])
     refused("report", gone, "--out", tmp_path / "report.html", names=[gone])
     refused("train", "--config", gone.with_suffix(".py"), "--workdir", tmp_path / "r", names=["gone.py"])
-    refused("train", "--config", f"{MAE}:tiny", "--workdir", tmp_path / "r", f"--config.data.path={gone}", names=[gone])
+    refused(*training(MAE, gone, tmp_path / "r"), names=[gone])
 
 
 def test_empty_folder(refused, tmp_path):
@@ -219,15 +225,12 @@ def picture(path: Path, rng: np.random.Generator, shape: tuple[int, ...] = (16, 
 )
 def test_keys_that_are_wrong_or_never_read(refused, tiny_dataset, tmp_path, config, key, names):
     """Otherwise a mistyped key passes, and a night's run was of another experiment than the one meant."""
-    refused(
-        "train", "--config", f"{config}:tiny", "--workdir", tmp_path / "r", f"--config.data.path={tiny_dataset}",
-        f"--config.{key}", names=names,
-    )
+    refused(*training(config, tiny_dataset, tmp_path / "r", key), names=names)
 
 
 def test_a_key_without_a_value(refused, tmp_path):
     """Otherwise the next word of the command is taken for the value, or the key is dropped."""
-    refused("train", "--config", MAE, "--workdir", tmp_path / "r", "--config.train.steps", names=["--config.train.steps"])
+    refused(*training(MAE, tmp_path, tmp_path / "r", "train.steps"), names=["--config.train.steps"])
 
 
 def test_a_config_that_does_not_run(refused, tmp_path):
@@ -239,12 +242,10 @@ def test_a_config_that_does_not_run(refused, tmp_path):
 
 def test_a_workdir_made_with_another_config(vitmed, tiny_dataset, tmp_path):
     """Otherwise half a run is of one config and half of another, and its config.json tells of the second."""
-    a_run(vitmed, tiny_dataset, tmp_path / "r")
+    words = training(CLASSIFY, tiny_dataset, tmp_path / "r", "train.steps=2")
+    assert vitmed(*words)[0] == 0
     kept = {f: f.read_bytes() for f in (tmp_path / "r").rglob("*") if f.is_file()}
-    code, _, err = vitmed(
-        "train", "--config", f"{CLASSIFY}:tiny", "--workdir", tmp_path / "r", f"--config.data.path={tiny_dataset}",
-        "--config.train.steps=2", "--config.optim.lr=0.5",
-    )
+    code, _, err = vitmed(*words, "--config.optim.lr=0.5")
     assert code == 2 and "Traceback" not in err
     for name in ("optim.lr", "0.5", "0.001", str(tmp_path / "r")):
         assert name in err.splitlines()[-1]
@@ -252,10 +253,10 @@ def test_a_workdir_made_with_another_config(vitmed, tiny_dataset, tmp_path):
 
 
 def test_the_wrong_folder(refused, tiny_dataset, tmp_path):
-    """Otherwise mixing up a dataset and a run, the two things that every verb takes, is punished with a riddle."""
+    """Otherwise mixing up a dataset and a run, the two things that verbs take, is punished with a riddle."""
     refused("evaluate", tiny_dataset, names=[tiny_dataset])
-    refused("train", "--config", f"{MAE}:tiny", "--workdir", tiny_dataset, f"--config.data.path={tiny_dataset}", names=[tiny_dataset])
-    refused("train", "--config", f"{MAE}:tiny", "--workdir", tmp_path / "r", f"--config.data.path={tmp_path}", names=[tmp_path])
+    refused(*training(MAE, tiny_dataset, tiny_dataset), names=[tiny_dataset])
+    refused(*training(MAE, tmp_path, tmp_path / "r"), names=[tmp_path])
 
 
 # What scripts read
@@ -265,7 +266,15 @@ def test_json_keys(vitmed, tiny_pngs, tmp_path):
     """Otherwise scripts built on --json break: the keys are a contract."""
     data, run = tmp_path / "d", tmp_path / "r"
     code, out, err = vitmed(
-        "ingest", tiny_pngs, "--labels", tiny_pngs / "labels.csv", "--modality", "xray", "--out", data, "--json"
+        "ingest",
+        tiny_pngs,
+        "--labels",
+        tiny_pngs / "labels.csv",
+        "--modality",
+        "xray",
+        "--out",
+        data,
+        "--json",
     )
     assert code == 0, err
     told = object_of(out)
@@ -273,7 +282,9 @@ def test_json_keys(vitmed, tiny_pngs, tmp_path):
     assert told["examples"] == {"train": 36, "val": 12, "test": 12}
     assert told["patients"] == {"train": 24, "val": 8, "test": 8}
 
-    told = a_run(vitmed, data, run)
+    code, out, err = vitmed(*training(CLASSIFY, data, run, "train.steps=2"), "--json")
+    assert code == 0, err
+    told = object_of(out)
     assert {"run", "step", "resumed_from", "metrics", "images_per_second", "data_wait"} <= set(told)
     assert told["run"] == str(run) and told["step"] == 2 and np.isfinite(told["metrics"]["loss"])
 
@@ -293,15 +304,15 @@ def process(*words, before: tuple[str, ...] = (), **popen) -> subprocess.Popen:
     """``vitmed`` as a process with one device, as a person starts it."""
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = [*before, sys.executable, "-m", "vitmed", *map(str, words)]
-    return subprocess.Popen(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
+    return subprocess.Popen(
+        command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen
+    )
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tiny_dataset, tmp_path):
     """Otherwise stopping a run loses what it learned since its last checkpoint, or looks like a crash."""
-    words = (
-        "train", "--config", f"{MAE}:tiny", "--workdir", tmp_path / "r", f"--config.data.path={tiny_dataset}",
-        "--config.train.steps=100000", "--config.train.val_every=0", "--config.checkpoint.every=100000",
-    )
+    endless = ("train.steps=100000", "train.val_every=0", "checkpoint.every=100000")
+    words = training(MAE, tiny_dataset, tmp_path / "r", *endless)
 
     def steps_saved() -> list[int]:
         return sorted(int(p.name) for p in (tmp_path / "r" / "checkpoints").glob("[0-9]*"))
@@ -333,7 +344,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny_dataset, tmp_path):
 
 
 def test_a_full_disk(tiny_dataset, tmp_path):
-    """Otherwise a full disk shows as a fault of vitmed, and a half-written checkpoint lies where a whole one should."""
+    """Otherwise a full disk looks like a fault of vitmed, and half a checkpoint stays as if whole."""
     disk = tmp_path / "disk"
     disk.mkdir()
     alone = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
@@ -341,12 +352,12 @@ def test_a_full_disk(tiny_dataset, tmp_path):
     if not shutil.which("unshare") or subprocess.run([*alone, small], capture_output=True).returncode:
         pytest.skip("a disk of 2 MB cannot be mounted here without rights")
     running = process(
-        "train", "--config", f"{MAE}:tiny", "--workdir", disk / "r", f"--config.data.path={tiny_dataset}",
-        "--config.train.steps=2", before=(*alone, f"{small} && \"$@\"; code=$?; ls '{disk}/r/checkpoints'; exit $code", "sh"),
+        *training(MAE, tiny_dataset, disk / "r", "train.steps=2"),
+        before=(*alone, f"{small} && \"$@\"; code=$?; ls '{disk}/r/checkpoints'; exit $code", "sh"),
     )
     out, err = running.communicate(timeout=120)
     assert running.returncode == 3, err
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
     last = err.strip().splitlines()[-1]
     assert last.startswith("vitmed: ") and "disk" in last and str(disk) in last
     assert out.split() == [], "a checkpoint that is not whole was left"

@@ -59,8 +59,10 @@ def test_two_steps_in_3d(file, tiny_volumes, tmp_path):
 
 @pytest.mark.parametrize("file", STUDIES, ids=NAMES[1])
 def test_two_steps_of_every_arm(file, tiny_dataset, tmp_path):
-    """Otherwise a study of hours ends at the first arm whose config does not fit its data or its pretraining."""
-    config = configs.load(f"{file}:tiny", {"data.path": str(tiny_dataset), "study.draws": "1", "study.budgets": "(1.0,)"})
+    """Otherwise a study of hours ends at the first arm whose config does not fit its data or pretraining."""
+    config = configs.load(
+        f"{file}:tiny", {"data.path": str(tiny_dataset), "study.draws": "1", "study.budgets": "(1.0,)"}
+    )
     for arm in config.arms.values():
         with arm.ignore_type(), arm.unlocked():
             arm.steps = None
@@ -76,7 +78,7 @@ def test_two_steps_of_every_arm(file, tiny_dataset, tmp_path):
 @pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
 @pytest.mark.parametrize("argument", [None, "tiny", "b16,224", "l8,96x96x96"])
 def test_every_argument_is_whole(file, argument):
-    """Otherwise a key that the loop never reads stands in a config, or the documented arguments are refused."""
+    """Otherwise a key that nothing reads stands in a config, or a documented argument is refused."""
     config = check(configs.load(f"{file}:{argument}" if argument else str(file)))
     if argument and "," in argument:
         assert config.model.variant == argument[0]

@@ -7,8 +7,8 @@ import pytest
 
 HOUSE = Path(__file__).resolve().parents[1] / "vitmed"
 
-# A room imports only rooms of lower floors, and itself. The package's own __init__ holds the version alone, so
-# it lies under all.
+# A room imports only rooms of lower floors, and itself. The package's own __init__ holds the version alone,
+# so it lies under all.
 FLOORS = {
     "vitmed": -1,
     **dict.fromkeys(("scans", "physics", "errors", "config", "progress", "memory"), 0),
@@ -31,12 +31,17 @@ def room(module: str) -> str:
 
 
 def imports(source: str, modules: set[str]) -> list[tuple[str, int, bool]]:
-    """(imported module, line, whether at top level) of every import in ``source``, also those inside functions.
+    """(imported module, line, whether at top level) of every import in ``source``, also inside functions.
 
     ``from vitmed.data import order`` imports the module ``vitmed.data.order`` where ``modules`` has it.
     """
     tree = ast.parse(source)
-    inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    inside = {
+        id(n)
+        for f in ast.walk(tree)
+        if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
+        for n in ast.walk(f)
+    }
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -57,7 +62,9 @@ def faults(house: dict[str, str]) -> list[str]:
     for module, source in sorted(house.items()):
         here = room(module)
         if here not in FLOORS:
-            bad.append(f"{module}: the room {here} is on no floor; put it in FLOORS and in the README's picture")
+            bad.append(
+                f"{module}: the room {here} is on no floor; put it in FLOORS and in the README's picture"
+            )
             continue
         top_level[module] = set()
         for name, line, at_top in imports(source, set(house)):
@@ -72,7 +79,9 @@ def faults(house: dict[str, str]) -> list[str]:
             elif package == "vitmed":
                 there = room(name)
                 if there != here and there not in GROUND and FLOORS.get(there, 99) >= FLOORS[here]:
-                    bad.append(f"{place}: {here} is on floor {FLOORS[here]}, {there} on {FLOORS.get(there, 'none')}")
+                    bad.append(
+                        f"{place}: {here} is on floor {FLOORS[here]}, {there} on {FLOORS.get(there, 'none')}"
+                    )
                 if name in house and name != module:
                     top_level[module].add(name)
     return bad + [f"a ring of imports: {' -> '.join(ring)}" for ring in rings(top_level)]
@@ -84,7 +93,7 @@ def rings(graph: dict[str, set[str]]) -> list[list[str]]:
 
     def walk(module: str, path: list[str]) -> None:
         if module in path:
-            found.append([*path[path.index(module):], module])
+            found.append([*path[path.index(module) :], module])
         elif module not in done:
             for target in sorted(graph.get(module, ())):
                 walk(target, [*path, module])
@@ -155,4 +164,6 @@ def test_a_wrong_import_is_found(module, source, word):
 
 def test_torch_may_be_a_guest():
     """The peers of a benchmark are imported where they are used; the check must not forbid that."""
-    assert faults({**SOUND, "vitmed.scale.bench": "def run():\n    import torch\n    import transformers"}) == []
+    assert (
+        faults({**SOUND, "vitmed.scale.bench": "def run():\n    import torch\n    import transformers"}) == []
+    )

@@ -1,7 +1,7 @@
 """The two commands of the README, with a Python that only pretends to install.
 
-The stand-in writes down what it was asked to install, so what the scripts do the first time, the second time, after
-an interruption and on a machine with a GPU is seen in a second instead of minutes.
+The stand-in writes down what it was asked to install, so what the scripts do the first time, the second time,
+after an interruption and on a machine with a GPU is seen in a second instead of minutes.
 """
 
 import argparse
@@ -20,9 +20,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 SCRIPTS = [*sorted((PROJECT / "launch").glob("*.sh")), PROJECT / ".ci" / "run"]
 
 PYTHON = """#!/usr/bin/env bash
-home=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case "$1 $2" in
-  "-m venv") mkdir -p "$3/bin"; cp "${BASH_SOURCE[0]}" "$3/bin/python"; echo 'echo "vitmed: $*"; exit ${DEMO_ENDS:-0}' >"$3/bin/vitmed"
+  "-m venv") mkdir -p "$3/bin"; cp "${BASH_SOURCE[0]}" "$3/bin/python"
+    echo 'echo "vitmed: $*"; exit ${DEMO_ENDS:-0}' >"$3/bin/vitmed"
     chmod +x "$3/bin/vitmed"; echo venv >>"$LOG" ;;
   "-m pip") [ "$3" = --version ] || { echo "pip ${*: -1}" >>"$LOG"; eval "${PIP_DOES:-true}"; } ;;
   "-m pytest") echo "pytest: ${*:3}" ;;
@@ -55,10 +55,21 @@ class Machine:
     def __call__(self, script: str, *words: str, **env: str) -> subprocess.CompletedProcess:
         """Runs a script of launch/ from another folder, in an environment with nothing else in it."""
         self.log.write_text("")
-        env = {"HOME": str(self.elsewhere), "PATH": f"{self.programs}:/usr/bin:/bin", "LOG": str(self.log), **env}
+        env = {
+            "HOME": str(self.elsewhere),
+            "PATH": f"{self.programs}:/usr/bin:/bin",
+            "LOG": str(self.log),
+            **env,
+        }
         command = ["bash", str(self.project / "launch" / script), *words]
         return subprocess.run(
-            command, cwd=self.elsewhere, env=env, capture_output=True, text=True, timeout=60, start_new_session=True
+            command,
+            cwd=self.elsewhere,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            start_new_session=True,
         )
 
     @property
@@ -137,7 +148,9 @@ def test_an_interrupted_set_up_is_made_again(machine):
     done = machine("demo.sh")
     assert done.returncode == 0 and machine.asked[0] == "venv"
     assert "left unfinished" in done.stderr
-    (machine.project / ".venv" / "bin" / "python").unlink()  # the Python it was made with was removed or updated
+    (
+        machine.project / ".venv" / "bin" / "python"
+    ).unlink()  # the Python it was made with was removed or updated
     assert machine("demo.sh").returncode == 0 and machine.asked[0] == "venv"
 
 
@@ -164,7 +177,10 @@ def test_an_old_python_is_refused(machine):
         machine.program(name, old)
     done = machine("demo.sh")
     assert done.returncode == 3
-    assert done.stderr == "vitmed needs Python 3.11, 3.12 or 3.13; found Python 3.9.2. Install one and run this again.\n"
+    assert (
+        done.stderr
+        == "vitmed needs Python 3.11, 3.12 or 3.13; found Python 3.9.2. Install one and run this again.\n"
+    )
 
 
 def test_the_environment_of_others_is_left_out(machine):
@@ -177,11 +193,13 @@ def test_the_environment_of_others_is_left_out(machine):
 
 def test_the_windows_say_the_same():
     """Otherwise an extra installs another JAX than requirements.txt allows."""
-    wanted = [line for line in (PROJECT / "requirements.txt").read_text().splitlines() if line.startswith("jax>")]
+    wanted = [
+        line for line in (PROJECT / "requirements.txt").read_text().splitlines() if line.startswith("jax>")
+    ]
     assert wanted
     project = (PROJECT / "pyproject.toml").read_text()
     window = wanted[0].removeprefix("jax")
-    assert all(f'jax[{extra}]{window}' in project for extra in ("cuda12", "tpu"))
+    assert all(f"jax[{extra}]{window}" in project for extra in ("cuda12", "tpu"))
 
 
 def test_the_lock_is_inside_the_windows():

@@ -1,7 +1,7 @@
 """The table of `vitmed demo`: few labels, on simulated scans, against training from scratch and a ResNet.
 
   python -m vitmed demo --out demo          makes the scans, runs this study and draws the report
-  python -m vitmed study --config configs/study/demo.py --workdir demo/study --config.data.path=demo/data
+  python -m vitmed study --config configs/study/demo.py --workdir demo/study --config.data.path=demo/data/xray
 
 One pretraining and 3 arms x 2 budgets x 3 draws of the labels. Argument: `:tiny` (a minute, for tests).
 """
@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 from vitmed.config import load
 
 CONFIGS = Path(__file__).parent.parent
+STEPS = (80, 160)  # one a budget, the same for every arm
 
 
 def get_config(arg=None):
     tiny = arg == "tiny"
     config = ConfigDict()
-    config.data = ConfigDict(dict(path="demo/data"))
+    config.data = ConfigDict(dict(path="demo/data/xray"))
     config.study = ConfigDict(
         dict(
             name="demo",
@@ -35,19 +36,29 @@ def get_config(arg=None):
     config.arms = ConfigDict(
         dict(
             pretrained=dict(
-                config=_finetune(tiny), init="pretrain", steps=(150, 400), label="Pretrained ViT"
+                config=_finetune(tiny), init="pretrain", steps=STEPS, label="Pretrained ViT"
             ),
-            scratch=dict(config=_finetune(tiny), steps=(150, 400), label="ViT from scratch"),
-            resnet=dict(config=_resnet(tiny), steps=(150, 400), label="ResNet"),
+            scratch=dict(config=_finetune(tiny), steps=STEPS, label="ViT from scratch"),
+            resnet=dict(config=_resnet(tiny), steps=STEPS, label="ResNet"),
         )
     )
+    # Sized for two cores: 64 tokens a scan, and every scan seen about sixty times.
+    config.pretrain.train.update(dict(steps=600, batch_size=128, val_every=200))
+    config.pretrain.checkpoint.every = 200
+    for arm in config.arms.values():
+        arm.config.train.update(dict(batch_size=32, val_every=0))
+    for part in (config.pretrain, config.arms.pretrained.config, config.arms.scratch.config):
+        part.model.patch_size = (8, 8)
     # Nothing is layered below the top that was not pretrained: from scratch all layers learn at one rate.
     config.arms.scratch.config.optim.layer_decay = 1.0
     if tiny:
         config.study.update(dict(budgets=(0.5, 1.0), draws=1))
         for arm in config.arms.values():
             arm.steps = (2, 2)
-        config.pretrain.train.steps = 2
+            arm.config.train.batch_size = 8
+        config.pretrain.train.update(dict(steps=2, batch_size=8))
+        for part in (config.pretrain, config.arms.pretrained.config, config.arms.scratch.config):
+            part.model.patch_size = (4, 4)
     return config
 
 
@@ -56,8 +67,8 @@ def _finetune(tiny):
 
 
 def _resnet(tiny):
-    config = load(f"{CONFIGS / 'finetune_classify.py'}:resnet18")
+    config = load(f"{CONFIGS / 'finetune_classify.py'}:resnet10")
     if tiny:
-        config.model.update(dict(variant="resnet10", width=8))
+        config.model.update(dict(width=8))
         config.train.update(dict(batch_size=8, log_every=1, val_every=10))
     return config

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from vitmed.config import load
 
 CONFIGS = Path(__file__).parent.parent
+STEPS = (100, 250, 500)  # one a budget, the same for every arm
 
 
 def get_config(arg=None):
@@ -36,12 +37,14 @@ def get_config(arg=None):
     config.arms = ConfigDict(
         dict(
             pretrained=dict(
-                config=_finetune(tiny), init="pretrain", steps=(300, 500, 1000), label="Pretrained ViT"
+                config=_finetune(tiny), init="pretrain", steps=STEPS, label="Pretrained ViT"
             ),
-            scratch=dict(config=_finetune(tiny), steps=(300, 500, 1000), label="ViT from scratch"),
-            resnet=dict(config=_resnet(tiny), steps=(300, 500, 1000), label="ResNet"),
+            scratch=dict(config=_finetune(tiny), steps=STEPS, label="ViT from scratch"),
+            resnet=dict(config=_resnet(tiny), steps=STEPS, label="ResNet"),
         )
     )
+    for arm in config.arms.values():
+        arm.config.train.val_every = 0
     # Nothing is layered below the top that was not pretrained: from scratch all layers learn at one rate.
     config.arms.scratch.config.optim.layer_decay = 1.0
     if tiny:
@@ -57,8 +60,8 @@ def _finetune(tiny):
 
 
 def _resnet(tiny):
-    config = load(f"{CONFIGS / 'finetune_classify.py'}:resnet18")
+    config = load(f"{CONFIGS / 'finetune_classify.py'}:resnet10")
     if tiny:
-        config.model.update(dict(variant="resnet10", width=8))
+        config.model.update(dict(width=8))
         config.train.update(dict(batch_size=8, log_every=1, val_every=10))
     return config

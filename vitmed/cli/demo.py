@@ -11,10 +11,13 @@ The same command goes on from where it stands.
 HELP = "the whole path on simulated scans (or --data PATH): minutes on two cores, ends with a report"
 GOES_ON = True
 
-PATIENTS = {"xray": 400, "ultrasound": 60, "ct": 60, "mr": 60}
+PATIENTS = {"xray": 400, "ultrasound": 40, "ct": 40, "mr": 40}
+SCANS = {"xray": 4, "ultrasound": 2, "ct": 2, "mr": 2}  # a patient
 SIZES = {"xray": (64, 64), "ultrasound": (64, 64), "ct": (32, 32, 32), "mr": (32, 32, 32)}
 MAIN = "xray"  # the study is made of this modality; the others show that they are read, learned and drawn
 SHORT_STEPS = 150
+TOKENS = 64
+STUDY = "demo.py"  # in configs/study/
 
 
 def arguments(parser):
@@ -36,9 +39,9 @@ def run(args) -> dict:
         told("writing simulated scans: DICOM, NIfTI, PNG")
         _write_scans(out / "scans")
         told("ingesting them")
-        datasets = {name: _ingest(out / "scans" / name, out / "data" / name, name) for name in SIZES}
+        datasets = {name: _ingest(out / "scans" / name, out / "data" / name, name) for name in PATIENTS}
         told("pretraining on CT, MR and ultrasound, a minute in all")
-        runs = [_pretrain(datasets[name], out / "runs" / f"mae-{name}") for name in SIZES if name != MAIN]
+        runs = [_pretrain(datasets[name], out / "runs" / f"mae-{name}") for name in PATIENTS if name != MAIN]
         main = datasets[MAIN]
     else:
         told("reading the data")
@@ -73,7 +76,8 @@ def _write_scans(folder) -> None:
 
     with Bar("simulating", sum(PATIENTS.values()), "patients") as bar:
         for modality, patients in PATIENTS.items():
-            write(folder / modality, modality, patients, size=SIZES[modality], progress=lambda done, total: bar.advance())
+            write(
+                folder / modality, modality, patients, size=SIZES[modality], scans_per_patient=SCANS[modality], progress=lambda done, total: bar.advance())
 
 
 def _ingest(source, out, modality: str):
@@ -115,16 +119,17 @@ def _study(dataset, workdir, jobs: int):
     keys = {"data.path": str(dataset)}
     for part in ("pretrain", "arms.pretrained.config", "arms.scratch.config"):
         keys[f"{part}.model.patch_size"] = str(_patch(dataset))
-    study(config.load(str(_configs() / "study" / "demo.py"), keys), workdir, jobs)
+    study(config.load(str(_configs() / "study" / STUDY), keys), workdir, jobs)
     return workdir
 
 
 def _patch(dataset) -> tuple[int, ...]:
-    """The patch that cuts each axis into about eight."""
+    """The patch that cuts a scan into about sixty-four: eight by eight in 2D, four by four by four in 3D."""
     from vitmed.data.dataset import Dataset
 
     size = Dataset.open(dataset).recipe().size
-    return tuple(min((d for d in range(1, side + 1) if side % d == 0), key=lambda d: abs(d - side / 8)) for side in size)
+    parts = round(TOKENS ** (1 / len(size)))
+    return tuple(min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - n / parts)) for n in size)
 
 
 def _configs():

@@ -8,6 +8,7 @@ in ``checkpoints/``.
 """
 
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -207,6 +208,10 @@ class Checkpoints:
                 (draft / "state").mkdir(parents=True)
                 self._folder.mkdir(exist_ok=True)
                 arrays, index = host
+                needed = sum(array.nbytes for array in jax.tree.leaves(arrays))
+                if needed > shutil.disk_usage(draft).free:
+                    # Said before orbax tries: its threads would still be writing when the process ends.
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self._write_arrays(draft / "state", arrays)
                 (draft / "index.json").write_text(json.dumps({"format": 1, "leaves": index}))
                 manifest.write(draft, step, metrics)

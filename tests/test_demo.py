@@ -1,0 +1,49 @@
+"""The demo, in small: real files from simulated patients through every verb to a page, and again from where it stands."""
+
+import json
+
+import pytest
+
+from vitmed.cli import demo
+from vitmed.cli.main import main
+
+BANNER = "Simulated scans: this shows that the software works, not that pretraining helps yours."
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(demo, "PATIENTS", {"xray": 24, "ct": 12})
+    monkeypatch.setattr(demo, "SCANS", {"xray": 2, "ct": 1})
+    monkeypatch.setattr(demo, "SIZES", {"xray": (32, 32), "ct": (16, 16, 16)})
+    monkeypatch.setattr(demo, "SHORT_STEPS", 3)
+    monkeypatch.setattr(demo, "STUDY", "demo.py:tiny")
+
+
+def test_simulated_scans_to_a_page_and_again(small, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "demo"
+    monkeypatch.setenv("XLA_FLAGS", "")  # the study's own processes train on one device
+    assert main(["demo", "--out", str(out), "--jobs", "1", "--json"]) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out.strip().splitlines()[-1])
+    assert result["simulated"] and "[5/5]" in told.err
+    page = (out / "report.html").read_text()
+    assert BANNER in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert any((out / "scans" / "ct").rglob("*.dcm")) or any((out / "scans" / "ct").rglob("IM*"))
+    table = (out / "study" / "table.csv").read_text()
+    assert all(arm in table for arm in ("pretrained", "scratch", "resnet"))
+
+    cells = sorted((p, p.stat().st_mtime) for p in (out / "study" / "cells").rglob("manifest.json"))
+    assert main(["demo", "--out", str(out), "--jobs", "1"]) == 0
+    assert cells == sorted((p, p.stat().st_mtime) for p in (out / "study" / "cells").rglob("manifest.json"))
+
+
+def test_a_dataset_of_ones_own(small, tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert main(["demo", "--data", str(tiny_dataset), "--out", str(tmp_path / "demo"), "--jobs", "1"]) == 0
+    assert BANNER not in (tmp_path / "demo" / "report.html").read_text()
+
+
+def test_data_that_is_not_there(tmp_path, capsys):
+    assert main(["demo", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "demo")]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
