@@ -32,7 +32,9 @@ def get_config(arg=None):
         from vitmed.config import variant
 
         name, patch, size = variant(arg)
-        config.model.update(dict(variant=name, patch_size=patch, decoder_dim=512, decoder_depth=8, decoder_heads=16))
+        config.model.update(
+            dict(variant=name, patch_size=patch, decoder_dim=512, decoder_depth=8, decoder_heads=16)
+        )
         config.data.size = size
         # He et al. 2022, table 8: 1.5e-4 for each 256 images of the batch.
         config.train.update(dict(steps=100_000, batch_size=1024))

@@ -115,12 +115,16 @@ def test_jit_and_pmap_agree(tiny_dataset, tmp_path):
 
 
 def test_batch_that_the_devices_cannot_share(tiny_dataset, tmp_path):
-    with pytest.raises(InputError, match="batch_size is 12, which 8 devices cannot share evenly; the nearest is 16"):
+    with pytest.raises(
+        InputError, match="batch_size is 12, which 8 devices cannot share evenly; the nearest is 16"
+    ):
         train(MAE, tiny_dataset, tmp_path / "x", train__batch_size=12)
     assert not (tmp_path / "x").exists()
 
 
-def test_fine_tuning_starts_from_the_pretrained_encoder_and_keeps_its_recipe(tiny_dataset, pretrained, tmp_path):
+def test_fine_tuning_starts_from_the_pretrained_encoder_and_keeps_its_recipe(
+    tiny_dataset, pretrained, tmp_path
+):
     values = settings(CLASSIFY, tiny_dataset, init_from=pretrained)
     job = training.Job(training.check(values))
     state = job.with_encoder(job.engine.to_host(job.engine.init(job.fresh_state)))
@@ -146,7 +150,9 @@ def test_another_model_is_refused_by_name(tiny_dataset, pretrained, tmp_path, ke
 
 
 def test_another_dimension_and_modality_are_refused_by_name(tiny_volumes, pretrained, tmp_path):
-    with pytest.raises(InputError, match="modality is xray here and mr there.*dimension is 2D here and 3D there"):
+    with pytest.raises(
+        InputError, match="modality is xray here and mr there.*dimension is 2D here and 3D there"
+    ):
         train(CLASSIFY, tiny_volumes, tmp_path / "x", init_from=pretrained, model__patch_size=(4, 4, 4))
 
 
@@ -155,7 +161,9 @@ def test_workdir_of_another_config(tiny_dataset, pretrained):
         train(MAE, tiny_dataset, pretrained, optim__lr=0.5)
 
 
-def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny_dataset, tmp_path, monkeypatch):
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    tiny_dataset, tmp_path, monkeypatch
+):
     """A run must never save weights that came after a loss that is not finite."""
     spoiled = {"at": 5}
     honest = training.Job._update
@@ -166,7 +174,9 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny_d
         return state, {**metrics, "loss": jnp.where(bad, jnp.nan, metrics["loss"])}
 
     monkeypatch.setattr(training.Job, "_update", update)
-    with pytest.raises(InputError, match="loss became nan at step 5.*last good checkpoint is step 4.*config.optim.lr"):
+    with pytest.raises(
+        InputError, match="loss became nan at step 5.*last good checkpoint is step 4.*config.optim.lr"
+    ):
         train(MAE, tiny_dataset, tmp_path / "run", train__steps=8)
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["2", "4"]
 
@@ -181,7 +191,12 @@ def test_label_budget_trains_on_that_many(tiny_dataset, tmp_path):
 def test_supervised_learns_what_can_be_learned(tiny_dataset, tmp_path):
     """A bright square tells the classes apart; a loop that learns nothing would stay at one half."""
     keys = dict(train__steps=80, train__batch_size=16, optim__lr=2e-3, optim__ema=0.0, checkpoint__every=80)
-    assert train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys, train__val_every=80)["metrics"]["val/accuracy"] >= 0.9
+    assert (
+        train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys, train__val_every=80)["metrics"][
+            "val/accuracy"
+        ]
+        >= 0.9
+    )
 
 
 # --- an objective with a teacher: what later ones need must fit the three functions and this loop -------------------
@@ -199,19 +214,32 @@ def build_teacher(settings, model, spec, remat="none"):
 
     def init(key, spec):
         params = network.init(key, jnp.zeros((1, *spec.size, spec.channels)))["params"]
-        return {"encoder": params}, {"teacher": jax.tree.map(jnp.copy, params), "centre": jnp.zeros(128), "updates": jnp.zeros((), jnp.int32)}
+        return {"encoder": params}, {
+            "teacher": jax.tree.map(jnp.copy, params),
+            "centre": jnp.zeros(128),
+            "updates": jnp.zeros((), jnp.int32),
+        }
 
     def loss(params, memory, batch, key, axis=None, train=True):
         stream = batch["main"]
-        student, teacher = (pooled(network.apply({"params": p}, stream["image"])) for p in (params["encoder"], memory["teacher"]))
+        student, teacher = (
+            pooled(network.apply({"params": p}, stream["image"]))
+            for p in (params["encoder"], memory["teacher"])
+        )
         wide = jnp.broadcast_to(stream["weight"][:, None], teacher.shape)
         centre = jax.vmap(lambda t, w: weighted_mean(t, w, axis), in_axes=1)(teacher, wide)
-        value = weighted_mean(jnp.mean((student - teacher + memory["centre"]) ** 2 + 0.1 * student**2, -1), stream["weight"], axis)
+        value = weighted_mean(
+            jnp.mean((student - teacher + memory["centre"]) ** 2 + 0.1 * student**2, -1),
+            stream["weight"],
+            axis,
+        )
         memory = {**memory, "centre": 0.9 * memory["centre"] + 0.1 * centre} if train else memory
         return value, ({"loss": value}, memory)
 
     def after_update(params, memory, step):
-        teacher = jax.tree.map(lambda t, s: settings.decay * t + (1 - settings.decay) * s, memory["teacher"], params["encoder"])
+        teacher = jax.tree.map(
+            lambda t, s: settings.decay * t + (1 - settings.decay) * s, memory["teacher"], params["encoder"]
+        )
         return {**memory, "teacher": teacher, "updates": step}
 
     return Objective(init, loss, after_update)
@@ -219,7 +247,9 @@ def build_teacher(settings, model, spec, remat="none"):
 
 def test_an_objective_with_a_teacher_needs_no_change_of_the_loop(tiny_dataset, tmp_path, monkeypatch):
     """Its memory is carried, updated after each step, the same under both engines, and survives a resume to the bit."""
-    monkeypatch.setitem(registry.OBJECTIVES, "teacher", SimpleNamespace(Config=TeacherConfig, build=build_teacher))
+    monkeypatch.setitem(
+        registry.OBJECTIVES, "teacher", SimpleNamespace(Config=TeacherConfig, build=build_teacher)
+    )
 
     def memory_of(run, **keys):
         values = settings(MAE, tiny_dataset, **keys)

@@ -44,7 +44,7 @@ def variant(arg: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
     """Parses ``VARIANT+PATCH,SIZE``: ``"b16,224"`` -> ("b", (16, 16), (224, 224)); ``"b8,96x96x96"`` is 3D."""
     head, comma, tail = arg.partition(",")
     name = head.rstrip("0123456789")
-    digits = head[len(name):]
+    digits = head[len(name) :]
     try:
         if not (name and comma and digits):
             raise ValueError
@@ -152,7 +152,9 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
     for depth, parent in enumerate(parents):
         if parent not in node or not isinstance(node[parent], ConfigDict):
             if parent in node:
-                raise InputError(f"config.{'.'.join(parents[: depth + 1])} is a value, not a section with keys")
+                raise InputError(
+                    f"config.{'.'.join(parents[: depth + 1])} is a value, not a section with keys"
+                )
             raise InputError(unknown_key(f"config.{key}", [f"config.{k}" for k in flat(config)]))
         node = node[parent]
     # A key that the file leaves at its default is added here and judged by the section's dataclass.
@@ -182,7 +184,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return value
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
         hint_text = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(f"{where} is {value!r}; it must be one of {', '.join(map(repr, choices))}{hint_text}")
+        raise InputError(
+            f"{where} is {value!r}; it must be one of {', '.join(map(repr, choices))}{hint_text}"
+        )
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where)
     if origin is tuple:

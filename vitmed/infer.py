@@ -58,7 +58,12 @@ class Model:
         """
         path = folder.locate(run)
         return cls(
-            path, folder.config_of(path), folder.recipe_of(path), folder.datasheet_of(path), load(path, which), which
+            path,
+            folder.config_of(path),
+            folder.recipe_of(path),
+            folder.datasheet_of(path),
+            load(path, which),
+            which,
         )
 
     @property
@@ -88,7 +93,9 @@ class Model:
             InputError: a run without a head.
         """
         if not self.has_head:
-            raise InputError(f"{self.run} is a {self.objective!r} run, which gives no scores; fine-tune it first with configs/finetune_classify.py")
+            raise InputError(
+                f"{self.run} is a {self.objective!r} run, which gives no scores; fine-tune it first with configs/finetune_classify.py"
+            )
         classifier = Classifier(self._model, self._spec)
         return self._sweep("logits", classifier.logits, dataset, split, indices)
 
@@ -110,7 +117,9 @@ class Model:
             InputError: a run that is no masked autoencoder.
         """
         if "decoder" not in self.params:
-            raise InputError(f"{self.run} is a {self.objective!r} run, which reconstructs nothing; give one trained by configs/pretrain_mae.py")
+            raise InputError(
+                f"{self.run} is a {self.objective!r} run, which reconstructs nothing; give one trained by configs/pretrain_mae.py"
+            )
         patch = self._model.patch_size
         cells = grid(self.recipe.size, patch)
         network = Autoencoder(self._model, self._spec)
@@ -128,7 +137,11 @@ class Model:
             hidden = mask.restore >= mask.keep.shape[1]
             pasted = jax.numpy.where(hidden[..., None], predicted, patches)
             wide = jax.numpy.broadcast_to(hidden[..., None], patches.shape)
-            return image, unpatchify(pasted, cells, patch, self.recipe.channels), unpatchify(wide, cells, patch, self.recipe.channels)
+            return (
+                image,
+                unpatchify(pasted, cells, patch, self.recipe.channels),
+                unpatchify(wide, cells, patch, self.recipe.channels),
+            )
 
         image, made, hidden = jax.device_get(jax.jit(run)(self._on_device, stream))
         image, made = (np.clip(to_units(x, self.recipe), *self.recipe.window) for x in (image, made))
@@ -154,7 +167,9 @@ class Model:
     def _prepared(self, stream: dict) -> jax.Array:
         return normalise(stream["image"], stream["scale"], stream["offset"], self.recipe)
 
-    def _sweep(self, name: str, function: Callable, dataset: Dataset, split: str, indices: np.ndarray | None) -> np.ndarray:
+    def _sweep(
+        self, name: str, function: Callable, dataset: Dataset, split: str, indices: np.ndarray | None
+    ) -> np.ndarray:
         self.check(dataset)
         if name not in self._compiled:
             self._compiled[name] = jax.jit(lambda params, stream: function(params, self._prepared(stream)))

@@ -26,8 +26,12 @@ class Bar:
         self._live = None
         if not quiet and sys.stderr.isatty():
             self._live = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn(unit), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
             self._task = self._live.add_task(what, total=total, completed=start, note="")
@@ -54,7 +58,10 @@ class Bar:
     def _line(self, now: float, note: str) -> None:
         rate = (self.done - self._start) / max(now - self._began, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
-        parts = [f"{self.what}: {self.done}/{self.total} {self.unit}".rstrip(), f"{clock(now - self._began)} so far"]
+        parts = [
+            f"{self.what}: {self.done}/{self.total} {self.unit}".rstrip(),
+            f"{clock(now - self._began)} so far",
+        ]
         if self.done < self.total:
             parts.append(f"{clock(left)} left")
         print(", ".join(parts + ([note] if note else [])), file=sys.stderr, flush=True)

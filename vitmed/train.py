@@ -126,9 +126,7 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
     """
     config = check(values)
     job = Job(config)
-    run = folder.create(
-        workdir, ConfigDict(dataclasses.asdict(config)), job.recipe, job.dataset.datasheet
-    )
+    run = folder.create(workdir, ConfigDict(dataclasses.asdict(config)), job.recipe, job.dataset.datasheet)
     checkpoints = Checkpoints(run, config.checkpoint)
     start = 0
     if checkpoints.latest() is not None:
@@ -154,16 +152,22 @@ class Job:
         self.config = config
         self.dataset = config.data.open()
         own = self.dataset.recipe(config.data.size)
-        self.former = start_from(config.init_from, own, config.model.patch_size or None) if config.init_from else None
+        self.former = (
+            start_from(config.init_from, own, config.model.patch_size or None) if config.init_from else None
+        )
         described = dataclasses.replace(
             self.former.recipe if self.former else own,
-            size=own.size, spacing=own.spacing,
-            patch_size=config.model.patch_size or None, model=dataclasses.asdict(config.model),
+            size=own.size,
+            spacing=own.spacing,
+            patch_size=config.model.patch_size or None,
+            model=dataclasses.asdict(config.model),
         )
         self.recipe: Recipe = described
         sheet = self.dataset.datasheet
         self.spec = Spec(own.size, own.channels, sheet["task"], len(sheet["classes"] or ()))
-        self.objective: Objective = registry.build(config.objective, config.model, self.spec, config.parallel.remat)
+        self.objective: Objective = registry.build(
+            config.objective, config.model, self.spec, config.parallel.remat
+        )
         self.engine = engine(config.parallel, config.train.batch_size)
         self.indices = _training_examples(self.dataset, config)
         examples = self.dataset.size(config.data.split) if self.indices is None else len(self.indices)
@@ -199,8 +203,15 @@ class Job:
         """Training batches from step ``start`` on."""
         config = self.config
         return loader.batches(
-            self.dataset, config.data.split, config.train.batch_size, config.train.seed, start, self.steps,
-            indices=self.indices, shard=(jax.process_index(), jax.process_count()), workers=config.data.workers,
+            self.dataset,
+            config.data.split,
+            config.train.batch_size,
+            config.train.seed,
+            start,
+            self.steps,
+            indices=self.indices,
+            shard=(jax.process_index(), jax.process_count()),
+            workers=config.data.workers,
         )
 
     def validation(self, state: dict) -> dict[str, float]:
@@ -210,7 +221,9 @@ class Job:
             return {}
         sums, mass = {}, 0.0
         size = self.config.train.batch_size
-        for batch in loader.sweep(self.dataset, data.val_split, size, shard=(jax.process_index(), jax.process_count())):
+        for batch in loader.sweep(
+            self.dataset, data.val_split, size, shard=(jax.process_index(), jax.process_count())
+        ):
             metrics, weight = self.engine.to_host(self.validate(state, self.engine.put_batch(batch)))
             mass += float(weight)
             for name, value in metrics.items():
@@ -258,7 +271,9 @@ class Job:
         params = state["ema"] if self.config.optim.ema else state["params"]
         batch = self._prepare(batch, None)
         key = jax.random.key(EVALUATION_SEED)
-        _, (metrics, _) = self.objective.loss(params, state["memory"], batch, key, axis=self.engine.axis, train=False)
+        _, (metrics, _) = self.objective.loss(
+            params, state["memory"], batch, key, axis=self.engine.axis, train=False
+        )
         weight = jnp.sum(batch["main"]["weight"])
         return metrics, weight if self.engine.axis is None else jax.lax.psum(weight, self.engine.axis)
 
@@ -271,14 +286,18 @@ class Job:
             if key is not None:
                 keys = example_keys(key, stream["example"])
                 if "mask" in stream:
-                    changed["image"], changed["mask"] = augment(image, keys, self.config.augment, stream["mask"])
+                    changed["image"], changed["mask"] = augment(
+                        image, keys, self.config.augment, stream["mask"]
+                    )
                 else:
                     changed["image"] = augment(image, keys, self.config.augment)
             made[name] = {**stream, **changed}
         return made
 
 
-def _loop(job: Job, state: Any, start: int, checkpoints: Checkpoints, writer: MetricsWriter, quiet: bool) -> dict:
+def _loop(
+    job: Job, state: Any, start: int, checkpoints: Checkpoints, writer: MetricsWriter, quiet: bool
+) -> dict:
     """Steps ``start`` to the end; returns the part of ``train``'s result that the loop knows."""
     config = job.config
     told = Told(job, checkpoints, writer)
@@ -312,7 +331,8 @@ def _loop(job: Job, state: Any, start: int, checkpoints: Checkpoints, writer: Me
     images = (job.steps - start - 1) * config.train.batch_size
     return {
         "step": job.steps,
-        "metrics": told.last or {name: float(values[-1]) for name, (_, values) in metrics_of(checkpoints.run).items()},
+        "metrics": told.last
+        or {name: float(values[-1]) for name, (_, values) in metrics_of(checkpoints.run).items()},
         "images_per_second": round(images / seconds, 2) if images > 0 else None,
         "data_wait": round(waited / seconds, 4) if images > 0 else None,
     }
@@ -382,7 +402,9 @@ def _training_examples(dataset: Dataset, config: Config) -> np.ndarray | None:
     data = config.data
     if config.objective.name != "supervised":
         if data.labels is not None:
-            raise InputError(f"config.data.labels is {data.labels}, but {config.objective.name!r} uses no labels; leave it out")
+            raise InputError(
+                f"config.data.labels is {data.labels}, but {config.objective.name!r} uses no labels; leave it out"
+            )
         return None
     return budget.labelled(dataset, data.split, data.labels, data.label_seed)
 
@@ -403,6 +425,7 @@ def _signals():
             if asked:
                 raise kind
             asked.append(kind)
+
         return handle
 
     former = {

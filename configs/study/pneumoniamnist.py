@@ -36,9 +36,7 @@ def get_config(arg=None):
     config.pretrain = load(f"{CONFIGS / 'pretrain_mae.py'}{':tiny' if tiny else ''}")
     config.arms = ConfigDict(
         dict(
-            pretrained=dict(
-                config=_finetune(tiny), init="pretrain", steps=STEPS, label="Pretrained ViT"
-            ),
+            pretrained=dict(config=_finetune(tiny), init="pretrain", steps=STEPS, label="Pretrained ViT"),
             scratch=dict(config=_finetune(tiny), steps=STEPS, label="ViT from scratch"),
             resnet=dict(config=_resnet(tiny), steps=STEPS, label="ResNet"),
         )

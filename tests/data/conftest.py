@@ -90,13 +90,15 @@ def labelled_set(path, labels, patients=None, **more):
     examples = []
     for i, row in enumerate(rows):
         known = np.isfinite(row)
-        examples.append({
-            "id": f"e{i:04d}",
-            "image": np.full((2, 2, 1), i % 256, np.uint8),
-            "label": np.where(known, row, 0),
-            "label_weight": known,
-            "patient": patients[i] if patients is not None else "",
-        })
+        examples.append(
+            {
+                "id": f"e{i:04d}",
+                "image": np.full((2, 2, 1), i % 256, np.uint8),
+                "label": np.where(known, row, 0),
+                "label_weight": known,
+                "patient": patients[i] if patients is not None else "",
+            }
+        )
     return write(path, {"train": examples}, **more)
 
 

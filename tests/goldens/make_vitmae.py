@@ -13,9 +13,20 @@ import numpy as np
 
 FILE = Path(__file__).with_name("vitmae.npz")
 SHAPE = dict(
-    hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=8,
-    num_channels=3, decoder_hidden_size=24, decoder_num_hidden_layers=2, decoder_num_attention_heads=4,
-    decoder_intermediate_size=96, mask_ratio=0.75, norm_pix_loss=True, layer_norm_eps=1e-12,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    image_size=32,
+    patch_size=8,
+    num_channels=3,
+    decoder_hidden_size=24,
+    decoder_num_hidden_layers=2,
+    decoder_num_attention_heads=4,
+    decoder_intermediate_size=96,
+    mask_ratio=0.75,
+    norm_pix_loss=True,
+    layer_norm_eps=1e-12,
 )
 
 
@@ -27,7 +38,9 @@ def make(seed: int = 0) -> dict[str, np.ndarray]:
     torch.manual_seed(seed)
     model = ViTMAEForPreTraining(ViTMAEConfig(**SHAPE)).eval()
     patches = (SHAPE["image_size"] // SHAPE["patch_size"]) ** 2
-    model.decoder.initialize_weights(patches)  # a fresh model of this release forgets the decoder's position table
+    model.decoder.initialize_weights(
+        patches
+    )  # a fresh model of this release forgets the decoder's position table
     with torch.no_grad():  # biases and norms start at 0 and 1, where a mistake in them would not show
         for name, weight in model.named_parameters():
             if weight.requires_grad:
@@ -37,8 +50,11 @@ def make(seed: int = 0) -> dict[str, np.ndarray]:
         encoded, output = model.vit(image, noise=noise), model(image, noise=noise)
     made = {f"weights/{name}": value.numpy() for name, value in model.state_dict().items()}
     return made | {
-        "image": image.numpy(), "noise": noise.numpy(), "mask": output.mask.numpy(),
-        "latent": encoded.last_hidden_state.numpy(), "loss": output.loss.numpy(),
+        "image": image.numpy(),
+        "noise": noise.numpy(),
+        "mask": output.mask.numpy(),
+        "latent": encoded.last_hidden_state.numpy(),
+        "loss": output.loss.numpy(),
     }
 
 

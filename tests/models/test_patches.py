@@ -20,7 +20,9 @@ def test_unpatchify_inverts_patchify(axes, channels, batch):
     image = np.arange(batch * np.prod(size) * channels, dtype=np.float32).reshape(batch, *size, channels)
     tokens = patchify(image, patch)
     assert tokens.shape == (batch, np.prod(cells), np.prod(patch) * channels)
-    assert np.array_equal(unpatchify(tokens, cells, patch, channels), image), "a pixel came back at another place"
+    assert np.array_equal(unpatchify(tokens, cells, patch, channels), image), (
+        "a pixel came back at another place"
+    )
 
 
 def test_a_token_is_one_block_of_the_image_in_row_major_order(rng):
@@ -31,7 +33,9 @@ def test_a_token_is_one_block_of_the_image_in_row_major_order(rng):
         for y in range(2):
             for x in range(2):
                 block = image[0, 2 * z : 2 * z + 2, 3 * y : 3 * y + 3, 5 * x : 5 * x + 5]
-                assert np.array_equal(tokens[0, n], block.reshape(-1)), f"token {n} is not the block at {z, y, x}"
+                assert np.array_equal(tokens[0, n], block.reshape(-1)), (
+                    f"token {n} is not the block at {z, y, x}"
+                )
                 n += 1
 
 

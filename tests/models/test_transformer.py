@@ -24,7 +24,9 @@ def start():
 
 
 def value_and_slopes(model, params, x, keys=None):
-    return jax.jit(jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, x, keys)))))(params)
+    return jax.jit(jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, x, keys)))))(
+        params
+    )
 
 
 def test_linear_and_its_slopes_are_those_of_flax():
@@ -113,7 +115,9 @@ def test_rematerialisation_keeps_less(start):
 
     def kept(remat):
         model = Transformer(**SHAPE, remat=remat)
-        _, backward = jax.eval_shape(lambda p, x: jax.vjp(lambda p: model.apply({"params": p}, x), p), params, x)
+        _, backward = jax.eval_shape(
+            lambda p, x: jax.vjp(lambda p: model.apply({"params": p}, x), p), params, x
+        )
         return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
     assert kept("full") < kept("dots") < kept("none")
@@ -125,11 +129,15 @@ def test_bf16_keeps_parameters_norms_and_slopes_float32(start):
     fresh = model.init(jax.random.key(1), x.astype(jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
     output, state = model.apply(
-        {"params": params}, x.astype(jnp.bfloat16), capture_intermediates=lambda m, _: isinstance(m, nn.LayerNorm)
+        {"params": params},
+        x.astype(jnp.bfloat16),
+        capture_intermediates=lambda m, _: isinstance(m, nn.LayerNorm),
     )
     assert output.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(state["intermediates"])} == {jnp.dtype("float32")}
-    slopes = jax.grad(lambda p: jnp.sum(model.apply({"params": p}, x.astype(jnp.bfloat16)).astype(jnp.float32)))(params)
+    slopes = jax.grad(
+        lambda p: jnp.sum(model.apply({"params": p}, x.astype(jnp.bfloat16)).astype(jnp.float32))
+    )(params)
     assert {leaf.dtype for leaf in jax.tree.leaves(slopes)} == {jnp.dtype("float32")}
     same(output.astype(jnp.float32), Transformer(**SHAPE).apply({"params": params}, x), atol=0.15)
 

@@ -75,7 +75,9 @@ def test_the_decoder_puts_each_token_in_its_place():
 def test_variants_have_the_published_numbers_of_parameters():
     """Of the backbone with class token, without positions and head: ViT-S 21.6 M, B 85.6 M, L 303.1 M at patch 16."""
     for name, millions in (("ti", 5.5), ("s", 21.6), ("b", 85.6), ("l", 303.1)):
-        shapes = jax.eval_shape(ViT(VARIANTS[name], (16, 16)).init, jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+        shapes = jax.eval_shape(
+            ViT(VARIANTS[name], (16, 16)).init, jax.random.key(0), jnp.ones((1, 32, 32, 3))
+        )
         count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         assert abs(count / 1e6 - millions) < 0.1, f"{name} has {count / 1e6:.2f} M parameters"
 

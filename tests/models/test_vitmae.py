@@ -65,14 +65,18 @@ def parameters(golden: dict, shape: dict) -> dict:
                 "bias": weight("vit.embeddings.patch_embeddings.projection.bias"),
             },
             "cls": weight("vit.embeddings.cls_token"),
-            "transformer": blocks("vit.encoder.layer", shape["num_hidden_layers"], shape["num_attention_heads"]),
+            "transformer": blocks(
+                "vit.encoder.layer", shape["num_hidden_layers"], shape["num_attention_heads"]
+            ),
             "norm": norm("vit.layernorm"),
         },
         "decoder": {
             "embed": linear("decoder.decoder_embed"),
             "mask_token": weight("decoder.mask_token"),
             "transformer": blocks(
-                "decoder.decoder_layers", shape["decoder_num_hidden_layers"], shape["decoder_num_attention_heads"]
+                "decoder.decoder_layers",
+                shape["decoder_num_hidden_layers"],
+                shape["decoder_num_attention_heads"],
             ),
             "norm": norm("decoder.decoder_norm"),
             "predict": linear("decoder.decoder_pred"),
@@ -83,7 +87,10 @@ def parameters(golden: dict, shape: dict) -> dict:
 def agree(golden: dict, shape: dict) -> None:
     size, patch = (shape["image_size"],) * 2, (shape["patch_size"],) * 2
     variant = Variant(
-        shape["hidden_size"], shape["num_hidden_layers"], shape["num_attention_heads"], shape["intermediate_size"]
+        shape["hidden_size"],
+        shape["num_hidden_layers"],
+        shape["num_attention_heads"],
+        shape["intermediate_size"],
     )
     encoder = ViT(variant, patch, epsilon=shape["layer_norm_eps"])
     decoder = MAEDecoder(
@@ -117,14 +124,20 @@ def test_their_position_tables_are_ours():
     golden = np.load(module.FILE)
     cells = (module.SHAPE["image_size"] // module.SHAPE["patch_size"],) * 2
     np.testing.assert_allclose(
-        sincos(cells, module.SHAPE["hidden_size"])[None], golden["weights/vit.embeddings.position_embeddings"], atol=1e-6
+        sincos(cells, module.SHAPE["hidden_size"])[None],
+        golden["weights/vit.embeddings.position_embeddings"],
+        atol=1e-6,
     )
     np.testing.assert_allclose(
-        sincos(cells, module.SHAPE["decoder_hidden_size"])[None], golden["weights/decoder.decoder_pos_embed"], atol=1e-6
+        sincos(cells, module.SHAPE["decoder_hidden_size"])[None],
+        golden["weights/decoder.decoder_pos_embed"],
+        atol=1e-6,
     )
 
 
-@pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")  # PyTorch's are not ours to mend
+@pytest.mark.filterwarnings(
+    "default::DeprecationWarning", "default::FutureWarning"
+)  # PyTorch's are not ours to mend
 def test_live():
     """Against the ``transformers`` installed here, with other weights than the golden's."""
     for name in ("torch", "transformers"):

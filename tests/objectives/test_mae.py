@@ -42,7 +42,9 @@ def test_mask_belongs_to_the_example_not_to_its_place():
     assert not np.array_equal(whole.keep, later.keep)
 
 
-@pytest.mark.parametrize("size,patch,channels", [((8, 12), (4, 4), 1), ((8, 8), (4, 2), 3), ((4, 8, 6), (2, 4, 3), 1)])
+@pytest.mark.parametrize(
+    "size,patch,channels", [((8, 12), (4, 4), 1), ((8, 8), (4, 2), 3), ((4, 8, 6), (2, 4, 3), 1)]
+)
 @pytest.mark.parametrize("target", ["patch", "raw"])
 def test_loss_is_the_mean_error_on_hidden_patches(rng, size, patch, channels, target):
     """Against NumPy: normalised within each patch with the unbiased variance, hidden patches alone."""
@@ -60,7 +62,11 @@ def test_loss_is_the_mean_error_on_hidden_patches(rng, size, patch, channels, ta
         patches = centred / np.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6)
     mask = masking.uniform(example_keys(key, batch["main"]["example"]), patches.shape[1], 0.75)
     predicted = mae.Autoencoder(model, spec).predict(params, batch["main"]["image"], mask)
-    errors = [((np.asarray(predicted)[b, n] - patches[b, n]) ** 2).mean() for b in range(3) for n in np.asarray(mask.hide)[b]]
+    errors = [
+        ((np.asarray(predicted)[b, n] - patches[b, n]) ** 2).mean()
+        for b in range(3)
+        for n in np.asarray(mask.hide)[b]
+    ]
     assert float(loss) == pytest.approx(np.mean(errors), rel=1e-4)
 
 

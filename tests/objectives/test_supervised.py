@@ -32,7 +32,9 @@ def loss_and_logits(rng, task, outputs, label, weight, model=VIT, **keys):
     spec = Spec((8, 8), 1, task, outputs)
     objective = supervised.build(supervised.Config(**keys), model, spec)
     params, memory = objective.init(jax.random.key(0), spec)
-    params["head"]["scores"]["kernel"] = jax.random.normal(jax.random.key(1), params["head"]["scores"]["kernel"].shape)
+    params["head"]["scores"]["kernel"] = jax.random.normal(
+        jax.random.key(1), params["head"]["scores"]["kernel"].shape
+    )
     batch = batch_of(rng, label, weight)
     loss, (metrics, _) = objective.loss(params, memory, batch, jax.random.key(0), train=False)
     logits = supervised.Classifier(model, spec).logits(params, batch["main"]["image"])
@@ -42,7 +44,9 @@ def loss_and_logits(rng, task, outputs, label, weight, model=VIT, **keys):
 @pytest.mark.parametrize("model", [VIT, RESNET])
 def test_multiclass(rng, model):
     label = np.array([[0], [2], [1], [2]])
-    loss, logits, metrics = loss_and_logits(rng, "multiclass", 3, label, np.ones((4, 1)), model, label_smoothing=0.1)
+    loss, logits, metrics = loss_and_logits(
+        rng, "multiclass", 3, label, np.ones((4, 1)), model, label_smoothing=0.1
+    )
     target = np.eye(3)[label[:, 0]] * 0.9 + 0.1 / 3
     assert loss == pytest.approx(-(target * log_softmax(logits, -1)).sum(-1).mean(), rel=1e-4)
     assert float(metrics["accuracy"]) == pytest.approx((logits.argmax(-1) == label[:, 0]).mean())

@@ -64,11 +64,11 @@ def test_the_peer_is_the_same_model():
         "m = M(ViTMAEConfig(**json.loads(sys.argv[1])));"
         "print(sum(p.numel() for p in m.parameters() if p.requires_grad))"
     )
-    import json
-    import subprocess
 
     shape = bench.peer_shape(TINY)
-    run = subprocess.run([sys.executable, "-c", program, json.dumps(shape)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(shape)], capture_output=True, text=True, check=True
+    )
     objective = registry.build(TINY.objective, TINY.model, TINY.spec)
     ours = jax.eval_shape(lambda: objective.init(jax.random.key(0), TINY.spec)[0])
     assert sum(leaf.size for leaf in jax.tree.leaves(ours)) == int(run.stdout)

@@ -15,11 +15,23 @@ TAKES_CONFIG = True
 
 def arguments(parser):
     parser.add_argument("what", choices=("step", "loop"), metavar="WHAT", help="step or loop")
-    parser.add_argument("--config", metavar="FILE.py[:ARG]", help="a training config (step: default MAE b16,224, 3 channels)")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME", help="step: compare with this library (transformers)")
+    parser.add_argument(
+        "--config", metavar="FILE.py[:ARG]", help="a training config (step: default MAE b16,224, 3 channels)"
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="step: compare with this library (transformers)",
+    )
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="step: images a step (default: 8)")
-    parser.add_argument("--repeats", type=int, metavar="N", help="rounds the medians are of (default: step 5, loop 3)")
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="loop: steps a round (default: 200)")
+    parser.add_argument(
+        "--repeats", type=int, metavar="N", help="rounds the medians are of (default: step 5, loop 3)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=200, metavar="N", help="loop: steps a round (default: 200)"
+    )
 
 
 def run(args) -> dict:
@@ -32,7 +44,9 @@ def run(args) -> dict:
         if value is not None and value < least:
             raise InputError(f"--{name} is {value}; at least {least} was expected")
     if args.config is None and (args.what == "loop" or args.overrides):
-        raise InputError(f"bench {args.what} needs --config to know what to {'train' if args.what == 'loop' else 'override'}")
+        raise InputError(
+            f"bench {args.what} needs --config to know what to {'train' if args.what == 'loop' else 'override'}"
+        )
 
     from vitmed import config
     from vitmed.scale import bench
@@ -55,5 +69,7 @@ def run(args) -> dict:
         highlight=False,
     )
     for name, speed in result["peers"].items():
-        console.print(f"{name} {speed} images/s: vitmed is {result['ratio'][name]} times as fast", highlight=False)
+        console.print(
+            f"{name} {speed} images/s: vitmed is {result['ratio'][name]} times as fast", highlight=False
+        )
     return result

@@ -22,7 +22,9 @@ STUDY = "demo.py"  # in configs/study/
 
 def arguments(parser):
     parser.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: demo)")
-    parser.add_argument("--data", metavar="PATH", help="a labelled dataset of `vitmed ingest`, or a MedMNIST .npz")
+    parser.add_argument(
+        "--data", metavar="PATH", help="a labelled dataset of `vitmed ingest`, or a MedMNIST .npz"
+    )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trainings at a time (default: 2)")
 
 
@@ -77,7 +79,13 @@ def _write_scans(folder) -> None:
     with Bar("simulating", sum(PATIENTS.values()), "patients") as bar:
         for modality, patients in PATIENTS.items():
             write(
-                folder / modality, modality, patients, size=SIZES[modality], scans_per_patient=SCANS[modality], progress=lambda done, total: bar.advance())
+                folder / modality,
+                modality,
+                patients,
+                size=SIZES[modality],
+                scans_per_patient=SCANS[modality],
+                progress=lambda done, total: bar.advance(),
+            )
 
 
 def _ingest(source, out, modality: str):
@@ -105,8 +113,12 @@ def _pretrain(dataset, workdir):
     from vitmed.train import train
 
     keys = {
-        "data.path": dataset, "model.patch_size": _patch(dataset), "train.steps": SHORT_STEPS, "train.batch_size": 64,
-        "train.val_every": SHORT_STEPS // 3, "checkpoint.every": SHORT_STEPS,
+        "data.path": dataset,
+        "model.patch_size": _patch(dataset),
+        "train.steps": SHORT_STEPS,
+        "train.batch_size": 64,
+        "train.val_every": SHORT_STEPS // 3,
+        "checkpoint.every": SHORT_STEPS,
     }
     train(config.load(str(_configs() / "pretrain_mae.py"), {k: str(v) for k, v in keys.items()}), workdir)
     return workdir
@@ -129,7 +141,9 @@ def _patch(dataset) -> tuple[int, ...]:
 
     size = Dataset.open(dataset).recipe().size
     parts = round(TOKENS ** (1 / len(size)))
-    return tuple(min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - n / parts)) for n in size)
+    return tuple(
+        min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - n / parts)) for n in size
+    )
 
 
 def _configs():
@@ -139,5 +153,7 @@ def _configs():
 
     folder = Path(__file__).parents[2] / "configs"
     if not folder.is_dir():
-        raise InputError(f"{folder} is not there; run the demo from a clone of the project, whose configs it uses")
+        raise InputError(
+            f"{folder} is not there; run the demo from a clone of the project, whose configs it uses"
+        )
     return folder

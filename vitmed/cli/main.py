@@ -42,11 +42,15 @@ def main(argv: list[str] | None = None) -> int:
     name, rest = argv[0], argv[1:]
     verb = importlib.import_module(f"vitmed.cli.{name}")
     parser = argparse.ArgumentParser(
-        prog=f"vitmed {name}", description=verb.__doc__ or verb.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        prog=f"vitmed {name}",
+        description=verb.__doc__ or verb.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     verb.arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last on standard output")
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as one JSON object, last on standard output"
+    )
     try:
         known, overrides = _overrides(rest) if getattr(verb, "TAKES_CONFIG", False) else (rest, {})
         args = parser.parse_args(known)
@@ -92,7 +96,7 @@ def _overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
         if not argument.startswith(OVERRIDE):
             known.append(argument)
             continue
-        key, equals, value = argument[len(OVERRIDE):].partition("=")
+        key, equals, value = argument[len(OVERRIDE) :].partition("=")
         if not equals:
             if not rest:
                 raise InputError(f"{argument} has no value; write {argument}=VALUE")
@@ -106,7 +110,11 @@ def _run(verb, args) -> int:
         result = verb.run(args)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        rest = "the same command goes on from what was saved" if getattr(verb, "GOES_ON", False) else "nothing was left half done"
+        rest = (
+            "the same command goes on from what was saved"
+            if getattr(verb, "GOES_ON", False)
+            else "nothing was left half done"
+        )
         print(f"\ninterrupted; {rest}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -117,7 +125,10 @@ def _run(verb, args) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             where = f" ({error.filename})" if error.filename else ""
-            print(f"vitmed: no space to write{where}: {error.strerror}; free some and run the same command again", file=sys.stderr)
+            print(
+                f"vitmed: no space to write{where}: {error.strerror}; free some and run the same command again",
+                file=sys.stderr,
+            )
             return 3
         traceback.print_exc()
         return 1

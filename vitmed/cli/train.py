@@ -14,8 +14,12 @@ GOES_ON = True
 
 
 def arguments(parser):
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="the experiment; ARG such as b16,224 or tiny")
-    parser.add_argument("--workdir", required=True, metavar="RUN", help="folder of the run; made if it is not there")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE.py[:ARG]", help="the experiment; ARG such as b16,224 or tiny"
+    )
+    parser.add_argument(
+        "--workdir", required=True, metavar="RUN", help="folder of the run; made if it is not there"
+    )
 
 
 def run(args) -> dict:

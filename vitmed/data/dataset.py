@@ -42,9 +42,7 @@ class Dataset:
         splits: names of the splits that hold examples.
     """
 
-    def __init__(
-        self, path: Path, sheet: dict, decoder: Decoder, sources: dict[str, ArrayRecordDataSource]
-    ):
+    def __init__(self, path: Path, sheet: dict, decoder: Decoder, sources: dict[str, ArrayRecordDataSource]):
         self.path = path
         self.datasheet = sheet
         self.splits = tuple(sources)

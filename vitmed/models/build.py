@@ -37,13 +37,19 @@ class ModelConfig:
 
     def __post_init__(self):
         if self.variant in VARIANTS and not self.patch_size:
-            raise ValueError(f"patch_size is missing; variant {self.variant!r} needs one entry an axis, e.g. (16, 16)")
+            raise ValueError(
+                f"patch_size is missing; variant {self.variant!r} needs one entry an axis, e.g. (16, 16)"
+            )
         if self.variant in BLOCKS and self.patch_size:
-            raise ValueError(f"patch_size is {self.patch_size}, but variant {self.variant!r} has no patches; leave it out")
+            raise ValueError(
+                f"patch_size is {self.patch_size}, but variant {self.variant!r} has no patches; leave it out"
+            )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path is {self.drop_path}; a rate from 0 to below 1 was expected")
         if self.decoder_heads < 1 or self.decoder_dim % self.decoder_heads:
-            raise ValueError(f"decoder_heads is {self.decoder_heads}; it must divide decoder_dim ({self.decoder_dim})")
+            raise ValueError(
+                f"decoder_heads is {self.decoder_heads}; it must divide decoder_dim ({self.decoder_dim})"
+            )
 
 
 def encoder(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -> nn.Module:

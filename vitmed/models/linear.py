@@ -34,7 +34,9 @@ class Linear(nn.Module):
         lead, inputs = x.shape[: -self.axes], x.shape[-self.axes :]
         flat = math.prod(inputs), math.prod(self.features)
         kernel = self.param(
-            "kernel", lambda key, shape: xavier(key, flat, jnp.float32).reshape(shape), (*inputs, *self.features)
+            "kernel",
+            lambda key, shape: xavier(key, flat, jnp.float32).reshape(shape),
+            (*inputs, *self.features),
         )
         bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
         y = checkpoint_name(product(x.reshape(-1, flat[0]).astype(self.dtype), kernel.reshape(flat)), PRODUCT)

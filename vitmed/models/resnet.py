@@ -30,7 +30,9 @@ class ResidualBlock(nn.Module):
         # A zero scale makes each block start as the identity (arXiv:1706.02677).
         y = _norm(self.width, "norm2", scale=nn.initializers.zeros)(y)
         if x.shape != y.shape:
-            x = _norm(self.width, "norm_skip")(_conv(self.width, 1, self.stride, axes, self.dtype, "conv_skip")(x))
+            x = _norm(self.width, "norm_skip")(
+                _conv(self.width, 1, self.stride, axes, self.dtype, "conv_skip")(x)
+            )
         return nn.relu(x + y).astype(self.dtype)
 
 
@@ -55,14 +57,18 @@ class ResNet(nn.Module):
         for stage, count in enumerate(self.blocks):
             for block in range(count):
                 stride = 2 if stage and not block else 1
-                x = ResidualBlock(self.width * 2**stage, stride, self.dtype, name=f"stage{stage}_block{block}")(x)
+                x = ResidualBlock(
+                    self.width * 2**stage, stride, self.dtype, name=f"stage{stage}_block{block}"
+                )(x)
         return x.mean(axis=tuple(range(1, axes + 1)), dtype=jnp.float32)
 
 
 def _conv(width: int, kernel: int, stride: int, axes: int, dtype: Any, name: str) -> nn.Conv:
     he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     size, strides = (kernel,) * axes, (stride,) * axes
-    return nn.Conv(width, size, strides, padding="SAME", use_bias=False, dtype=dtype, kernel_init=he, name=name)
+    return nn.Conv(
+        width, size, strides, padding="SAME", use_bias=False, dtype=dtype, kernel_init=he, name=name
+    )
 
 
 def _norm(width: int, name: str, scale=nn.initializers.ones) -> nn.GroupNorm:

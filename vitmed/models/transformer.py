@@ -41,7 +41,7 @@ def _gelu(x):
 def _gelu_slope(x, slope):
     wide = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
-    return ((_phi(wide) + wide * density) * slope).astype(x.dtype),
+    return (((_phi(wide) + wide * density) * slope).astype(x.dtype),)
 
 
 def _phi(x):
@@ -106,7 +106,9 @@ class Transformer(nn.Module):
         block = Block
         if self.remat != "none":
             policies = jax.checkpoint_policies
-            policy = policies.save_only_these_names(PRODUCT) if self.remat == "dots" else policies.nothing_saveable
+            policy = (
+                policies.save_only_these_names(PRODUCT) if self.remat == "dots" else policies.nothing_saveable
+            )
             # Inside a scan the loop itself keeps XLA from merging the second computation with the first.
             block = nn.remat(Block, policy=policy, prevent_cse=not self.scan)
         fields = dict(heads=self.heads, mlp_dim=self.mlp_dim, drop_path=self.drop_path, epsilon=self.epsilon)

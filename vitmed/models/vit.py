@@ -46,7 +46,9 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, image: jax.Array, keep: jax.Array | None = None, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, image: jax.Array, keep: jax.Array | None = None, keys: jax.Array | None = None
+    ) -> jax.Array:
         """Encodes the patches at ``keep`` (B, K), indices into the row-major grid; all of them (K = N) by default.
 
         Args:

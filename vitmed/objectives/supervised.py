@@ -53,7 +53,9 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     """
     task = config.task or spec.task
     if spec.task is None:
-        raise InputError("config.objective.name is 'supervised' but the dataset has no labels; ingest it with --labels")
+        raise InputError(
+            "config.objective.name is 'supervised' but the dataset has no labels; ingest it with --labels"
+        )
     if task != spec.task:
         raise InputError(f"config.objective.task is {task!r} but the dataset's labels are {spec.task!r}")
     if config.class_weights and len(config.class_weights) != spec.outputs:
@@ -70,7 +72,11 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
 
     def loss(params, memory, batch, key, axis=None, train=True):
         stream = batch["main"]
-        image, target, weight = stream["image"], targets(stream, spec), stream["weight"][:, None] * stream["label_weight"]
+        image, target, weight = (
+            stream["image"],
+            targets(stream, spec),
+            stream["weight"][:, None] * stream["label_weight"],
+        )
         if train and config.mixup:
             keys = example_keys(jax.random.fold_in(key, _MIXUP), stream["example"])
             image, target, weight = mix(image, target, weight, keys, config.mixup)
@@ -80,7 +86,9 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         metrics = {"loss": value}
         if task != "regression":
             right = correct(logits, stream, task)
-            metrics["accuracy"] = weighted_mean(right, stream["weight"][:, None] * stream["label_weight"], axis)
+            metrics["accuracy"] = weighted_mean(
+                right, stream["weight"][:, None] * stream["label_weight"], axis
+            )
         return value, (metrics, memory)
 
     def error(logits, target):

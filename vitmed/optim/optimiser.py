@@ -68,8 +68,11 @@ def optimiser(config: OptimConfig, steps: int, params: Any) -> optax.GradientTra
         parts.append(optax.clip_by_global_norm(config.clip))
     parts.append(
         optax.adamw(
-            schedule(config, steps), b1=config.beta1, b2=config.beta2,
-            weight_decay=config.weight_decay, mask=decayed,
+            schedule(config, steps),
+            b1=config.beta1,
+            b2=config.beta2,
+            weight_decay=config.weight_decay,
+            mask=decayed,
         )
     )
     if config.layer_decay < 1:

@@ -50,7 +50,9 @@ class JitEngine:
     def put_state(self, state: Any) -> Any:
         """Places a state of host arrays, a copy on every device."""
         return jax.tree.map(
-            lambda x: jax.make_array_from_callback(np.shape(x), self._replicated, lambda index: np.asarray(x)[index]),
+            lambda x: jax.make_array_from_callback(
+                np.shape(x), self._replicated, lambda index: np.asarray(x)[index]
+            ),
             state,
         )
 

@@ -72,5 +72,6 @@ def start_from(run: str, data: Recipe, patch_size: tuple[int, ...] | None) -> Fo
 
 def _leaves(tree: Any) -> dict[str, Any]:
     return {
-        "/".join(str(entry.key) for entry in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        "/".join(str(entry.key) for entry in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }

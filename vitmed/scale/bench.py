@@ -49,12 +49,16 @@ class Setting:
         """
         config = check(values)
         if config.data.size is None:
-            raise InputError("config.data.size is missing: bench step makes up its images and must know their size")
+            raise InputError(
+                "config.data.size is missing: bench step makes up its images and must know their size"
+            )
         spec = Spec(config.data.size, config.data.channels or 1)
         return cls(config.model, config.objective, config.optim, spec, config.parallel.remat)
 
 
-def step(setting: Setting, batch: int = 8, repeats: int = 5, peers: tuple[str, ...] = (), quiet: bool = False) -> dict:
+def step(
+    setting: Setting, batch: int = 8, repeats: int = 5, peers: tuple[str, ...] = (), quiet: bool = False
+) -> dict:
     """Times forward, backward and AdamW update, in turn with the peers' and with a bare matrix product.
 
     Returns:
@@ -71,7 +75,10 @@ def step(setting: Setting, batch: int = 8, repeats: int = 5, peers: tuple[str, .
     with contextlib.ExitStack() as stack, Bar("bench step", repeats, "rounds", quiet=quiet) as bar:
         run, flops = compiled_step(setting, batch)
         product, product_flops = matrix_product(setting.model.dtype)
-        timed: dict[str, Callable[[], float]] = {"ours": lambda: seconds(run), "product": lambda: seconds(product)}
+        timed: dict[str, Callable[[], float]] = {
+            "ours": lambda: seconds(run),
+            "product": lambda: seconds(product),
+        }
         for name in peers:
             timed[name] = stack.enter_context(Peer(name, shape, batch, threads)).seconds
         for warm in (run, run, product):
@@ -80,7 +87,9 @@ def step(setting: Setting, batch: int = 8, repeats: int = 5, peers: tuple[str, .
         for _ in range(repeats):
             for name, once in timed.items():
                 took[name].append(once())
-            bar.advance(1, ", ".join(f"{name} {times[-1]:.2f} s" for name, times in took.items() if name != "product"))
+            bar.advance(
+                1, ", ".join(f"{name} {times[-1]:.2f} s" for name, times in took.items() if name != "product")
+            )
     median = {name: statistics.median(times) for name, times in took.items()}
     return {
         "images_per_second": round(batch / median["ours"], 3),
@@ -152,7 +161,12 @@ def compiled_step(setting: Setting, batch: int) -> tuple[Callable, int]:
 
     def fresh():
         params, memory = objective.init(jax.random.key(0), setting.spec)
-        return {"params": params, "memory": memory, "opt": rule.init(params), "step": jnp.zeros((), jnp.int32)}
+        return {
+            "params": params,
+            "memory": memory,
+            "opt": rule.init(params),
+            "step": jnp.zeros((), jnp.int32),
+        }
 
     def loss(params, memory, step, batch):
         return objective.loss(params, memory, batch, jax.random.fold_in(jax.random.key(2), step))
@@ -193,9 +207,18 @@ def peer_shape(setting: Setting) -> dict:
     """
     model, size = setting.model, setting.spec.size
     if jax.default_backend() != "cpu":
-        raise InputError(f"peers are timed on the CPU, and JAX runs on {jax.default_backend()} here; set JAX_PLATFORMS=cpu")
-    if len(size) != 2 or len(set(size)) != 1 or len(set(model.patch_size)) != 1 or model.variant not in VARIANTS:
-        raise InputError(f"the peer does square 2D images and patches only, not {size} with {model.patch_size}")
+        raise InputError(
+            f"peers are timed on the CPU, and JAX runs on {jax.default_backend()} here; set JAX_PLATFORMS=cpu"
+        )
+    if (
+        len(size) != 2
+        or len(set(size)) != 1
+        or len(set(model.patch_size)) != 1
+        or model.variant not in VARIANTS
+    ):
+        raise InputError(
+            f"the peer does square 2D images and patches only, not {size} with {model.patch_size}"
+        )
     if setting.objective.target != "patch" or model.dtype != "float32":
         raise InputError("the peer is compared in float32 with config.objective.target='patch' only")
     grid(size, model.patch_size)

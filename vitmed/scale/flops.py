@@ -23,11 +23,15 @@ def _count(jaxpr: core.Jaxpr) -> int:
         shapes = [v.aval.shape for v in equation.invars]
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[0][n] for n in contracted)
+            total += (
+                2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[0][n] for n in contracted)
+            )
         elif equation.primitive.name == "conv_general_dilated":
             # Each output value takes the whole kernel but its output-channel axis.
             out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[1]) // shapes[1][out_axis]
+            total += (
+                2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[1]) // shapes[1][out_axis]
+            )
         else:
             times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
             total += times * sum(_count(inner) for inner in _inner(equation.params))

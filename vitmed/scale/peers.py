@@ -64,7 +64,9 @@ class Peer:
     def _answer(self) -> float:
         line = self._process.stdout.readline()
         if not line:
-            raise MachineError(f"the peer {self._name!r} ended with code {self._process.wait()}; its own message is above")
+            raise MachineError(
+                f"the peer {self._name!r} ended with code {self._process.wait()}; its own message is above"
+            )
         return float(line)
 
 
