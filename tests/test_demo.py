@@ -37,10 +37,23 @@ def test_simulated_scans_to_a_page_and_again(small, tmp_path, capsys, monkeypatc
     assert cells == sorted((p, p.stat().st_mtime) for p in (out / "study" / "cells").rglob("manifest.json"))
 
 
-def test_a_dataset_of_ones_own(small, tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")
-    assert main(["demo", "--data", str(tiny_dataset), "--out", str(tmp_path / "demo"), "--jobs", "1"]) == 0
-    assert BANNER not in (tmp_path / "demo" / "report.html").read_text()
+def test_a_dataset_of_ones_own_is_what_the_study_and_the_page_get(tiny_dataset, tmp_path, monkeypatch):
+    """Nothing is simulated then, and the data is not ingested a second time."""
+    got = {}
+
+    def study(dataset, workdir, jobs):
+        got["study"] = dataset
+        return workdir
+
+    def write(out, runs, datasets, studies, title):
+        got["page"] = datasets
+        return {"report": str(out), "simulated": False}
+
+    monkeypatch.setattr(demo, "_study", study)
+    monkeypatch.setattr("vitmed.report.page.write", write)
+    assert main(["demo", "--data", str(tiny_dataset), "--out", str(tmp_path / "demo")]) == 0
+    assert got == {"study": tiny_dataset, "page": [tiny_dataset]}
+    assert not (tmp_path / "demo" / "scans").exists()
 
 
 def test_data_that_is_not_there(tmp_path, capsys):

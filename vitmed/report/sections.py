@@ -62,7 +62,7 @@ def pretraining(run: dict[str, Any], triples: dict[str, Any] | None) -> dict[str
     """A pretraining run: what it does to scans, and its losses."""
     ratio = run["flat"].get("objective.mask_ratio")
     return {
-        "name": run["name"],
+        "name": ", ".join(filter(None, (run["datasheet"].get("name"), f"run {run['name']}"))),
         "objective": run["objective"],
         "facts": _model_facts(run) + ([("hidden", f"{100 * ratio:g}% of the patches")] if ratio else []),
         "mask_ratio": ratio,
