@@ -86,6 +86,7 @@ def step(
         took = {name: [] for name in timed}
         for _ in range(repeats):
             for name, once in timed.items():
+                once()  # untimed: training runs step after step, while here each has just waited for the others
                 took[name].append(once())
             bar.advance(
                 1, ", ".join(f"{name} {times[-1]:.2f} s" for name, times in took.items() if name != "product")
