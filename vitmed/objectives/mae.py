@@ -51,7 +51,6 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         targets = target_patches(stream["image"], model.patch_size, config.target)
         mask = masking.uniform(example_keys(key, stream["example"]), targets.shape[1], config.mask_ratio)
         predicted = network.predict(params, stream["image"], mask)
-        # Averaged by a mask, not gathered: the gradient of a gather is a scatter, which CPUs do one number at a time.
         hidden = (mask.restore >= mask.keep.shape[1]) * stream["weight"][:, None]
         value = weighted_mean(jnp.mean((predicted - targets) ** 2, axis=-1), hidden, axis)
         return value, ({"loss": value}, memory)
