@@ -1,5 +1,7 @@
-"""Huge pages for the process: XLA's CPU backend takes fresh memory for every step, and faulting it in by 4 KiB
-pages costs as much time as the arithmetic of a small model (measured: half of a step).
+"""Huge pages for the process.
+
+XLA's CPU backend takes fresh memory for every step, and faulting it in by 4 KiB pages costs a third of a small
+model's step (measured on two cores: 229 ms instead of 350 for a batch of 128 X-rays of 28 x 28).
 
 glibc can ask the kernel for huge pages, but only when told before the process starts; hence the second start.
 """
