@@ -59,6 +59,17 @@ def test_two_runs_of_one_seed_agree_to_the_bit_and_another_seed_does_not(tiny_da
     assert not same(first, vitmed.runs.load(tmp_path / "other"))
 
 
+def test_runs_that_differ_in_their_seed_share_one_program(tiny_dataset):
+    """The draws of a study would otherwise each compile their own."""
+    texts = set()
+    for seed in (0, 1):
+        job = training.Job(training.check(settings(MAE, tiny_dataset, train__seed=seed)))
+        state = jax.eval_shape(job.fresh_state, job.seed)
+        batch = job.engine.put_batch(next(job.batches(0)))
+        texts.add(job.update.lower(state, batch).as_text())
+    assert len(texts) == 1
+
+
 def start(spec, dataset, workdir, **keys):
     """A training as a process of its own."""
     flags = [f"--config.{k.replace('__', '.')}={v}" for k, v in {"data.path": dataset, **keys}.items()]
@@ -127,7 +138,7 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_and_keeps_its_recipe(
 ):
     values = settings(CLASSIFY, tiny_dataset, init_from=pretrained)
     job = training.Job(training.check(values))
-    state = job.with_encoder(job.engine.to_host(job.engine.init(job.fresh_state)))
+    state = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
     former = vitmed.runs.load(pretrained)["encoder"]
     assert same(state["params"]["encoder"], former)
     assert same(state["ema"]["encoder"], former)

@@ -33,6 +33,8 @@ from vitmed.errors import InputError, Preempted
 from vitmed.models.build import ModelConfig
 from vitmed.objectives import registry
 from vitmed.objectives.interface import Objective, Spec
+from vitmed.objectives.probe import linear_probe
+from vitmed.objectives.supervised import Classifier
 from vitmed.optim.optimiser import OptimConfig, ema_update, optimiser, schedule
 from vitmed.parallel.engine import ParallelConfig, engine
 from vitmed.progress import Bar
@@ -130,13 +132,13 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
     checkpoints = Checkpoints(run, config.checkpoint)
     start = 0
     if checkpoints.latest() is not None:
-        state = checkpoints.restore("last", like=jax.eval_shape(job.fresh_state))
+        state = checkpoints.restore("last", like=jax.eval_shape(job.fresh_state, job.seed))
         start = int(state["step"])
         state = job.engine.put_state(state)
     else:
-        state = job.engine.init(job.fresh_state)
+        state = job.engine.init(job.fresh_state, job.seed)
         if config.init_from:
-            state = job.engine.put_state(job.with_encoder(job.engine.to_host(state)))
+            state = job.engine.put_state(job.with_former(job.engine.to_host(state)))
     if not quiet:
         print(job.summary(start), file=sys.stderr, flush=True)
     writer = MetricsWriter(run, start)
@@ -173,31 +175,61 @@ class Job:
         examples = self.dataset.size(config.data.split) if self.indices is None else len(self.indices)
         self.examples = examples
         self.steps = config.train.total(examples)
-        params = jax.eval_shape(self.fresh_params)
+        self.seed = np.uint32(config.train.seed % 2**32)
+        params = jax.eval_shape(self.fresh_params, self.seed)
         self.optimiser: optax.GradientTransformation = optimiser(config.optim, self.steps, params)
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
         self.update = self.engine.compile(self._update)
         self.validate = self.engine.compile_read(self._validate)
 
-    def fresh_params(self) -> Any:
+    def fresh_params(self, seed: np.uint32) -> Any:
         """Initial parameters: a function of the seed."""
-        return self.objective.init(jax.random.key(self.config.train.seed), self.spec)[0]
+        return self.objective.init(jax.random.key(seed), self.spec)[0]
 
-    def fresh_state(self) -> dict:
-        """Initial state: ``{params, memory, opt_state, ema, step}``."""
-        params, memory = self.objective.init(jax.random.key(self.config.train.seed), self.spec)
+    def fresh_state(self, seed: np.uint32) -> dict:
+        """Initial state: ``{params, memory, opt_state, ema, step, seed}``.
+
+        The seed travels in the state and not as a constant of the program, so that runs which differ in
+        nothing else share one compiled program.
+        """
+        params, memory = self.objective.init(jax.random.key(seed), self.spec)
         return {
             "params": params,
             "memory": memory,
             "opt_state": self.optimiser.init(params),
             "ema": jax.tree.map(jnp.copy, params) if self.config.optim.ema else {},
             "step": jnp.zeros((), jnp.int32),
+            "seed": jnp.asarray(seed, jnp.uint32),
         }
 
-    def with_encoder(self, state: dict) -> dict:
-        """The state with the encoder of the run that ``config.init_from`` names."""
+    def with_former(self, state: dict) -> dict:
+        """The state with the encoder of the run that ``config.init_from`` names, and a head that suits it."""
         params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
+        if getattr(self.config.objective, "head", None) == "probe":
+            params["head"] = {**params["head"], "scores": self._probed(params)}
         return {**state, "params": params, "ema": params if self.config.optim.ema else {}}
+
+    def _probed(self, params: dict) -> dict:
+        """The head's linear layer, fitted to the features of what is trained on, not augmented."""
+        config, data = self.config, self.config.data
+        network = Classifier(config.model, self.spec, config.parallel.remat)
+
+        @jax.jit
+        def features(params, stream):
+            return network.normed(params, self._prepare({"main": stream}, None)["main"]["image"])
+
+        swept = [
+            (features(params, batch["main"]), batch["main"])
+            for batch in loader.sweep(self.dataset, data.split, config.train.batch_size, self.indices)
+        ]
+        known = np.concatenate([stream["weight"] > 0 for _, stream in swept])
+        label, weight = (
+            np.concatenate([np.asarray(stream[name]) for _, stream in swept])[known]
+            for name in ("label", "label_weight")
+        )
+        made = np.concatenate([np.asarray(values) for values, _ in swept])[known]
+        kernel, bias = linear_probe(made, label, weight, self.spec.task, self.spec.outputs)
+        return {"kernel": kernel, "bias": bias}
 
     def batches(self, start: int):
         """Training batches from step ``start`` on."""
@@ -244,7 +276,7 @@ class Job:
     def _update(self, state: dict, batch: dict) -> tuple[dict, dict]:
         """One update. Pure: what it returns is a function of its arguments."""
         config, axis = self.config, self.engine.axis
-        key = step_key(config.train.seed, state["step"])
+        key = step_key(state["seed"], state["step"])
         batch = self._prepare(batch, jax.random.fold_in(key, _AUGMENT))
         objective_key = jax.random.fold_in(key, _OBJECTIVE)
 
@@ -263,6 +295,7 @@ class Job:
             "opt_state": opt_state,
             "ema": ema_update(state["ema"], params, step, config.optim.ema) if config.optim.ema else {},
             "step": step,
+            "seed": state["seed"],
         }
         rate = schedule(config.optim, self.steps)(state["step"])
         return after, {**metrics, "gradient_norm": optax.tree.norm(gradients), "learning_rate": rate}

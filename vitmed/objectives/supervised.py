@@ -14,7 +14,7 @@ from vitmed.data.keys import example_keys
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder
 from vitmed.models.head import Head, pooled
-from vitmed.models.transformer import Remat
+from vitmed.models.transformer import Remat, norm
 from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
 
 _DROP_PATH, _MIXUP = 1, 2  # separate streams of randomness within a step
@@ -30,6 +30,9 @@ class Config:
         class_weights: loss weight of each class (multiclass) or of each label's positives (multilabel);
             () weighs all alike.
         mixup: parameter of the beta distribution of the mixing weight; 0 is off.
+        head: what a pretrained encoder's head starts from: "probe" fits it to the labelled scans' features
+            first (``vitmed.objectives.probe``), "zero" calls every class equally likely. From scratch there is
+            nothing to probe, and it starts at zero.
     """
 
     name: Literal["supervised"] = "supervised"
@@ -37,6 +40,7 @@ class Config:
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
     mixup: float = 0.0
+    head: Literal["probe", "zero"] = "probe"
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
@@ -123,6 +127,10 @@ class Classifier:
     def features(self, params: dict, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """``(B, D)`` pooled features, float32; ``keys`` ``(B,)`` drop paths in training."""
         return pooled(self._encoder.apply({"params": params["encoder"]}, image, None, keys), self._pool)
+
+    def normed(self, params: dict, image: jax.Array) -> jax.Array:
+        """``(B, D)`` features as the head's linear layer sees them, float32."""
+        return norm("norm").apply({"params": params["head"]["norm"]}, self.features(params, image))
 
     def logits(self, params: dict, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """``(B, outputs)`` scores, float32."""

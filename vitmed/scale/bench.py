@@ -127,7 +127,7 @@ def loop(values: ConfigDict, steps: int = 200, repeats: int = 3, quiet: bool = F
     bare, looped, waits = [], [], []
     with Bar("bench loop", repeats, "rounds", quiet=quiet) as bar:
         for _ in range(repeats):
-            state, metrics = job.update(job.engine.init(job.fresh_state), batch)
+            state, metrics = job.update(job.engine.init(job.fresh_state, job.seed), batch)
             jax.block_until_ready((state, metrics))
             began = time.perf_counter()
             for _ in range(steps - 1):

@@ -1,0 +1,57 @@
+"""The linear probe from which a pretrained model's head starts."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from vitmed.objectives.probe import STRENGTH, linear_probe
+
+
+@pytest.fixture
+def features():
+    """Of spreads from a hundredth to a hundred, and one that never changes."""
+    generator = np.random.default_rng(0)
+    made = generator.normal(size=(90, 7)) * np.logspace(-2, 2, 7) + np.logspace(-1, 1, 7)
+    return np.concatenate([made, np.full((90, 1), 5.0)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_are_scikit_learns_on_standardised_features(features, classes):
+    label = (np.argsort(np.argsort(features[:, 0])) * classes // 90)[:, None].astype(np.float32)
+    kernel, bias = linear_probe(features, label, np.ones_like(label), "multiclass", classes)
+    scores = features.astype(np.float64) @ kernel + bias
+    there = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
+    expected = there.fit(features.astype(np.float64), label[:, 0]).predict_proba(features.astype(np.float64))
+    chance = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(chance, expected, atol=1e-3)
+    assert (scores.argmax(1) == label[:, 0]).mean() > 0.8, "the small features carry the class"
+
+
+def test_missing_labels_do_not_count(features):
+    label = np.stack([features[:, 1] > features[:, 1].mean()] * 2, 1).astype(np.float32)
+    weight = np.ones_like(label)
+    weight[50:, 1] = 0
+    spoilt = np.where(weight > 0, label, 1 - label)
+    kernel, bias = linear_probe(features, spoilt, weight, "multilabel", 2)
+    head, _ = linear_probe(features[:50], label[:50], weight[:50], "multilabel", 2)
+    assert kernel.shape == (8, 2) and bias.shape == (2,)
+    right = ((features @ kernel + bias > 0) == (label > 0.5)).mean(axis=0)
+    assert right.min() > 0.8 and np.corrcoef(kernel[:, 1], head[:, 1])[0, 1] > 0.9
+
+
+def test_regression_gives_the_values_themselves(features):
+    value = (3 + features[:, 2:3] / features[:, 2].std()).astype(np.float32)
+    kernel, bias = linear_probe(features, value, np.ones_like(value), "regression", 1)
+    assert np.corrcoef((features @ kernel + bias)[:, 0], value[:, 0])[0, 1] > 0.99
+    assert abs(float((features @ kernel + bias).mean() - value.mean())) < 1e-2
+
+
+def test_class_that_nobody_shows_scores_lowest(features):
+    one = np.zeros((90, 1), np.float32)
+    for label, outputs in ((one, 2), ((features[:, :1] > features[:, 0].mean()).astype(np.float32), 3)):
+        kernel, bias = linear_probe(features, label, np.ones_like(label), "multiclass", outputs)
+        assert ((features @ kernel + bias).argmax(1) != outputs - 1).all() and np.isfinite(kernel).all()
+    kernel, bias = linear_probe(features, one, np.ones_like(one), "multilabel", 1)
+    assert not kernel.any() and bias[0] == pytest.approx(-np.log(91))
