@@ -64,6 +64,18 @@ def test_columns_and_splits(opened):
         opened.size("test")
 
 
+def test_groups_are_of_a_column_of_words_or_a_label(opened, write_labels, tmp_path):
+    """Otherwise numbers by site are of other scans, or a patient is taken for a group."""
+    assert opened.groups("train", "site") == opened.sites("train")
+    for column in ("patient", "id", "label", "hospital"):
+        with pytest.raises(InputError, match=f"'{column}' to group by; it has site$"):
+            opened.groups("train", column)
+    several = write_labels(
+        tmp_path / "d", [[0, 1], [1, np.nan], [1, 0]], task="multilabel", classes=["mass", "drain"]
+    )
+    assert Dataset.open(several).groups("train", "drain") == ["yes", "", "no"]
+
+
 @pytest.mark.parametrize("encoding", ["none", "bytes", "zlib"])
 def test_decodes_what_tfds_decodes(encoding, write_dataset, tmp_path, rng):
     # Our parser replaces TFDS's own for speed: they must agree to the bit, whatever the encoding.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 
 from vitmed.evaluate.calibration import CalibrationError, ece, plain_ece
 
@@ -13,6 +14,25 @@ def test_plain_estimate_is_the_binned_mean_gap(rng):
     groups = np.split(np.argsort(probability), 10)
     expected = np.mean([abs(hit[g].mean() - probability[g].mean()) for g in groups])
     assert plain_ece(hit, probability, 10) == pytest.approx(expected)
+
+
+def test_plain_estimate_agrees_with_scikit_learn(rng):
+    """Otherwise our reliability bins are not those of the literature."""
+    probability = rng.random(200)
+    hit = rng.random(200) < probability
+    observed, predicted = calibration_curve(hit, probability, n_bins=10, strategy="quantile")
+    assert plain_ece(hit, probability, 10) == pytest.approx(np.mean(abs(observed - predicted)))
+
+
+def test_null_is_that_of_signed_patients(rng):
+    """Otherwise what calibrated scores would give is computed with another formula than what these give."""
+    patient = np.repeat(np.arange(12), 5)
+    probability = rng.random(60)
+    hit = (rng.random(60) < probability).astype(float)
+    sign = rng.choice([-1, 1], 12)
+    found = CalibrationError(hit, probability, patient).null(sign[None])[0]
+    signed = probability + sign[patient] * (hit - probability)  # an outcome whose excess has that sign
+    assert found == pytest.approx(CalibrationError(signed, probability, patient)())
 
 
 def means(rng, slope, n=200, sets=200):

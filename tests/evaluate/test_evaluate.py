@@ -147,6 +147,57 @@ def test_a_run_without_labels_is_refused(tiny_dataset, tmp_path):
         evaluate(run)
 
 
+@pytest.fixture
+def sites(monkeypatch):
+    """Gives every dataset a site: what ``Dataset.groups`` reads from a set that has it."""
+    monkeypatch.setattr(
+        Dataset, "groups", lambda self, split, by: ["north, <b>"] * (self.size(split) - 3) + ["south"] * 3
+    )
+
+
+def test_numbers_by_site(trained, sites):
+    """Otherwise a site where the model fails is hidden in the mean over all."""
+    found = evaluate(trained, by=["site"])
+    assert set(found["subgroups"]) == {"site"}
+    assert [g["group"] for g in found["subgroups"]["site"]] == ["north, <b>", "south"]
+    assert sum(g["examples"] for g in found["subgroups"]["site"]) == found["examples"]
+    written = json.loads((trained / "evaluations" / "test" / "metrics.json").read_text())
+    assert written["subgroups"] == found["subgroups"]
+    assert evaluate(trained)["subgroups"] == {}
+
+
+def test_a_column_that_is_not_there_is_refused_before_the_split_is_opened(trained):
+    """Otherwise a misspelt column costs a look at the test split."""
+    looked = len(ledger.entries(trained))
+    with pytest.raises(InputError, match="'hospital' to group by; it has site"):
+        evaluate(trained, by=["hospital"])
+    assert len(ledger.entries(trained)) == looked
+
+
+def test_what_a_person_sees_of_groups():
+    """Otherwise a small group shows numbers, or the groups cannot be told apart."""
+    number = {"value": 0.81, "low": 0.7, "high": 0.9, "interval": "score"}
+    nothing = {"value": None, "low": None, "high": None, "interval": None}
+    shown = {"examples": 40, "patients": 20, "too_small": None, "notes": []}
+    groups = [
+        {"group": "north", "metrics": {"auroc": number, "auroc/x": number, "r2": nothing}, **shown},
+        {
+            "group": "",
+            "metrics": {},
+            **shown,
+            "patients": None,
+            "too_small": "4 scans; at least 10 are needed",
+        },
+    ]
+    console = Console(record=True, width=110)
+    groups[0]["notes"] = ["said above", "too few patients: 2 with mass"]
+    verb._show_groups("site", groups, ["said above"], console)
+    text = console.export_text()
+    assert "too small: 4 scans; at least 10 are needed" in text and "unknown" in text
+    assert "0.700 to 0.900" in text and "not computable" in text and "auroc/x" not in text
+    assert "2 with mass" in text and "said above" not in text
+
+
 def test_what_a_person_sees(trained):
     """Otherwise the count, the interval or the caveat is missing beside the number."""
     parser = argparse.ArgumentParser()
@@ -160,5 +211,6 @@ def test_what_a_person_sees(trained):
     assert f"{result['patients']} patients" in text and "seed 0" in text
     auroc = result["metrics"]["auroc"]
     assert f"{auroc['value']:.3f}" in text and f"{auroc['low']:.3f} to {auroc['high']:.3f}" in text
+    assert "MOVER" in text and "Zou & Donner 2008" in text
     assert "is lesion" in text and "said clear" in text
     assert all(note in " ".join(text.split()) for note in result["notes"])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import logit
 from scipy.stats import binomtest
 
 from vitmed.evaluate import coverage, intervals, metrics
@@ -97,9 +98,71 @@ def test_proportion_of_all_or_none_has_an_interval(value):
 
 def test_calibration_interval_reaches_zero_and_holds_its_value():
     """Otherwise perfectly calibrated scores are called miscalibrated, since resampling only adds error."""
-    assert intervals.calibration_interval(0.02, np.linspace(0.02, 0.06, 100))[0] == 0
-    low, high = intervals.calibration_interval(0.3, np.linspace(0.25, 0.37, 100))
+    null = np.linspace(0, 0.1, 100)
+    assert intervals.calibration_interval(0.02, np.linspace(0.02, 0.06, 100), null)[0] == 0
+    assert intervals.calibration_interval(0.09, np.linspace(0.07, 0.1, 100), null)[0] == 0
+    low, high = intervals.calibration_interval(0.3, np.linspace(0.25, 0.37, 100), null)
     assert low <= 0.3 <= high and low > 0.2
+
+
+def test_mover_of_independent_parts_is_the_root_of_the_squared_arms():
+    """Otherwise the interval of a mean is not Zou and Donner's."""
+    crossed = np.array([[1.0, 1, -1, -1], [1, -1, 1, -1]])
+    low, high = intervals.mean_interval([0.8, 0.6], [(0.7, 0.85), (0.3, 0.8)], list(0.7 + 0.1 * crossed))
+    assert low == pytest.approx(0.7 - (0.1**2 + 0.3**2) ** 0.5 / 2)
+    assert high == pytest.approx(0.7 + (0.05**2 + 0.2**2) ** 0.5 / 2)
+
+
+@pytest.mark.parametrize(("sign", "arm"), [(1, 0.1), (-1, 0.0)])
+def test_mover_knows_that_parts_move_together(sign, arm):
+    """Otherwise recalls that rise and fall with the same patients count as independent."""
+    moved = np.linspace(-0.1, 0.1, 50)
+    found = intervals.mean_interval([0.5, 0.5], [(0.4, 0.6), (0.4, 0.6)], [0.5 + moved, 0.5 + sign * moved])
+    assert found == pytest.approx((0.5 - arm, 0.5 + arm), abs=1e-6)
+
+
+def test_mover_takes_a_part_without_variance_at_its_own_interval():
+    """Otherwise a class that was found whole (no variance in any resample) is certain."""
+    low, high = intervals.mean_interval([1.0, 0.5], [(0.5, 1.0), (0.5, 0.5)], [np.ones(9), np.full(9, 0.5)])
+    assert (low, high) == pytest.approx((0.5, 0.75))
+
+
+def test_precision_interval_of_all_in_front_counts_patients(rng):
+    """Otherwise four patients ranked perfectly are certain."""
+    label, cluster = np.repeat([0, 1, 0, 1], 10), np.repeat(np.arange(4), 10)
+    low, high = intervals.precision_interval(1.0, np.ones(50), label, label, cluster, 2)
+    assert (low, high) == pytest.approx(intervals.wilson(1.0, 2, 1.96), abs=1e-3)
+
+
+def test_few_patients_widen_the_precision_interval(rng):
+    """Otherwise the bootstrap's variance, short by half with two patients, is taken as it is."""
+    label, score, cluster = coverage.scans(rng, 0.9, 0.3, "scan")
+    boot = 0.6 + 0.05 * rng.standard_normal(500)
+    boot -= boot.mean() - 0.6
+    arms = [
+        logit(high) - logit(low)
+        for low, high in (
+            intervals.precision_interval(0.6, boot, label, score, cluster, n) for n in (2, 10**6)
+        )
+    ]
+    assert arms[0] == pytest.approx(2**0.5 * arms[1], rel=1e-3)
+
+
+def test_proportion_takes_the_degrees_of_freedom_it_is_given(rng):
+    """Otherwise F1 of five positive patients among fifty is as unsure as of five patients in all."""
+    boot = 0.6 + 0.05 * rng.standard_normal(500)
+    few, more = (intervals.proportion_interval(0.6, boot, 5, freedom=f) for f in (None, 40.0))
+    assert more == pytest.approx(intervals.wilson(0.6, 0.24 / np.var(boot), intervals.quantile(40)))
+    assert few[0] < more[0] < more[1] < few[1]
+
+
+def test_precision_interval_takes_the_bias_off(rng):
+    """Otherwise average precision of few positives, which is too high, has too high a lower bound."""
+    label, score, cluster = coverage.scans(rng, 0.9, 0.3, "scan")
+    moved = 0.05 * rng.standard_normal(500)
+    plain = intervals.precision_interval(0.6, 0.6 + moved, label, score, cluster, 30)
+    high = intervals.precision_interval(0.6, 0.66 + moved, label, score, cluster, 30)
+    assert high[0] < plain[0] - 0.03 and high[1] < plain[1] and high[1] >= 0.6
 
 
 REPLICATIONS = 200
@@ -116,6 +179,12 @@ def test_auroc_interval_holds_the_truth(area, prevalence):
     for bound, side in ((0.93, 1), (0.98, -1)):
         error = 3 * (bound * (1 - bound) / REPLICATIONS) ** 0.5
         assert side * (found["auroc"] - bound) > -error, found
+
+
+def test_balanced_accuracy_of_a_rare_class_holds_the_truth():
+    """Otherwise twenty positives of which nearly all are found make an interval that holds in six of seven."""
+    found = coverage.covered(0.97, 0.1, "scan", REPLICATIONS, resamples=200, only=("balanced_accuracy",))
+    assert found["percentile balanced_accuracy"] < 0.9 < 0.93 <= found["balanced_accuracy"]
 
 
 def test_percentile_interval_would_not(rng):

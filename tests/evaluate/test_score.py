@@ -44,8 +44,13 @@ def test_two_classes(rng):
     value = {name: number["value"] for name, number in found["metrics"].items()}
     assert value["auroc"] == pytest.approx(reference.roc_auc_score(truth, yes))
     assert value["average_precision"] == pytest.approx(reference.average_precision_score(truth, yes))
+    assert value["accuracy"] == pytest.approx(reference.accuracy_score(truth, said))
     assert value["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, said))
     assert value["f1"] == pytest.approx(reference.f1_score(truth, said))
+    assert value["sensitivity"] == pytest.approx(reference.recall_score(truth, said))
+    assert value["specificity"] == pytest.approx(reference.recall_score(truth, said, pos_label=0))
+    fpr, tpr, _ = reference.roc_curve(truth, yes, drop_intermediate=False)
+    assert value["sensitivity_at_90_specificity"] == pytest.approx(tpr[fpr <= 0.1 + 1e-9].max())
     assert found["confusion"] == {
         "classes": ["clear", "lesion"],
         "counts": reference.confusion_matrix(truth, said).tolist(),
@@ -58,6 +63,43 @@ def test_two_classes(rng):
     assert value["sensitivity_at_validation_90_specificity"] == pytest.approx(
         reference.recall_score(truth, strict)
     )
+    assert value["specificity_at_validation_90_specificity"] == pytest.approx(
+        reference.recall_score(truth, strict, pos_label=0)
+    )
+
+
+def test_each_number_says_which_interval_it_has(rng):
+    """Otherwise nobody can tell how a bound was made, or a change of method passes unseen."""
+    found = score("multiclass", ["clear", "lesion"], *exclusive(rng, classes=2), resamples=100)
+    kinds = {name: number["interval"] for name, number in found["metrics"].items()}
+    assert kinds == {
+        "auroc": "score",
+        "average_precision": "logit",
+        "accuracy": "Wilson",
+        "balanced_accuracy": "MOVER",
+        "f1": "Wilson",
+        "sensitivity": "Wilson",
+        "specificity": "Wilson",
+        "sensitivity_at_90_specificity": "Wilson",
+        "ece": "bootstrap",
+    }
+    assert set(found["intervals"]) == set(kinds.values())
+    several = score("multiclass", list("abc"), *exclusive(rng), resamples=100)["metrics"]
+    assert several["auroc"]["interval"] == several["f1"]["interval"] == "MOVER"
+    value = score("regression", ["x", "y"], *columns(rng, k=2), resamples=100)["metrics"]
+    assert value["mae"]["interval"] == value["mae/x"]["interval"] == "percentile"
+
+
+def test_balanced_accuracy_of_a_found_class_is_as_unsure_as_its_few_patients(rng):
+    """Otherwise five of five positives found add nothing to the interval of balanced accuracy."""
+    label = (np.arange(105) < 5).astype(np.float32)[:, None]
+    logits = np.stack([np.zeros(105), 2 * label[:, 0] - 1], axis=1)
+    logits[5:15, 1] = 1  # ten false alarms
+    found = score("multiclass", ["a", "b"], logits, label, np.ones((105, 1)), None)["metrics"]
+    assert found["sensitivity"]["value"] == 1 and found["specificity"]["value"] == pytest.approx(0.9)
+    sensitivity_arm = 1 - found["sensitivity"]["low"]
+    balanced = found["balanced_accuracy"]
+    assert balanced["value"] - balanced["low"] > sensitivity_arm / 2 > 0.15
 
 
 def test_thresholds_come_from_validation_alone(rng):
@@ -138,7 +180,7 @@ def test_a_split_of_one_class_has_no_auroc(rng):
     """Otherwise a number, or a crash, stands where there is nothing to rank. JSON knows no nan."""
     logits, _, weight, patients = exclusive(rng, classes=2)
     found = score("multiclass", ["a", "b"], logits, np.zeros((120, 1)), weight, patients)
-    assert found["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert found["metrics"]["auroc"] == {"value": None, "low": None, "high": None, "interval": None}
     assert found["metrics"]["accuracy"]["value"] is not None
     assert any("not computable" in note for note in found["notes"])
     json.dumps(found, allow_nan=False)

@@ -146,7 +146,31 @@ def make_run(folder: Path, data: Path, sheet: dict, objective: str) -> Path:
                 "split": "test",
                 "examples": 8,
                 "patients": 4,
-                "metrics": {"auroc": {"value": 0.8125, "low": 0.61, "high": 0.95}},
+                "metrics": {"auroc": {"value": 0.8125, "low": 0.61, "high": 0.95, "interval": "score"}},
+                "intervals": {"score": "score-type interval"},
+                "subgroups": {
+                    "site": [
+                        {
+                            "group": "north <b>",
+                            "examples": 30,
+                            "patients": 15,
+                            "too_small": None,
+                            "notes": ["intervals are by patient", "too few patients: 2 with mass"],
+                            "metrics": {
+                                "auroc": {"value": 0.777, "low": 0.55, "high": 0.91, "interval": "score"},
+                                "auroc/x": {"value": 0.111, "low": 0.1, "high": 0.12, "interval": "score"},
+                            },
+                        },
+                        {
+                            "group": "",
+                            "examples": 4,
+                            "patients": None,
+                            "too_small": "4 scans; at least 10 are needed",
+                            "notes": [],
+                            "metrics": {},
+                        },
+                    ]
+                },
                 "confusion": {"classes": sheet["classes"], "counts": [[3, 1], [1, 3]]},
                 "threshold": {"<b>pneumonia</b>": 0.62},
                 "threshold_from": "val",

@@ -67,6 +67,33 @@ def test_evaluation_shows_interval_and_ledger(drawn):
     assert "opened twice" in body
 
 
+def test_groups_have_their_numbers_or_say_why_not(drawn):
+    """Otherwise a weak site is not seen, or a handful of scans shows a number."""
+    text, _ = drawn()
+    body = text[text.index("By site") : text.index('id="provenance"')]
+    assert "0.777" in body and words.interval(0.55, 0.91) in body and "0.111" not in body
+    assert "too small: 4 scans; at least 10 are needed" in body and "unknown" in body
+    assert "north &lt;b&gt;" in body and "2 with mass" in body and "intervals are by patient" not in body
+
+
+def test_the_kind_of_interval_stands_beside_the_number(drawn):
+    """Otherwise nobody knows how the bounds were made."""
+    text, _ = drawn()
+    body = text[text.index('id="evaluation"') : text.index('id="provenance"')]
+    assert '<td class="quiet">score</td>' in body and "score-type interval" in body
+
+
+def test_an_older_evaluation_still_draws(home):
+    """Otherwise runs evaluated before there were kinds and groups have no page."""
+    folder = home()
+    file = folder / "tuned" / "evaluations" / "test" / "metrics.json"
+    found = json.loads(file.read_text())
+    del found["subgroups"], found["intervals"], found["metrics"]["auroc"]["interval"]
+    file.write_text(json.dumps(found))
+    page.write(folder / "report.html", runs=[folder / "tuned"])
+    assert words.interval(0.61, 0.95) in (folder / "report.html").read_text()
+
+
 def test_refusals_and_origins_are_shown(drawn):
     """Otherwise scans vanish silently, and a number cannot be traced to its run, commit and data."""
     text, folder = drawn()

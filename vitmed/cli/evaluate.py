@@ -3,9 +3,12 @@
   vitmed evaluate runs/chest
   vitmed evaluate runs/chest --split val
   vitmed evaluate runs/chest --dataset data/other_hospital
+  vitmed evaluate runs/chest --by site
 
-Intervals come from resampling patients, thresholds from the validation split. The numbers and every
-prediction are written to RUN/evaluations/SPLIT/. Each evaluation is counted in RUN/ledger.json: a test
+Intervals come from resampling patients, thresholds from the validation split. Which kind of interval a
+number has stands beside it. With --by the same numbers follow for each group, at the same thresholds; a group
+of fewer than ten patients, or fewer than five with one of the classes, is said to be too small and gets no
+numbers. The numbers and every prediction are written to RUN/evaluations/SPLIT/. Each evaluation is counted in RUN/ledger.json: a test
 split that is opened again and again while choosing is no test any more.
 """
 
@@ -21,6 +24,14 @@ def arguments(parser):
     parser.add_argument(
         "--which", default="last", choices=("last", "best"), help="checkpoint (default: last)"
     )
+    parser.add_argument(
+        "--by",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="numbers by group too: site, or another column stored with the dataset, or a label of a "
+        "multi-label set; may be given several times",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: 0)")
 
 
@@ -33,7 +44,7 @@ def run(args) -> dict:
 
     from vitmed.evaluate.evaluate import evaluate
 
-    result = evaluate(args.run, args.dataset, args.split, args.which, args.seed, quiet=False)
+    result = evaluate(args.run, args.dataset, args.split, args.which, args.seed, args.by, quiet=False)
     show(result, Console(stderr=args.json))
     return result
 
@@ -47,15 +58,16 @@ def show(result: dict, console) -> None:
     boot = result["bootstrap"]
     who = f"{result['patients']} patients" if result["patients"] is not None else "patients unknown"
     console.print(f"{result['run']} on {result['dataset']}", highlight=False, markup=False)
-    numbers = Table("metric", "value", "95% interval", caption=opened, caption_justify="left")
+    numbers = Table("metric", "value", "95% interval", "kind", caption=opened, caption_justify="left")
     numbers.columns[1].justify = numbers.columns[2].justify = "right"
     for name, number in result["metrics"].items():
         if number["value"] is None:
-            numbers.add_row(name, "-", "not computable")
+            numbers.add_row(name.replace("_", " "), "-", "not computable", "")
         else:
-            between = "-" if number["low"] is None else f"{number['low']:.3f} to {number['high']:.3f}"
-            numbers.add_row(name.replace("_", " "), f"{number['value']:.3f}", between)
+            numbers.add_row(name.replace("_", " "), *_shown(number), number["interval"] or "")
     console.print(numbers)
+    for kind, text in result["intervals"].items():
+        console.print(f"interval {kind}: {text}", highlight=False, markup=False)
     console.print(
         f"{result['examples']} examples, {who}; {boot['resamples']} resamples by {boot['unit']}, "
         f"seed {boot['seed']}; checkpoint {result['checkpoint']}",
@@ -71,7 +83,42 @@ def show(result: dict, console) -> None:
         for name, row in zip(classes, counts, strict=True):
             shown.add_row(f"is {name}", *map(str, row))
         console.print(shown)
+    for column, groups in result["subgroups"].items():
+        _show_groups(column, groups, result["notes"], console)
     console.print(f"written to {result['folder']}", highlight=False, markup=False)
+
+
+def _show_groups(column: str, groups: list[dict], said: list[str], console) -> None:
+    """The groups with their sizes, then each number group by group, so that they can be compared."""
+    from rich.table import Table
+    from rich.text import Text
+
+    sizes = Table(column, "examples", "patients", "")
+    sizes.columns[1].justify = sizes.columns[2].justify = "right"
+    numbers = Table("metric", column, "value", "95% interval", "kind")
+    numbers.columns[2].justify = numbers.columns[3].justify = "right"
+    for group in groups:
+        patients = "unknown" if group["patients"] is None else str(group["patients"])
+        own = [note for note in group["notes"] if note not in said]
+        why = "; ".join([f"too small: {group['too_small']}"] if group["too_small"] else own)
+        sizes.add_row(Text(group["group"] or "unknown"), str(group["examples"]), patients, Text(why))
+    names = dict.fromkeys(name for group in groups for name in group["metrics"] if "/" not in name)
+    for metric in names:
+        numbers.add_section()
+        for group in groups:
+            number = group["metrics"].get(metric)
+            if number:
+                shown = _shown(number) if number["value"] is not None else ("-", "not computable")
+                name = Text(group["group"] or "unknown")
+                numbers.add_row(metric.replace("_", " "), name, *shown, number["interval"] or "")
+    console.print(sizes)
+    if names:
+        console.print(numbers)
+
+
+def _shown(number: dict) -> tuple[str, str]:
+    between = "-" if number["low"] is None else f"{number['low']:.3f} to {number['high']:.3f}"
+    return f"{number['value']:.3f}", between
 
 
 def _tables(confusion: dict | None):

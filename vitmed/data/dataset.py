@@ -12,7 +12,7 @@ by batch.
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +129,28 @@ class Dataset:
         """The site of each example, "" where unknown."""
         return self._columns(split)["site"]
 
+    def groups(self, split: str, column: str) -> list[str]:
+        """What ``column`` says of each example, "" where unknown: for numbers by group.
+
+        Args:
+            split: name of a split.
+            column: a column of words that ingest stored with each example, such as ``site``; in a multi-label
+                set also the name of a label, whose groups are "yes" and "no".
+
+        Raises:
+            InputError: no such split or column.
+        """
+        texts = [name for name in self._decoder.texts if name not in ("id", "patient")]
+        if column in texts:
+            return [self._decoder(record, [column])[column] for record in self._whole(split)]
+        labels = list(self.datasheet["classes"]) if self.datasheet["task"] == "multilabel" else []
+        if column not in labels:
+            raise InputError(
+                f"dataset {self.path} has no column {column!r} to group by; it has {', '.join(texts + labels)}"
+            )
+        label, weight = (values[:, labels.index(column)] for values in self.labels(split))
+        return [("yes" if x == 1 else "no") if w else "" for x, w in zip(label, weight, strict=True)]
+
     def recipe(self, size: tuple[int, ...] | None = None) -> Recipe:
         """How a model fed from this dataset gets its input, from the datasheet.
 
@@ -204,10 +226,12 @@ class Dataset:
                 whole[name][part.start : part.stop] = values
         return whole
 
-    def _read_columns(self, split: str) -> dict[str, np.ndarray | list[str]]:
-        examples = []
+    def _whole(self, split: str) -> Iterator[bytes]:
         for part in _chunks(self.size(split)):
-            examples += [self._decoder(record, _COLUMNS) for record in self._records(split, part)]
+            yield from self._records(split, part)
+
+    def _read_columns(self, split: str) -> dict[str, np.ndarray | list[str]]:
+        examples = [self._decoder(record, _COLUMNS) for record in self._whole(split)]
         columns = {name: [example[name] for example in examples] for name in _COLUMNS}
         return columns | {name: np.stack(columns[name]) for name in ("label", "label_weight", "example")}
 

@@ -24,6 +24,7 @@ class Decoder:
 
     def __init__(self, features: FeaturesDict):
         self.names = tuple(features.keys())
+        self.texts = tuple(name for name in self.names if _is_text(features[name]))
         self._decode = {name: _decoder(name, features[name]) for name in self.names}
 
     def __call__(self, record: bytes, names: Iterable[str] | None = None) -> dict[str, np.ndarray | str]:
@@ -32,8 +33,12 @@ class Decoder:
         return {name: self._decode[name](stored) for name in (self.names if names is None else names)}
 
 
+def _is_text(feature) -> bool:
+    return np.dtype(feature.np_dtype).kind in "OSU"
+
+
 def _decoder(name: str, feature) -> Decode:
-    if np.dtype(feature.np_dtype).kind in "OSU":
+    if _is_text(feature):
         return lambda stored: stored[name].bytes_list.value[0].decode()
     dtype = np.dtype(feature.np_dtype)
     encoding = feature.to_json_content().encoding

@@ -46,19 +46,35 @@ class CalibrationError:
     def __call__(self, weight: Array | None = None) -> float | Array:
         """The estimate under patient weights: none -> a float, (r, c) -> (r,). At least 0."""
         w = np.ones((1, len(self.count))) if weight is None else np.asarray(weight, np.float64)
+        value = self._debiased(w, w)
+        return float(value[0]) if weight is None else value
+
+    def null(self, signs: Array) -> Array:
+        """The estimate where each patient's excess of events has a random sign, -1 or 1: (r, c) -> (r,).
+
+        What these patients would give if the probabilities were calibrated: then a patient's excess is as
+        likely above as below, and whatever its scans share stays shared (the wild bootstrap of clusters,
+        Cameron, Gelbach & Miller 2008, "Bootstrap-based improvements for inference with clustered errors").
+        """
+        signs = np.asarray(signs, np.float64)
+        return self._debiased(np.ones_like(signs), signs)
+
+    def _debiased(self, w: Array, signed: Array) -> Array:
+        """The estimate under patient weights ``w`` (r, c), with the excess weighted by ``signed`` (r, c)."""
         n = w @ self.count
         used = np.maximum(n, 1.0)  # an empty bin counts nothing below
-        gap = (w @ self.excess) / used
+        gap = (signed @ self.excess) / used
         squares = (
-            w @ self.excess**2 - 2 * gap * (w @ (self.excess * self.count)) + gap**2 * (w @ self.count**2)
+            w @ self.excess**2
+            - 2 * gap * (signed @ (self.excess * self.count))
+            + gap**2 * (w @ self.count**2)
         )
         patients = w @ (self.count > 0)
         clustered = np.maximum(squares, 0.0) / used**2 * patients / np.maximum(patients - 1, 1.0)
         mean = (w @ self.predicted) / used
         noise = np.sqrt(np.maximum(clustered, mean * (1 - mean) / used))
         value = np.sum(n * (2 * np.abs(gap) - _folded_mean(np.abs(gap), noise)), axis=1) / n.sum(1)
-        value = np.maximum(value, 0.0)
-        return float(value[0]) if weight is None else value
+        return np.maximum(value, 0.0)
 
 
 def ece(hit: Array, probability: Array, cluster: Array | None = None, bins: int = 10) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 
 from vitmed.errors import InputError
 from vitmed.evaluate import intervals
-from vitmed.evaluate.measures import Judged, estimates, measures
+from vitmed.evaluate.measures import Judged, estimates, measures, with_parts
 from vitmed.evaluate.score import RESAMPLES, clusters
 
 Array = np.ndarray
@@ -119,11 +119,12 @@ def _draws(metric, scores, thresholds, label, patients, task, classes, label_wei
         threshold = thresholds[i] if thresholds is not None else None
         if threshold is not None:
             judged = dataclasses.replace(judged, threshold=[threshold[name] for name in judged.columns])
-        listed = {measure.name: measure for measure in measures(judged)[0]}
+        found = measures(judged)[0]
+        listed = [measure.name for measure in found]
         if metric not in listed:
             known_names = ", ".join(name for name in listed if "/" not in name)
             raise InputError(f"a {task} task has no metric {metric!r}; it has {known_names}")
-        chosen.append([listed[part] for part in listed[metric].parts] + [listed[metric]])
+        chosen.append(with_parts(found, [metric]))
     points = np.array([estimates(c, np.ones((1, units)))[metric][0] for c in chosen])
     chunks = [
         [estimates(c, w)[metric] for c in chosen]

@@ -1,6 +1,7 @@
 """``vitmed evaluate``: a run's scores on a split, what they come to, and how often it was opened."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.evaluate.predictions import Predictions, write
 from vitmed.evaluate.score import probabilities, score
+from vitmed.evaluate.subgroups import NOTE, subgroups
 from vitmed.infer import BATCH, Model
 from vitmed.progress import Bar
 from vitmed.runs import durable, folder, ledger
@@ -24,6 +26,7 @@ def evaluate(
     split: str = "test",
     which: str = "last",
     seed: int = 0,
+    by: Sequence[str] = (),
     quiet: bool = True,
 ) -> dict:
     """Evaluates a run and writes ``RUN/evaluations/SPLIT/{metrics.json, predictions.csv}``.
@@ -38,15 +41,16 @@ def evaluate(
         split: name of the split.
         which: "last" or "best" checkpoint.
         seed: of the bootstrap.
+        by: columns of the dataset, such as "site", by whose groups the numbers are given too.
         quiet: show no progress.
 
     Returns:
         What ``score`` returns, with ``run``, ``dataset``, ``split``, ``checkpoint`` (the step), ``opened``
         (how often this split of this dataset was evaluated with this run, this time included) and
-        ``folder`` (where it was written).
+        ``folder`` (where it was written), and ``subgroups``: {column: what ``subgroups`` returns}.
 
     Raises:
-        InputError: no run, no labels learned, no such split, a split without labels, or a dataset that
+        InputError: no run, no labels learned, no such split or column, a split without labels, or a dataset that
             does not fit the run's recipe or labels.
         MachineError: no checkpoint can be read, or the disk is full.
     """
@@ -59,6 +63,7 @@ def evaluate(
     data = Dataset.open(dataset or model.dataset_path)
     _check(model, data, split)
     task, classes = data.datasheet["task"], data.datasheet["classes"]
+    groups = {column: data.groups(split, column) for column in by}
     val_split = model.config["data"].get("val_split", "val")
     with_val = task != "regression" and data.has_split(val_split) and data.labels(val_split)[1].any()
     splits = list(dict.fromkeys([split, val_split] if with_val else [split]))
@@ -67,7 +72,11 @@ def evaluate(
     label, label_weight = data.labels(split)
     patients = data.patients(split)
     val = (logits[val_split], *data.labels(val_split)) if with_val else None
-    result = score(task, classes, logits[split], label, label_weight, patients, val, seed)
+    given = (task, classes, logits[split], label, label_weight, patients, val, seed)
+    result = score(*given)
+    result["subgroups"] = {column: subgroups(names, *given) for column, names in groups.items()}
+    if by:
+        result["notes"].append(NOTE)
     if split == val_split and result["threshold_from"] == "val":
         result["notes"].append(
             "thresholds were chosen on this same split: what depends on them is optimistic"

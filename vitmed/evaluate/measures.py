@@ -7,7 +7,7 @@ be judged: it stands in the notes by name, and means are over the others.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,14 @@ from vitmed.evaluate.calibration import CalibrationError
 
 Array = np.ndarray
 
+METHODS = {
+    "score": "score-type interval of the AUROC by patient (Newcombe 2006, variance by bootstrap)",
+    "logit": "on the log odds, bias taken off, variance by bootstrap (Boyd, Eng & Page 2013)",
+    "Wilson": "Wilson's score interval at the effective sample size of the bootstrap",
+    "MOVER": "combined from the intervals of its parts (Zou & Donner 2008)",
+    "bootstrap": "bootstrap bound above; below 0 unless calibrated scores would rarely give so much",
+    "percentile": "middle 95% of the resamples",
+}
 CURVES = ("auroc", "average_precision", "sensitivity_at_90_specificity")
 
 
@@ -26,17 +34,19 @@ class Measure:
 
     Attributes:
         name: ``auroc``, or ``auroc/edema`` for one column of several.
+        method: which interval it has, for people: a key of ``METHODS``.
         estimate: (r, patients) weights -> (r,) values, nan where not computable. None if there are parts.
-        interval: (value, resampled values) -> (low, high).
-        patients: how many patients it rests on: those of the rarer class it needs.
+        interval: (value, resampled values) -> (low, high). None for MOVER and for the calibration error.
         parts: names of the measures of which this one is the mean.
+        null: of the calibration error: (r, patients) signs -> (r,) values were it calibrated.
     """
 
     name: str
-    estimate: Callable[[Array], Array] | None
-    interval: Callable[[float, Array], intervals.Interval]
-    patients: int = 1
+    method: str
+    estimate: Callable[[Array], Array] | None = None
+    interval: Callable[[float, Array], intervals.Interval] | None = None
     parts: tuple[str, ...] = ()
+    null: Callable[[Array], Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +118,64 @@ def measures(judged: Judged) -> tuple[list[Measure], list[str]]:
 def estimates(listed: Sequence[Measure], weight: Array) -> dict[str, Array]:
     """Every measure under patient weights (r, patients): name -> (r,)."""
     found: dict[str, Array] = {}
-    for measure in listed:
+    for measure in _parts_first(listed):
         if measure.parts:
             found[measure.name] = np.mean([found[part] for part in measure.parts], axis=0)
         else:
             found[measure.name] = measure.estimate(weight)
     return found
+
+
+def bounds(
+    listed: Sequence[Measure],
+    value: dict[str, float],
+    resampled: dict[str, Array],
+    signs: Iterable[Array],
+) -> dict[str, intervals.Interval | None]:
+    """Every measure's interval: name -> (low, high), None where no resample or no value could be computed.
+
+    Args:
+        listed: measures with all of their parts.
+        value: of each measure.
+        resampled: (r,) of each measure in the resamples of patients.
+        signs: chunks (s, patients) as ``intervals.signs`` gives them.
+    """
+    alone = [measure for measure in listed if measure.null is not None]
+    null = {m.name: [] for m in alone}
+    for chunk in signs if alone else ():
+        for measure in alone:
+            null[measure.name].append(measure.null(chunk))
+    null = {name: np.concatenate(parts) for name, parts in null.items()}
+    found: dict[str, intervals.Interval | None] = {}
+    for measure in _parts_first(listed):
+        name, parts = measure.name, measure.parts
+        if not np.isfinite(value[name]) or not np.isfinite(resampled[name]).any():
+            found[name] = None
+        elif measure.method == "MOVER":
+            found[name] = intervals.mean_interval(
+                [value[p] for p in parts], [found[p] for p in parts], [resampled[p] for p in parts]
+            )
+        elif measure.method == "bootstrap":
+            if parts:
+                null[name] = np.mean([null[p] for p in parts], axis=0)
+            found[name] = intervals.calibration_interval(value[name], resampled[name], null[name])
+        else:
+            found[name] = measure.interval(value[name], resampled[name])
+    return found
+
+
+def with_parts(listed: Sequence[Measure], names: Sequence[str]) -> list[Measure]:
+    """The measures called ``names`` and, before them, all that they are means of."""
+    known, found = {measure.name: measure for measure in listed}, {}
+    for name in names:
+        for measure in with_parts(listed, known[name].parts):
+            found[measure.name] = measure
+        found[name] = known[name]
+    return list(found.values())
+
+
+def _parts_first(listed: Sequence[Measure]) -> list[Measure]:
+    return with_parts(listed, [measure.name for measure in listed])
 
 
 def _yes_no(judged: Judged) -> tuple[list[Measure], list[str]]:
@@ -133,7 +195,7 @@ def _yes_no(judged: Judged) -> tuple[list[Measure], list[str]]:
             left_out.append(f"{name} ({why})")
             continue
         column = _column(label, score, judged.cluster[rows], judged.yes(k), judged.strict(k))
-        made += [dataclasses.replace(measure, name=f"{measure.name}/{name}") for measure in column]
+        made += [_of(measure, name) for measure in column]
     return made + _means(dict.fromkeys(m.name.partition("/")[0] for m in made), made), _not_judged(
         left_out, made
     )
@@ -145,26 +207,36 @@ def _column(label: Array, score: Array, cluster: Array, yes: float, strict: floa
     positives, negatives = (len(np.unique(cluster[label == side])) for side in (True, False))
     rarer = min(positives, negatives)
 
-    def proportion(name, function, patients):
-        return _proportion(name, lambda w: function(weight=w[:, cluster]), patients)
+    freedom = intervals.freedom(label, score, cluster) if rarer else None
+
+    def proportion(name, function, patients, freedom=None):
+        return _proportion(name, lambda w: function(weight=w[:, cluster]), patients, freedom)
 
     found = [
         Measure(
             "auroc",
+            "score",
             lambda w: metrics.auroc(label, score, w[:, cluster]),
             lambda value, resampled: intervals.auroc_interval(label, score, cluster, resampled),
-            rarer,
         ),
-        proportion("average_precision", partial(metrics.average_precision, label, score), rarer),
+        Measure(
+            "average_precision",
+            "logit",
+            lambda w: metrics.average_precision(label, score, w[:, cluster]),
+            lambda value, resampled: intervals.precision_interval(
+                value, resampled, label, score, cluster, max(rarer, 1)
+            ),
+        ),
         proportion("accuracy", partial(metrics.accuracy, label, said), len(np.unique(cluster))),
-        proportion("balanced_accuracy", partial(metrics.balanced_accuracy, label, said), rarer),
-        proportion("f1", partial(metrics.f1, label, said, 1), rarer),
+        Measure("balanced_accuracy", "MOVER", parts=("sensitivity", "specificity")),
+        proportion("f1", partial(metrics.f1, label, said, 1), rarer, freedom),
         proportion("sensitivity", partial(metrics.recall, label, said, 1), positives),
         proportion("specificity", partial(metrics.recall, label, said, 0), negatives),
         proportion(
             "sensitivity_at_90_specificity",
             partial(metrics.sensitivity_at_specificity, label, score, 0.9),
             rarer,
+            freedom,
         ),
     ]
     if strict is not None:
@@ -181,26 +253,25 @@ def _exclusive(judged: Judged) -> tuple[list[Measure], list[str]]:
     patients = [len(np.unique(cluster[label == k])) for k in present]
     made: list[Measure] = []
     for k, n in zip(present, patients, strict=True):
+        one_rest = None
         if len(present) > 1:
+            one_rest = intervals.freedom(label == k, judged.score[:, k], cluster)
             column = _column(label == k, judged.score[:, k], cluster, thresholds.DEFAULT, None)
-            made += [
-                dataclasses.replace(m, name=f"{m.name}/{judged.classes[k]}")
-                for m in column
-                if m.name in CURVES
-            ]
-        for name, function in (("sensitivity", metrics.recall), ("f1", metrics.f1)):
+            made += [_of(m, judged.classes[k]) for m in column if m.name in CURVES]
+        for name, function, freedom in (("sensitivity", metrics.recall, None), ("f1", metrics.f1, one_rest)):
             at = partial(function, label, said, int(k))
-            made.append(
-                _proportion(f"{name}/{judged.classes[k]}", lambda w, at=at: at(weight=w[:, cluster]), n)
-            )
+            estimate = partial(_at_patients, at, cluster)
+            made.append(_proportion(f"{name}/{judged.classes[k]}", estimate, n, freedom))
     made += _means(CURVES, made)
-    for name, function, n in (
-        ("accuracy", metrics.accuracy, len(np.unique(cluster))),
-        ("balanced_accuracy", metrics.balanced_accuracy, min(patients)),
-        ("f1", metrics.macro_f1, min(patients)),
-    ):
-        at = partial(function, label, said)
-        made.append(_proportion(name, lambda w, at=at: at(weight=w[:, cluster]), n))
+    accuracy = partial(_at_patients, partial(metrics.accuracy, label, said), cluster)
+    made.append(_proportion("accuracy", accuracy, len(np.unique(cluster))))
+    recalls = tuple(m.name for m in made if m.name.startswith("sensitivity/"))
+    made.append(
+        Measure("balanced_accuracy", "MOVER", parts=recalls)
+        if len(recalls) > 1
+        else _nothing("balanced_accuracy")
+    )
+    made += _means(["f1"], made)
     made.append(_calibration(label == said, judged.score.max(1), cluster))
     return made, _not_judged(
         [f"{c} (no example)" for k, c in enumerate(judged.classes) if k not in present], made
@@ -222,9 +293,8 @@ def _regression(judged: Judged) -> tuple[list[Measure], list[str]]:
             left_out.append(f"R2 and correlation of {column} (all labels are equal)")
         for name in names[:2] if alike else names:
             estimate = partial(at, getattr(metrics, name))
-            made.append(
-                Measure(f"{name}/{column}" if several else name, estimate, intervals.percentile_interval)
-            )
+            shown = f"{name}/{column}" if several else name
+            made.append(Measure(shown, "percentile", estimate, intervals.percentile_interval))
     return made + (_means(names, made) if several else []), _not_judged(left_out, made)
 
 
@@ -232,16 +302,32 @@ def _at_rows(label: Array, value: Array, cluster: Array, function, weight: Array
     return function(label, value, weight[:, cluster])
 
 
-def _proportion(name: str, estimate: Callable[[Array], Array], patients: int) -> Measure:
-    return Measure(
-        name, estimate, partial(intervals.proportion_interval, patients=max(patients, 1)), patients
-    )
+def _at_patients(function, cluster: Array, weight: Array) -> Array:
+    return function(weight=weight[:, cluster])
+
+
+def _of(measure: Measure, column: str) -> Measure:
+    """The measure as that of one column among several."""
+    parts = tuple(f"{part}/{column}" for part in measure.parts)
+    return dataclasses.replace(measure, name=f"{measure.name}/{column}", parts=parts)
+
+
+def _nothing(name: str) -> Measure:
+    """What cannot be computed, in this split and in every resample."""
+    return Measure(name, "MOVER", lambda w: np.full(len(w), np.nan))
+
+
+def _proportion(
+    name: str, estimate: Callable[[Array], Array], patients: int, freedom: float | None = None
+) -> Measure:
+    interval = partial(intervals.proportion_interval, patients=max(patients, 1), freedom=freedom)
+    return Measure(name, "Wilson", estimate, interval)
 
 
 def _calibration(hit: Array, probability: Array, cluster: Array) -> Measure:
     used, index = np.unique(cluster, return_inverse=True)
     error = CalibrationError(hit, probability, index)
-    return Measure("ece", lambda w: error(w[:, used]), intervals.calibration_interval, len(used))
+    return Measure("ece", "bootstrap", lambda w: error(w[:, used]), null=lambda s: error.null(s[:, used]))
 
 
 def _means(names: Sequence[str], made: Sequence[Measure]) -> list[Measure]:
@@ -250,12 +336,12 @@ def _means(names: Sequence[str], made: Sequence[Measure]) -> list[Measure]:
     for name in names:
         parts = [measure for measure in made if measure.name.startswith(f"{name}/")]
         if not parts:
-            means.append(_proportion(name, lambda w: np.full(len(w), np.nan), 1))
-        elif name in ("ece", "mae", "rmse", "r2", "pearson"):
-            means.append(dataclasses.replace(parts[0], name=name, estimate=None))
+            means.append(_nothing(name))
+        elif parts[0].method in ("bootstrap", "percentile"):
+            whole = Measure(name, parts[0].method, interval=parts[0].interval)
+            means.append(dataclasses.replace(whole, parts=tuple(m.name for m in parts)))
         else:
-            means.append(_proportion(name, None, min(m.patients for m in parts)))
-        means[-1] = dataclasses.replace(means[-1], parts=tuple(m.name for m in parts))
+            means.append(Measure(name, "MOVER", parts=tuple(m.name for m in parts)))
     return means
 
 

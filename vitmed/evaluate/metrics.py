@@ -61,14 +61,6 @@ def recall(label: Array, predicted: Array, k: int, weight: Array | None = None) 
     return _result(_ratio(weight @ (truth & (np.asarray(predicted) == k)), weight @ truth), flat)
 
 
-def balanced_accuracy(label: Array, predicted: Array, weight: Array | None = None) -> float | Array:
-    """Mean recall over the classes in ``label``. nan where a resample lacks one, or there is only one."""
-    classes = np.unique(label)
-    recalls = [np.atleast_1d(recall(label, predicted, k, _rows(weight, len(label))[0])) for k in classes]
-    value = np.mean(recalls, axis=0) if len(classes) > 1 else np.full_like(recalls[0], np.nan)
-    return _result(value, _rows(weight, len(label))[1])
-
-
 def f1(label: Array, predicted: Array, k: int = 1, weight: Array | None = None) -> float | Array:
     """Harmonic mean of precision and recall for class ``k``. nan where no example is of it."""
     weight, flat = _rows(weight, len(label))
@@ -76,14 +68,6 @@ def f1(label: Array, predicted: Array, k: int = 1, weight: Array | None = None) 
     n = weight @ truth
     value = _ratio(2.0 * (weight @ (truth & said)), n + weight @ said)
     return _result(np.where(n > 0, value, np.nan), flat)
-
-
-def macro_f1(label: Array, predicted: Array, weight: Array | None = None) -> float | Array:
-    """Mean of ``f1`` over the classes in ``label``."""
-    rows, flat = _rows(weight, len(label))
-    return _result(
-        np.mean([np.atleast_1d(f1(label, predicted, k, rows)) for k in np.unique(label)], axis=0), flat
-    )
 
 
 def confusion(label: Array, predicted: Array, classes: int) -> Array:

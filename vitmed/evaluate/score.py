@@ -7,7 +7,7 @@ from scipy.special import expit, softmax
 
 from vitmed.errors import InputError
 from vitmed.evaluate import intervals, metrics, thresholds
-from vitmed.evaluate.measures import Judged, Measure, estimates, measures
+from vitmed.evaluate.measures import METHODS, Judged, Measure, bounds, estimates, measures
 
 Array = np.ndarray
 
@@ -41,9 +41,11 @@ def score(
 
     Returns:
         ``examples`` (those with a label), ``patients`` (None where unknown), ``metrics`` {name: {"value",
-        "low", "high"}} with None where not computable, ``threshold`` and ``threshold_90_specificity``
+        "low", "high", "interval"}} with None where not computable (``interval`` is the kind, a key of
+        ``measures.METHODS``), ``threshold`` and ``threshold_90_specificity``
         ({column: number}, None where there is no threshold), ``threshold_from`` ("val", "default" or
-        None), ``confusion`` (None for regression), ``bootstrap`` and ``notes``.
+        None), ``confusion`` (None for regression), ``intervals`` ({kind: what it is} of those used), ``bootstrap``
+        and ``notes``.
 
     Raises:
         InputError: no example has a label, or a score is not finite.
@@ -74,6 +76,11 @@ def score(
         else None,
         "threshold_from": source,
         "confusion": _confusion(judged),
+        "intervals": {
+            kind: text
+            for kind, text in METHODS.items()
+            if any(number["interval"] == kind for number in numbers.values())
+        },
         "bootstrap": {
             "unit": "image" if count is None else "patient",
             "units": int(cluster.max()) + 1,
@@ -151,18 +158,17 @@ def _numbers(
 ) -> tuple[dict, list[str]]:
     """Every measure with its interval, and the names of those that many resamples could not give."""
     value = {name: float(x[0]) for name, x in estimates(listed, np.ones((1, patients))).items()}
-    parts = [estimates(listed, w) for w in intervals.resamples(patients, examples, count, seed)]
+    chunks = [estimates(listed, w) for w in intervals.resamples(patients, examples, count, seed)]
+    resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in value}
+    found = bounds(listed, value, resampled, intervals.signs(patients, examples, count, seed))
     numbers, lacking = {}, []
     for measure in sorted(listed, key=lambda m: "/" in m.name):
         name = measure.name
-        resampled = np.concatenate([part[name] for part in parts])
-        found = np.isfinite(resampled)
-        if not np.isfinite(value[name]):
-            numbers[name] = {"value": None, "low": None, "high": None}
-            continue
-        low, high = measure.interval(value[name], resampled) if found.any() else (None, None)
-        numbers[name] = {"value": value[name], "low": low, "high": high}
-        if np.mean(~found) > _WIDE:
+        low, high = found[name] or (None, None)
+        known = bool(np.isfinite(value[name]))
+        by = measure.method if found[name] else None
+        numbers[name] = {"value": value[name] if known else None, "low": low, "high": high, "interval": by}
+        if known and np.mean(~np.isfinite(resampled[name])) > _WIDE:
             lacking.append(name)
     return numbers, lacking
 

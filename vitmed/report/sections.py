@@ -7,6 +7,7 @@ from vitmed.report import charts, words
 from vitmed.report.provenance import relative
 
 _REFUSED_SHOWN = 20
+_BY_GROUP = ("auroc", "balanced_accuracy", "sensitivity_at_90_specificity", "ece", "mae", "r2", "pearson")
 
 
 def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
@@ -196,8 +197,37 @@ def _evaluation(found: dict[str, Any]) -> dict[str, Any]:
             f"{name} from {words.number(value)}" for name, value in (found.get("threshold") or {}).items()
         ],
         "threshold_from": found.get("threshold_from"),
-        "metrics": [{"name": words.metric(name), **value} for name, value in found["metrics"].items()],
+        "metrics": [
+            {"name": words.metric(name), "interval": None, **value}
+            for name, value in found["metrics"].items()
+        ],
+        "intervals": found.get("intervals") or {},
         "confusion": tables,
+        "subgroups": [
+            _subgroups(column, groups, found.get("notes") or [])
+            for column, groups in (found.get("subgroups") or {}).items()
+        ],
+    }
+
+
+def _subgroups(column: str, groups: list[dict[str, Any]], said: list[str]) -> dict[str, Any]:
+    """The groups of one column: a row each, with the few metrics that fit beside one another."""
+    present = {name for group in groups for name in group["metrics"]}
+    names = [name for name in _BY_GROUP if name in present]
+    return {
+        "column": column,
+        "metrics": names,
+        "rows": [
+            {
+                "group": group["group"] or "unknown",
+                "examples": group["examples"],
+                "patients": group["patients"],
+                "too_small": group["too_small"],
+                "scores": [group["metrics"].get(name) for name in names],
+                "notes": [note for note in group["notes"] if note not in said],
+            }
+            for group in groups
+        ],
     }
 
 
