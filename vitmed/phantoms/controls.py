@@ -14,6 +14,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from vitmed.errors import InputError
+from vitmed.phantoms.example import check, example
+
 
 def auroc(features, labels, patients, folds: int = 5, seed: int = 0, inverse_penalty: float = 0.01) -> float:
     """The cross-validated AUROC of logistic regression on features (n, d); macro one-vs-rest over classes.
@@ -74,10 +77,14 @@ def bag_of_patches(images, patch: int = 8, words: int = 64, seed: int = 0) -> np
     """How often each of `words` typical patches occurs in a scan, (n, words): everything local, nothing of
     where.
 
-    The images' sizes must be multiples of `patch`.
+    InputError where the images' sizes are not multiples of `patch`.
     """
     images = np.asarray(images, np.float32)
     count, *size = images.shape
+    if any(n % patch for n in size):
+        raise InputError(
+            f"images of size {tuple(size)} are not made of patches of {patch}: choose another patch"
+        )
     split = [part for n in size for part in (n // patch, patch)]
     dimension = len(size)
     order = [0, *(1 + 2 * i for i in range(dimension)), *(2 + 2 * i for i in range(dimension))]
@@ -87,12 +94,27 @@ def bag_of_patches(images, patch: int = 8, words: int = 64, seed: int = 0) -> np
     return np.stack([np.bincount(row, minlength=words) for row in word]) / word.shape[1]
 
 
-def controls(images, labels, patients, seed: int = 0) -> dict[str, float]:
+def controls(images, labels, patients, seed: int = 0, patch: int = 8) -> dict[str, float]:
     """The AUROC of every control on images (n, *S) with labels (n,) and patients (n,)."""
     components = principal_components(images, seed=seed)
     return {
         "permuted labels": auroc(components, permuted(labels, patients, seed), patients, seed=seed),
         "random features": auroc(random_features(images, seed=seed), labels, patients, seed=seed),
         "principal components": auroc(components, labels, patients, seed=seed),
-        "bag of patches": auroc(bag_of_patches(images, seed=seed), labels, patients, seed=seed),
+        "bag of patches": auroc(bag_of_patches(images, patch, seed=seed), labels, patients, seed=seed),
     }
+
+
+def on_phantoms(
+    modality: str, size=None, patients: int = 100, scans_per_patient: int = 2, seed: int = 0
+) -> dict[str, float]:
+    """The AUROC of every control on simulated scans of any modality, 2D or 3D; the size is in array order.
+
+    Patches are of 8 pixels a side in 2D and of 4 in 3D. InputError for what is not simulated, or a size that
+    is not made of such patches.
+    """
+    size = check(modality, size)
+    made = [example(modality, seed, p, s, size) for p in range(patients) for s in range(scans_per_patient)]
+    images = np.stack([m.picture.image for m in made])
+    labels, names = np.array([m.label for m in made]), np.array([m.patient for m in made])
+    return controls(images, labels, names, seed, patch=8 if len(size) == 2 else 4)
