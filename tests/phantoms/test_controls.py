@@ -20,14 +20,15 @@ def test_permuted_labels_tell_nothing_of_real_phantoms():
 
 @pytest.mark.parametrize(
     "modality, size",
-    [(modality, size) for modality in SCANNERS for size in ((24, 24), (8, 12, 12))],
+    [(modality, size) for modality in SCANNERS for size in ((24, 24), (8, 8, 8))],
 )
 def test_controls_see_little_in_any_modality(modality, size):
     """A label that shows without learning to see (by brightness, noise, site or order) is a leak: no control
-    may be far above chance on any kind of scan."""
+    may be far above chance on any kind of scan. Below chance is none: pooled over folds, a model that learns
+    nothing likes least the class of which a fold holds most."""
     found = controls.on_phantoms(modality, size, patients=40, scans_per_patient=1)
     assert set(found) == {"permuted labels", "random features", "principal components", "bag of patches"}
-    assert all(0.25 < value < 0.75 for value in found.values()), found
+    assert all(value < 0.75 for value in found.values()), found
 
 
 def test_a_leak_in_a_volume_is_found(monkeypatch):
@@ -39,13 +40,13 @@ def test_a_leak_in_a_volume_is_found(monkeypatch):
         return made
 
     monkeypatch.setattr(controls, "example", leaking)
-    found = controls.on_phantoms("mr", (8, 12, 12), patients=40, scans_per_patient=1)
+    found = controls.on_phantoms("mr", (8, 8, 8), patients=60, scans_per_patient=1)
     assert found["principal components"] > 0.7 and found["random features"] > 0.65
 
 
 def test_patches_that_do_not_fit_are_refused():
     """A reshape error deep in numpy would not say which size to give."""
-    with pytest.raises(InputError, match="patches of 8"):
+    with pytest.raises(InputError, match="multiples of 8"):
         controls.on_phantoms("xray", (20, 24), patients=2)
 
 

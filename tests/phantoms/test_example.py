@@ -126,11 +126,11 @@ def test_a_picture_is_a_plane_of_the_breast_that_a_volume_shows():
         breast(stream(0, "body", 3), stream(0, "pose", "ultrasound", 3, 0), kind) for kind in (True, False)
     )
 
-    def lobules(region):
-        return {tuple(p.body[0].centre) for p in region.parts if p.name == "lobule"}
+    def placed(region):
+        return {(p.name, *p.body[0].centre) for p in region.parts}
 
-    assert lobules(flat) < lobules(deep)
-    assert all(abs(place[0]) >= 8 for place in lobules(deep) - lobules(flat))
+    assert placed(flat) < placed(deep)
+    assert all(name in ("lobule", "duct") and abs(z) >= 8 for name, z, *_ in placed(deep) - placed(flat))
     assert {place[0] for place in flat.places.values()} == {0.0}
     assert np.ptp([place[0] for place in deep.places.values()]) == 18
 

@@ -67,10 +67,20 @@ def random_features(images, dimension: int = 256, seed: int = 0) -> np.ndarray:
 
 
 def principal_components(images, dimension: int = 64, seed: int = 0) -> np.ndarray:
-    """The leading principal components of the pixels, (n, dimension at most)."""
+    """The leading principal components of the pixels, (n, dimension at most).
+
+    No more than a quarter as many as there are scans: standardised, as many as scans would put all of them
+    equally far apart, and nothing could be found in them.
+    """
     rows = flat(images)
-    dimension = min(dimension, *rows.shape)
+    dimension = min(dimension, max(1, len(rows) // 4), rows.shape[1])
     return PCA(dimension, svd_solver="randomized", random_state=seed).fit_transform(rows)
+
+
+def check_patch(size, patch: int) -> None:
+    """InputError where a size is not made of patches of `patch` a side."""
+    if any(n % patch for n in size):
+        raise InputError(f"size {tuple(size)} is not made of patches of {patch}: give multiples of {patch}")
 
 
 def bag_of_patches(images, patch: int = 8, words: int = 64, seed: int = 0) -> np.ndarray:
@@ -81,10 +91,7 @@ def bag_of_patches(images, patch: int = 8, words: int = 64, seed: int = 0) -> np
     """
     images = np.asarray(images, np.float32)
     count, *size = images.shape
-    if any(n % patch for n in size):
-        raise InputError(
-            f"images of size {tuple(size)} are not made of patches of {patch}: choose another patch"
-        )
+    check_patch(size, patch)
     split = [part for n in size for part in (n // patch, patch)]
     dimension = len(size)
     order = [0, *(1 + 2 * i for i in range(dimension)), *(2 + 2 * i for i in range(dimension))]
@@ -114,7 +121,9 @@ def on_phantoms(
     is not made of such patches.
     """
     size = check(modality, size)
+    patch = 8 if len(size) == 2 else 4
+    check_patch(size, patch)
     made = [example(modality, seed, p, s, size) for p in range(patients) for s in range(scans_per_patient)]
     images = np.stack([m.picture.image for m in made])
     labels, names = np.array([m.label for m in made]), np.array([m.patient for m in made])
-    return controls(images, labels, names, seed, patch=8 if len(size) == 2 else 4)
+    return controls(images, labels, names, seed, patch)
