@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from vitmed.errors import InputError
+from vitmed.phantoms import tissues, tomosynthesis
+from vitmed.phantoms.anatomy import Part
 from vitmed.phantoms.breast import breast
 from vitmed.phantoms.chest import chest
 from vitmed.phantoms.example import SIZES, example
 from vitmed.phantoms.findings import CLASSES, FREQUENCY, arrangement, findings, label
 from vitmed.phantoms.streams import stream
+from vitmed.physics.ellipsoids import Ellipsoid
 
 CASES = [("xray", (64, 64)), ("ct", (16, 24, 24)), ("ct", (32, 32)), ("mr", (16, 16, 16)), ("mr", (32, 32))]
 CASES += [("ultrasound", (48, 48)), ("ultrasound", (12, 16, 20)), ("xray", (20, 12, 24))]
@@ -117,6 +120,20 @@ def test_radiograph_and_tomosynthesis_show_one_patient():
     assert [f.detail for f in flat.findings] == [f.detail for f in deep.findings]
     through = deep.picture.image.astype(float).sum(1)[::-1]
     assert np.corrcoef(through.ravel(), flat.picture.image.ravel())[0, 1] > 0.8
+
+
+def test_tomosynthesis_puts_a_thing_in_its_place():
+    """A volume that is mirrored, along any axis, would not fit the mask beside it."""
+    trunk = Part("torso", (Ellipsoid.of((0, 0, 0), (500, 110, 160)),), tissues.SOFT, tissues.AIR)
+    spot = Part("decoy", (Ellipsoid.of((70, -45, 60), (12, 12, 12)),), tissues.LUNG, tissues.SOFT)
+    size = (32, 12, 32)
+    whole, hollow = (
+        tomosynthesis.render(parts, [], size, "A", stream(0, "test")).image.astype(float)
+        for parts in ([trunk], [trunk, spot])
+    )
+    cell = np.floor(np.array((70, -45, 60)) / np.array(tomosynthesis.FIELD) * size + np.array(size) / 2)
+    darkest = np.unravel_index((whole - hollow).argmax(), size)
+    assert np.abs(np.array(darkest) - cell).max() <= 1
 
 
 def test_a_picture_is_a_plane_of_the_breast_that_a_volume_shows():
