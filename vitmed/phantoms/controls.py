@@ -3,6 +3,11 @@
 A phantom that leaks its label (by brightness, by site, by a file's order) makes every model look good. These
 are cheap enough to run on every set: permuted labels must give an AUROC of .5, and random features, principal
 components and a bag of patches say how far one gets without a trained network.
+
+`on_phantoms(modality, size)`, 200 scans of 100 patients of seed 0, where an AUROC's standard error is about
+.04 (permuted labels, random features, principal components, bag of patches): X-ray 32 x 32 .56, .50, .47,
+.50; CT .52, .53, .54, .48; MR .52, .52, .62, .51; ultrasound .58, .54, .56, .68, whose lesions are dark
+patches that a bag may well count; tomosynthesis 16 x 16 x 16 .55, .52, .44, .58; CT .51, .49, .46, .51.
 """
 
 import numpy as np
