@@ -1,9 +1,11 @@
 """Controls must find what is there and nothing that is not."""
 
 import numpy as np
+import pytest
 
+from vitmed.errors import InputError
 from vitmed.phantoms import controls
-from vitmed.phantoms.example import example
+from vitmed.phantoms.example import SCANNERS, example
 
 
 def test_permuted_labels_tell_nothing_of_real_phantoms():
@@ -14,6 +16,38 @@ def test_permuted_labels_tell_nothing_of_real_phantoms():
     components = controls.principal_components(images, 16)
     values = [controls.auroc(components, controls.permuted(labels, patients, s), patients) for s in range(5)]
     assert abs(np.mean(values) - 0.5) < 0.08
+
+
+@pytest.mark.parametrize(
+    "modality, size",
+    [(modality, size) for modality in SCANNERS for size in ((24, 24), (8, 8, 8))],
+)
+def test_controls_see_little_in_any_modality(modality, size):
+    """A label that shows without learning to see (by brightness, noise, site or order) is a leak: no control
+    may be far above chance on any kind of scan. Below chance is none: pooled over folds, a model that learns
+    nothing likes least the class of which a fold holds most."""
+    found = controls.on_phantoms(modality, size, patients=40, scans_per_patient=1)
+    assert set(found) == {"permuted labels", "random features", "principal components", "bag of patches"}
+    assert all(value < 0.75 for value in found.values()), found
+
+
+def test_a_leak_in_a_volume_is_found(monkeypatch):
+    """The same controls must catch a label that is written into a volume's brightness."""
+
+    def leaking(modality, seed, patient, scan, size):
+        made = example(modality, seed, patient, scan, size)
+        made.picture.image[:4] += np.int16(2000 * (made.label == "lesion"))
+        return made
+
+    monkeypatch.setattr(controls, "example", leaking)
+    found = controls.on_phantoms("mr", (8, 8, 8), patients=60, scans_per_patient=1)
+    assert found["principal components"] > 0.7 and found["random features"] > 0.65
+
+
+def test_patches_that_do_not_fit_are_refused():
+    """A reshape error deep in numpy would not say which size to give."""
+    with pytest.raises(InputError, match="multiples of 8"):
+        controls.on_phantoms("xray", (20, 24), patients=2)
 
 
 def test_permutation_keeps_blocks():

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 from vitmed.errors import InputError
+from vitmed.phantoms import tissues, tomosynthesis
+from vitmed.phantoms.anatomy import Part
+from vitmed.phantoms.breast import breast
 from vitmed.phantoms.chest import chest
 from vitmed.phantoms.example import SIZES, example
 from vitmed.phantoms.findings import CLASSES, FREQUENCY, arrangement, findings, label
 from vitmed.phantoms.streams import stream
+from vitmed.physics.ellipsoids import Ellipsoid
 
 CASES = [("xray", (64, 64)), ("ct", (16, 24, 24)), ("ct", (32, 32)), ("mr", (16, 16, 16)), ("mr", (32, 32))]
-CASES += [("ultrasound", (48, 48))]
+CASES += [("ultrasound", (48, 48)), ("ultrasound", (12, 16, 20)), ("xray", (20, 12, 24))]
 
 
 @pytest.mark.parametrize("modality, size", CASES)
@@ -71,10 +75,10 @@ def test_no_place_tells_the_pair():
         assert all(abs(counts[name][place] / 1000 - 0.5) < 0.05 for name in CLASSES)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (16, 16, 16)])
 @pytest.mark.parametrize("modality", list(SIZES))
-def test_findings_are_as_labelled(modality):
+def test_findings_are_as_labelled(modality, size):
     """A lesion is in the truth of every `lesion` and of no other scan; everybody has two patches."""
-    size = tuple(max(16, n // 2) for n in SIZES[modality])
     for patient in range(8):
         made = example(modality, 1, patient, 0, size)
         kinds = Counter(f.kind for f in made.findings)
@@ -101,14 +105,54 @@ def test_ct_is_in_hounsfield_units():
     assert abs(np.median(hu[(hu > -30) & (hu < 120)]) - 40) < 25
 
 
-def test_sites_differ():
+@pytest.mark.parametrize("size", [(32, 32), (12, 16, 16)])
+def test_sites_differ(size):
     """The second site's pictures are made differently: a shift for which domain adaptation has a use."""
-    made = [example("ultrasound", 0, p, 0, (32, 32)) for p in range(12)]
+    made = [example("ultrasound", 0, p, 0, size) for p in range(12)]
     mean = {site: np.mean([m.picture.image.mean() for m in made if m.site == site]) for site in "AB"}
     assert abs(mean["A"] - mean["B"]) > 5
 
 
-@pytest.mark.parametrize("modality, size", [("xray", (8, 64, 64)), ("ultrasound", (4, 4)), ("pet", None)])
+def test_radiograph_and_tomosynthesis_show_one_patient():
+    """The two X-rays of one address are of one body in one pose, with the same disease."""
+    flat, deep = example("xray", 0, 3, 0, (32, 32)), example("xray", 0, 3, 0, (32, 12, 32))
+    assert flat.label == deep.label and flat.site == deep.site
+    assert [f.detail for f in flat.findings] == [f.detail for f in deep.findings]
+    through = deep.picture.image.astype(float).sum(1)[::-1]
+    assert np.corrcoef(through.ravel(), flat.picture.image.ravel())[0, 1] > 0.8
+
+
+def test_tomosynthesis_puts_a_thing_in_its_place():
+    """A volume that is mirrored, along any axis, would not fit the mask beside it."""
+    trunk = Part("torso", (Ellipsoid.of((0, 0, 0), (500, 110, 160)),), tissues.SOFT, tissues.AIR)
+    spot = Part("decoy", (Ellipsoid.of((70, -45, 60), (12, 12, 12)),), tissues.LUNG, tissues.SOFT)
+    size = (32, 12, 32)
+    whole, hollow = (
+        tomosynthesis.render(parts, [], size, "A", stream(0, "test")).image.astype(float)
+        for parts in ([trunk], [trunk, spot])
+    )
+    cell = np.floor(np.array((70, -45, 60)) / np.array(tomosynthesis.FIELD) * size + np.array(size) / 2)
+    darkest = np.unravel_index((whole - hollow).argmax(), size)
+    assert np.abs(np.array(darkest) - cell).max() <= 1
+
+
+def test_a_picture_is_a_plane_of_the_breast_that_a_volume_shows():
+    """What a picture's breast is made of is in the volume's breast too, in its place; only more lies
+    beside."""
+    flat, deep = (
+        breast(stream(0, "body", 3), stream(0, "pose", "ultrasound", 3, 0), kind) for kind in (True, False)
+    )
+
+    def placed(region):
+        return {(p.name, *p.body[0].centre) for p in region.parts}
+
+    assert placed(flat) < placed(deep)
+    assert all(name in ("lobule", "duct") and abs(z) >= 8 for name, z, *_ in placed(deep) - placed(flat))
+    assert {place[0] for place in flat.places.values()} == {0.0}
+    assert np.ptp([place[0] for place in deep.places.values()]) == 18
+
+
+@pytest.mark.parametrize("modality, size", [("xray", (8, 8, 8, 8)), ("ultrasound", (4, 4)), ("pet", None)])
 def test_what_is_not_simulated_is_refused(modality, size):
     """A wrong dimension must be a sentence, not a shape error deep in the physics."""
     with pytest.raises(InputError):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -10,11 +11,17 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+from vitmed.data.ingest import ingest
 from vitmed.errors import InputError
 from vitmed.phantoms.example import example
 from vitmed.phantoms.write import write
+from vitmed.scans.find import find
+from vitmed.scans.read import read
 
-SIZES = {"xray": (32, 32), "ct": (8, 16, 16), "mr": (8, 12, 16), "ultrasound": (24, 24)}
+SIZES = {
+    "xray": (32, 32), "ct": (8, 16, 16), "mr": (8, 12, 16), "ultrasound": (24, 24),
+    "xray 3D": (16, 8, 12), "ultrasound 3D": (8, 12, 16),
+}  # fmt: skip
 
 
 def contents(folder):
@@ -24,16 +31,16 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     root = tmp_path_factory.mktemp("phantoms")
-    for modality, size in SIZES.items():
-        write(root / modality, modality, 2, seed=4, size=size, scans_per_patient=2, workers=1)
+    for kind, size in SIZES.items():
+        write(root / kind, kind.split()[0], 2, seed=4, size=size, scans_per_patient=2, workers=1)
     return root
 
 
-@pytest.mark.parametrize("modality", list(SIZES))
-def test_bytes_do_not_depend_on_who_else_is_written(modality, written, tmp_path):
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_bytes_do_not_depend_on_who_else_is_written(kind, written, tmp_path):
     """Example i alone, within a set and whatever else is made is the same file; nothing holds a clock."""
-    write(tmp_path / modality, modality, 1, seed=4, size=SIZES[modality], scans_per_patient=2, workers=1)
-    alone, whole = contents(tmp_path / modality), contents(written / modality)
+    write(tmp_path / kind, kind.split()[0], 1, seed=4, size=SIZES[kind], scans_per_patient=2, workers=1)
+    alone, whole = contents(tmp_path / kind), contents(written / kind)
     scans = [name for name in alone if "/" in name]
     assert scans and all(alone[name] == whole[name] for name in scans)
 
@@ -49,13 +56,13 @@ def test_bytes_do_not_depend_on_workers(written, tmp_path):
 def test_labels_and_record(written):
     """Every row names a file that is there; the folder says that it is simulated; truth lies outside of
     it."""
-    for modality in SIZES:
-        rows = list(csv.DictReader(open(written / modality / "labels.csv", newline="")))
+    for kind, size in SIZES.items():
+        rows = list(csv.DictReader(open(written / kind / "labels.csv", newline="")))
         assert len(rows) == 4 and set(rows[0]) == {"path", "patient", "site", "label"}
-        assert all((written / modality / row["path"]).exists() for row in rows)
-        assert json.loads((written / modality / "phantoms.json").read_text())["simulated"] is True
-        suffix = ".nii.gz" if modality in ("ct", "mr") else ".png"
-        assert len([p for p in (written / "truth" / modality).rglob("*" + suffix)]) == 4
+        assert all((written / kind / row["path"]).exists() for row in rows)
+        assert json.loads((written / kind / "phantoms.json").read_text())["simulated"] is True
+        suffix = ".nii.gz" if len(size) == 3 else ".png"
+        assert len([p for p in (written / "truth" / kind).rglob("*" + suffix)]) == 4
 
 
 def test_ct_series_round_trip(written):
@@ -72,6 +79,44 @@ def test_ct_series_round_trip(written):
     assert np.allclose(volume.GetDirection(), np.eye(3).ravel())
     middle = volume.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in volume.GetSize()])
     assert np.allclose(middle, 0, atol=1e-3)
+
+
+def test_tomosynthesis_series_lies_as_the_patient_does(written):
+    """Coronal planes, front to back, rows head to foot: a plane put elsewhere would be believed."""
+    made = example("xray", 4, 0, 1, SIZES["xray 3D"])
+    files = sorted((written / "xray 3D" / made.patient / "scan1").iterdir())
+    headers = [pydicom.dcmread(path) for path in files]
+    assert len(files) == 8 and len({h.SOPInstanceUID for h in headers}) == 8
+    assert len({h.SeriesInstanceUID for h in headers}) == 1
+    z, y, x = made.picture.spacing
+    for i, header in enumerate(headers):
+        assert header.Modality == "DX" and header.TomoClass == "TOMOSYNTHESIS"
+        assert np.allclose(header.ImageOrientationPatient, [1, 0, 0, 0, 0, -1])
+        assert np.allclose(header.ImagePositionPatient, [-5.5 * x, (i - 3.5) * y, 7.5 * z], rtol=1e-4)
+        assert np.allclose(header.PixelSpacing, [z, x], rtol=1e-4)
+        assert np.array_equal(header.pixel_array, made.picture.image[::-1, i])
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(files[0].parent)))
+    volume = sitk.DICOMOrient(reader.Execute(), "LPS")
+    assert np.array_equal(sitk.GetArrayFromImage(volume), made.picture.image)
+    assert np.allclose(volume.GetSpacing()[::-1], made.picture.spacing, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, size in SIZES.items() if len(size) == 3])
+def test_ingest_reads_volumes_back(kind, written, tmp_path):
+    """Every volume must come back voxel by voxel, upright, at its true spacing and with its modality."""
+    root = written / kind
+    for source in find(root)[0]:
+        patient, scan = Path(source.id).parts[:2]
+        made = example(kind.split()[0], 4, int(patient[-5:]), int(scan[4]), SIZES[kind])
+        back = read(source)
+        assert np.array_equal(back.array[..., 0], made.picture.image)
+        assert np.allclose(back.spacing, made.picture.spacing, rtol=1e-4)
+    sheet = ingest(
+        root, tmp_path / "d", labels=root / "labels.csv", modality=kind.split()[0], split="train",
+        workers=1, progress=False,
+    )  # fmt: skip
+    assert sheet["examples"]["train"] == 4 and not sheet["refused"]
 
 
 def test_xray_is_a_valid_pseudonymous_dicom(written):

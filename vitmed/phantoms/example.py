@@ -3,14 +3,19 @@
 import dataclasses
 
 from vitmed.errors import InputError
-from vitmed.phantoms import ct, mr, ultrasound, xray
+from vitmed.phantoms import ct, mr, tomosynthesis, ultrasound, xray
 from vitmed.phantoms.findings import Finding, findings, label
 from vitmed.phantoms.picture import Picture
 from vitmed.phantoms.streams import stream
 
-SCANNERS = {"xray": xray, "ct": ct, "mr": mr, "ultrasound": ultrasound}
+# By modality and dimension.
+SCANNERS = {
+    "xray": {2: xray, 3: tomosynthesis},
+    "ct": {2: ct, 3: ct},
+    "mr": {2: mr, 3: mr},
+    "ultrasound": {2: ultrasound, 3: ultrasound},
+}
 SIZES = {"xray": (64, 64), "ct": (32, 32, 32), "mr": (32, 32, 32), "ultrasound": (64, 64)}
-DIMENSIONS = {"xray": (2,), "ct": (2, 3), "mr": (2, 3), "ultrasound": (2,)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,8 +39,8 @@ def check(modality: str, size) -> tuple[int, ...]:
     if modality not in SCANNERS:
         raise InputError(f"modality {modality!r} is not simulated: choose one of {', '.join(SCANNERS)}")
     size = SIZES[modality] if size is None else tuple(int(n) for n in size)
-    if len(size) not in DIMENSIONS[modality] or min(size) < 8:
-        kinds = " or ".join(f"{n}D" for n in DIMENSIONS[modality])
+    if len(size) not in SCANNERS[modality] or min(size) < 8:
+        kinds = " or ".join(f"{n}D" for n in SCANNERS[modality])
         raise InputError(f"size {size} does not suit {modality}: give {kinds}, at least 8 along each axis")
     return size
 
@@ -43,7 +48,7 @@ def check(modality: str, size) -> tuple[int, ...]:
 def example(modality: str, seed: int, patient: int, scan: int, size=None) -> Example:
     """Scan number `scan` of patient number `patient`: always the same, whatever else is made."""
     size = check(modality, size)
-    scanner, flat = SCANNERS[modality], len(size) == 2 and modality != "xray"
+    scanner, flat = SCANNERS[modality][len(size)], len(size) == 2 and modality != "xray"
     name = label(seed, modality, patient, scan)
     now = stream(seed, "pose", modality, patient, scan)
     region = scanner.REGION(stream(seed, "body", patient), now, flat)

@@ -2,7 +2,9 @@
 
 No clock and no random number enters a file, so the same scan has the same bytes. Identifiers are pseudonyms
 that say so, dates count days from 2000-01-01, and every image is marked DERIVED.
-DICOM PS3.3 A.2 (CR), A.3 (CT), A.4 (MR); NIfTI-1.
+DICOM PS3.3 A.2 (CR), A.3 (CT), A.4 (MR), A.26 (DX, with X-Ray Tomography Acquisition, C.8.7.7, and, as a
+standard extended class, the Image Plane module, without which no plane of a tomosynthesis has a place);
+NIfTI-1.
 """
 
 import datetime
@@ -21,18 +23,25 @@ CLASSES = {
     "xray": ("CR", "1.2.840.10008.5.1.4.1.1.1", "CHEST"),
     "ct": ("CT", "1.2.840.10008.5.1.4.1.1.2", "CHEST"),
     "mr": ("MR", "1.2.840.10008.5.1.4.1.1.4", "HEAD"),
+    "tomosynthesis": ("DX", "1.2.840.10008.5.1.4.1.1.1.1", "CHEST"),
 }
 RESCALE = -1024  # CT is stored unsigned, HU + 1024
+# How an image lies in the patient (x, y, z): along its rows, along its columns.
+AXIAL, CORONAL = ((1, 0, 0), (0, 1, 0)), ((1, 0, 0), (0, 0, -1))
 
 
 def dicom(path: Path, modality: str, image: np.ndarray, spacing, patient: str, site: str, scan: int) -> None:
     """One image (rows, columns) as a DICOM file at `path`, or a volume (z, y, x) as a series, a file a slice,
-    in the folder `path`. Spacing in mm; the centre of the grid is the origin of the patient's LPS frame."""
-    volume = image if image.ndim == 3 else image[None]
+    in the folder `path`. Spacing in mm; the centre of the grid is the origin of the patient's LPS frame.
+    Slices are axial, those of modality "tomosynthesis" coronal, rows head to foot."""
+    volume, axes = (image if image.ndim == 3 else image[None]), AXIAL
+    if modality == "tomosynthesis":
+        volume, axes = image.transpose(1, 0, 2)[:, ::-1], CORONAL
+        spacing = spacing[1], spacing[0], spacing[2]
     shape, steps = volume.shape[1:], tuple(float(d) for d in spacing[-2:])
     thickness = float(spacing[0]) if image.ndim == 3 else None
     template = _header(modality, patient, site, scan)
-    _geometry_of_plane(template, modality, shape, steps)
+    _geometry_of_plane(template, modality, shape, steps, axes)
     _pixels(template, modality)
     name = template.SeriesInstanceUID
     if image.ndim == 3:
@@ -46,10 +55,12 @@ def dicom(path: Path, modality: str, image: np.ndarray, spacing, patient: str, s
         template.file_meta.MediaStorageSOPInstanceUID = template.SOPInstanceUID
         template.InstanceNumber = i + 1
         if modality != "xray":
-            z = (i - (len(volume) - 1) / 2) * (thickness or 0.0)
-            first = [-(n - 1) / 2 * d for n, d in zip(shape, steps, strict=True)]
-            template.ImagePositionPatient = [f"{v:.6g}" for v in (first[1], first[0], z)]
-            template.SliceLocation = f"{z:.6g}"
+            depth = (i - (len(volume) - 1) / 2) * (thickness or 0.0)
+            down, right = (-(n - 1) / 2 * d for n, d in zip(shape, steps, strict=True))
+            along, across = np.array(axes)
+            first = right * along + down * across + depth * np.cross(along, across)
+            template.ImagePositionPatient = [f"{v:.6g}" for v in first]
+            template.SliceLocation = f"{depth:.6g}"
         stored = plane.astype(np.int32) - RESCALE if modality == "ct" else plane
         template.add_new("PixelData", "OW", np.ascontiguousarray(stored, "<u2").tobytes())
         target = path / f"{i:04d}.dcm" if image.ndim == 3 else path
@@ -97,15 +108,17 @@ def _header(modality: str, patient: str, site: str, scan: int) -> Dataset:
     return ds
 
 
-def _geometry_of_plane(ds: Dataset, modality: str, shape, steps) -> None:
+def _geometry_of_plane(ds: Dataset, modality: str, shape, steps, axes) -> None:
     ds.Rows, ds.Columns = shape
     ds.PixelSpacing = [f"{d:.6g}" for d in steps]
-    if modality == "xray":
+    if modality in ("xray", "tomosynthesis"):
         ds.ImagerPixelSpacing = ds.PixelSpacing
         ds.ViewPosition, ds.PatientOrientation = "PA", ["L", "F"]
+    if modality == "xray":
         return
-    ds.PatientPosition = "HFS"
-    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    if modality != "tomosynthesis":  # who stands before a detector lies on no table
+        ds.PatientPosition = "HFS"
+    ds.ImageOrientationPatient = [*axes[0], *axes[1]]
     ds.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame", ds.StudyInstanceUID])
     ds.PositionReferenceIndicator = ""
 
@@ -116,9 +129,15 @@ def _pixels(ds: Dataset, modality: str) -> None:
     if modality == "ct":
         ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(RESCALE), "1", "HU"
         ds.WindowCenter, ds.WindowWidth, ds.KVP = "-300", "1400", "120"
-    elif modality == "xray":
+    elif modality in ("xray", "tomosynthesis"):
         ds.BitsStored = 12
         ds.WindowCenter, ds.WindowWidth = "2048", "4096"
+        if modality == "tomosynthesis":
+            ds.PresentationIntentType, ds.PresentationLUTShape = "FOR PRESENTATION", "IDENTITY"
+            ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", -1
+            ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
+            ds.BurnedInAnnotation, ds.LossyImageCompression, ds.ImageLaterality = "NO", "00", "U"
+            ds.TomoType, ds.TomoClass = "LINEAR", "TOMOSYNTHESIS"
     else:
         ds.ScanningSequence, ds.SequenceVariant, ds.MRAcquisitionType = "SE", "NONE", "2D"
         ds.RepetitionTime = ds.EchoTime = ds.EchoTrainLength = None

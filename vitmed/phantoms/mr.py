@@ -5,7 +5,7 @@ import numpy as np
 from vitmed.phantoms.anatomy import Part
 from vitmed.phantoms.findings import Finding
 from vitmed.phantoms.head import head
-from vitmed.phantoms.picture import Picture, sections, truth_on_grid
+from vitmed.phantoms.picture import Picture, shapes, truth_on_grid
 from vitmed.physics.ellipsoids import rotation
 from vitmed.physics.kspace import scan, spin_echo
 
@@ -35,10 +35,7 @@ def render(
     setup = SITES[site]
     spacing = tuple(FIELD / n for n in size)
     every = [*parts, *(p for f in findings for p in f.parts)]
-    if len(size) == 2:
-        shapes, inside, outside = zip(*sections(every), strict=True)
-    else:
-        shapes, inside, outside = zip(*((p.body[0], p.tissue, p.host) for p in every), strict=True)
+    bodies, inside, outside = zip(*shapes(every, len(size)), strict=True)
 
     def signal(tissue):
         return spin_echo(tissue.density, tissue.t1, tissue.t2, setup["repetition"], setup["echo"])
@@ -48,7 +45,7 @@ def render(
         generator.normal(0, 0.12, COILS)
     )  # one coil lies closer than another: the bias field's tilt
     image = scan(
-        shapes, values, size, spacing, coils=COILS, falloff=setup["falloff"],
+        bodies, values, size, spacing, coils=COILS, falloff=setup["falloff"],
         sigma=setup["sigma"], generator=generator, gains=gains,
     )  # fmt: skip
     unit = setup["unit"] * np.exp(generator.normal(0, 0.15))

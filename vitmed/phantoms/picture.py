@@ -56,6 +56,13 @@ def findings_by_code(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda f: CODES[f.kind])
 
 
+def shapes(parts: list[Part], dimension: int) -> list[tuple[Ellipsoid, Tissue, Tissue]]:
+    """Parts of one ellipsoid each as (shape, tissue, host): whole in 3D, cut by the plane z = 0 in 2D."""
+    if dimension == 2:
+        return sections(parts)
+    return [(p.body[0], p.tissue, p.host) for p in parts]
+
+
 def sections(parts: list[Part], position: float = 0.0) -> list[tuple[Ellipsoid, Tissue, Tissue]]:
     """Parts of one ellipsoid each, cut by the plane z = position: (ellipse, tissue, host) of those it
     meets."""

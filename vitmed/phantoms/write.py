@@ -1,6 +1,7 @@
 """A folder of simulated scans, as a hospital's export would look, with the truth beside it.
 
-OUT/PATIENT/SCAN...     DICOM files (xray, single slices), DICOM series (ct), NIfTI (mr), PNG (ultrasound)
+OUT/PATIENT/SCAN...     in 2D DICOM files (xray, ct, mr) or PNG (ultrasound); in 3D DICOM series (xray, ct) or
+                        NIfTI (mr, ultrasound)
 OUT/labels.csv          path, patient, site, label
 OUT/phantoms.json       how it was made; its presence marks whatever is built from the folder as simulated
 OUT/../truth/OUT/...    masks (codes in phantoms.json) and findings.csv; outside, so that it is not taken
@@ -39,8 +40,8 @@ def write(
 ) -> dict:
     """Write `patients` patients with `scans_per_patient` scans each; the same arguments give the same bytes.
 
-    Takes modality "xray" (2D), "ct" and "mr" (2D or 3D) or "ultrasound" (2D); size in array order, whose
-    length decides the dimension; workers, processes (all cores by default; the result does not depend on it);
+    Takes modality "xray" (3D is tomosynthesis), "ct", "mr" or "ultrasound" (3D is a swept volume); size in
+    array order, whose length, 2 or 3, decides the dimension; workers, processes (all cores by default; the result does not depend on it);
     progress(done, total), called after each patient. A folder that already holds just this is left as it is.
     Gives {"out", "truth", "modality", "patients", "scans", "labels": {class: scans}}. InputError for a
     modality or size that is not simulated, fewer than one patient or scan, or a folder that holds something
@@ -149,8 +150,8 @@ def write_scan(scans: Path, truth: Path, modality: str, made: Example, scan: int
     """The scan and its mask. Gives the scan's path in the folder."""
     picture, volume = made.picture, made.picture.image.ndim == 3
     stem = f"{made.patient}/scan{scan}"
-    suffix = {"ultrasound": ".png", "mr": ".nii.gz" if volume else ".dcm", "ct": "" if volume else ".dcm"}
-    path = stem + suffix.get(modality, ".dcm")
+    flat, deep = {"ultrasound": (".png", ".nii.gz"), "mr": (".dcm", ".nii.gz")}.get(modality, (".dcm", ""))
+    path = stem + (deep if volume else flat)
     for root in (scans, truth):
         (root / made.patient).mkdir(exist_ok=True)
     if path.endswith(".png"):
@@ -158,7 +159,8 @@ def write_scan(scans: Path, truth: Path, modality: str, made: Example, scan: int
     elif path.endswith(".nii.gz"):
         files.nifti(scans / path, picture.image, picture.spacing)
     else:
-        files.dicom(scans / path, modality, picture.image, picture.spacing, made.patient, made.site, scan)
+        kind = "tomosynthesis" if modality == "xray" and volume else modality
+        files.dicom(scans / path, kind, picture.image, picture.spacing, made.patient, made.site, scan)
     if volume:
         files.nifti(truth / (stem + ".nii.gz"), picture.truth, picture.spacing)
     else:

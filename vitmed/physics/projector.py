@@ -50,6 +50,19 @@ class Views:
         up = np.concatenate([pad + 1, pad, pad], 1)
         return cls(np.concatenate([pad, u], 1), up, np.concatenate([pad, d], 1), s, z)
 
+    @classmethod
+    def tilted(cls, angles: np.ndarray, s: np.ndarray, x: np.ndarray) -> "Views":
+        """Views through a (z, y, x) body from the front, tilted towards head and feet by angles (V,) in
+        radians.
+
+        At angle a, s is measured along (z, y) = (cos a, sin a) and t along x: `around`'s geometry with (y, z)
+        in place of its (y, x), so that `filtered_backprojection` gives (y, z) planes.
+        """
+        none = np.zeros_like(angles)
+        u = np.stack([np.cos(angles), np.sin(angles), none], 1)
+        d = np.stack([-np.sin(angles), np.cos(angles), none], 1)
+        return cls(u, np.stack([none, none, none + 1], 1), d, s, x)
+
 
 class Quadrics:
     """What every ellipsoid of a list looks like to every view, so that a chord is a polynomial in s and t.
@@ -149,11 +162,12 @@ def transmission(integrals: np.ndarray, samples: tuple[int, int]) -> np.ndarray:
     )
 
 
-def filter_ramp(sinogram: np.ndarray, pitch: float, smooth: float = 0.0) -> np.ndarray:
+def filter_ramp(sinogram: np.ndarray, pitch: float, smooth: float = 0.0, floor: float = 0.0) -> np.ndarray:
     """The ramp-filtered sinogram, along its second axis, zero-padded against wrap-around.
 
     Takes (V, S, ...) line integrals at `pitch` mm. `smooth` in 0..1 blends a Hann window in (0: pure ramp,
-    which keeps most resolution and most noise).
+    which keeps most resolution and most noise). Below `floor` (cycles/mm) the ramp is held at its height
+    there.
     """
     count = sinogram.shape[1]
     length = 1 << int(np.ceil(np.log2(2 * count)))
@@ -161,6 +175,8 @@ def filter_ramp(sinogram: np.ndarray, pitch: float, smooth: float = 0.0) -> np.n
     kernel = np.where(n % 2 == 1, -1 / (np.pi * np.where(n == 0, 1, n)) ** 2, 0)  # exact band-limited ramp
     kernel[0] = 0.25
     response = np.fft.rfft(kernel).real / pitch
+    if floor:
+        response = np.maximum(response, floor)
     response = response * (
         1 - smooth * 0.5 * (1 - np.cos(np.pi * np.arange(len(response)) / (len(response) - 1)))
     )
@@ -169,11 +185,24 @@ def filter_ramp(sinogram: np.ndarray, pitch: float, smooth: float = 0.0) -> np.n
     return np.fft.irfft(spectrum, length, axis=1)[:, :count]
 
 
+def limited_angles(views: int, arc: float) -> np.ndarray:
+    """The middles (views,) of as many equal parts of an arc (radians) that is centred on 0."""
+    return (np.arange(views) - (views - 1) / 2) * arc / views
+
+
 @functools.lru_cache(maxsize=4)
-def _backprojector(views: int, count: int, pitch: float, size: tuple[int, int], spacing: tuple[float, float]):
+def _backprojector(
+    views: int,
+    count: int,
+    pitch: float,
+    size: tuple[int, int],
+    spacing: tuple[float, float],
+    limited: float | None,
+):
     """Linear interpolation of every view at every pixel, as a sparse matrix (pixels, views * count)."""
     y, x = ((np.arange(n) - (n - 1) / 2) * d for n, d in zip(size, spacing, strict=True))
-    angles = np.arange(views) * np.pi / views
+    arc = np.pi if limited is None else limited
+    angles = np.arange(views) * np.pi / views if limited is None else limited_angles(views, limited)
     place = np.sin(angles)[:, None, None] * y[:, None] + np.cos(angles)[:, None, None] * x
     place = place / pitch + (count - 1) / 2
     low = np.floor(place).astype(int)
@@ -185,7 +214,7 @@ def _backprojector(views: int, count: int, pitch: float, size: tuple[int, int], 
         rows.append(pixel[inside])
         columns.append((np.arange(views)[:, None, None] * count + index)[inside])
         weights.append(weight[inside])
-    entries = np.concatenate(weights) * np.pi / views, (np.concatenate(rows), np.concatenate(columns))
+    entries = np.concatenate(weights) * arc / views, (np.concatenate(rows), np.concatenate(columns))
     return sparse.csr_matrix(entries, shape=(y.size * x.size, views * count))
 
 
@@ -195,15 +224,24 @@ def filtered_backprojection(
     size: tuple[int, int],
     spacing: tuple[float, float],
     smooth: float = 0.0,
+    limited: float | None = None,
+    depth: float | None = None,
 ) -> np.ndarray:
     """The image (T, *size), per mm, from parallel-beam line integrals.
 
     Takes a sinogram (V, S, T) of T slices at angles pi v / V (`Views.around`), element pitch and pixel
-    spacing (y, x) in mm.
+    spacing (y, x) in mm. With `limited` (radians) the angles are `limited_angles(V, limited)` instead: what
+    the views saw of a body's frequencies, a double wedge around the x axis, comes out at its height, the
+    rest is missing. Their `depth` (mm), the body's extent along y, then says where the ramp ends: below
+    1 / (2 depth tan(limited / 2)) the wedge is narrower than the body's own width in frequency, 1 / depth, so
+    that its planes cannot be told apart there; held level, the filter leaves in each the mean over the depth
+    instead of nothing. Dobbins & Godfrey, "Digital x-ray tomosynthesis: current state of the art and clinical
+    potential", Phys. Med. Biol. 48 (2003).
     """
     views, count, slices = sinogram.shape
-    matrix = _backprojector(views, count, float(pitch), tuple(size), tuple(map(float, spacing)))
-    filtered = filter_ramp(sinogram, pitch, smooth).reshape(views * count, slices)
+    floor = 1 / (2 * depth * np.tan(limited / 2)) if depth and limited else 0.0
+    matrix = _backprojector(views, count, float(pitch), tuple(size), tuple(map(float, spacing)), limited)
+    filtered = filter_ramp(sinogram, pitch, smooth, floor).reshape(views * count, slices)
     return (matrix @ filtered).T.reshape(slices, *size)
 
 
