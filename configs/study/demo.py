@@ -36,7 +36,7 @@ def get_config(arg=None):
     config.arms = ConfigDict(
         dict(
             pretrained=dict(config=_finetune(tiny), init="pretrain", steps=STEPS, label="Pretrained ViT"),
-            scratch=dict(config=_finetune(tiny), steps=STEPS, label="ViT from scratch"),
+            scratch=dict(config=_finetune(tiny, "scratch"), steps=STEPS, label="ViT from scratch"),
             resnet=dict(config=_resnet(tiny), steps=STEPS, label="ResNet"),
         )
     )
@@ -47,8 +47,6 @@ def get_config(arg=None):
         arm.config.train.update(dict(batch_size=32, val_every=0))
     for part in (config.pretrain, config.arms.pretrained.config, config.arms.scratch.config):
         part.model.patch_size = (8, 8)
-    # Nothing is layered below the top that was not pretrained: from scratch all layers learn at one rate.
-    config.arms.scratch.config.optim.layer_decay = 1.0
     if tiny:
         config.study.update(dict(budgets=(0.5, 1.0), draws=1))
         for arm in config.arms.values():
@@ -60,12 +58,13 @@ def get_config(arg=None):
     return config
 
 
-def _finetune(tiny):
-    return load(f"{CONFIGS / 'finetune_classify.py'}{':tiny' if tiny else ''}")
+def _finetune(tiny, arg=None):
+    arg = "tiny" if tiny else arg
+    return load(f"{CONFIGS / 'finetune_classify.py'}{f':{arg}' if arg else ''}")
 
 
 def _resnet(tiny):
-    config = load(f"{CONFIGS / 'finetune_classify.py'}:resnet10")
+    config = _finetune(False, "resnet10")
     if tiny:
         config.model.update(dict(width=8))
         config.train.update(dict(batch_size=8, log_every=1, val_every=10))
