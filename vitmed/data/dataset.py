@@ -12,7 +12,7 @@ by batch.
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from vitmed.data import datasheet
+from vitmed.data.annotations import TOLD
 from vitmed.data.decode import Decoder
 from vitmed.errors import InputError
 from vitmed.scans.recipe import Recipe
@@ -129,6 +130,21 @@ class Dataset:
         """The site of each example, "" where unknown."""
         return self._columns(split)["site"]
 
+    def told(self, split: str, name: str) -> list[str]:
+        """The ``study``, ``series``, ``view`` or ``timepoint`` of each example, "" where unknown."""
+        columns = self._columns(split)
+        return columns[name] if name in columns else [""] * self.size(split)
+
+    def records(self, split: str) -> Iterator[dict[str, np.ndarray | str]]:
+        """Every example of a split, whole, in the order they are stored."""
+        for part in _chunks(self.size(split)):
+            for record in self._records(split, part):
+                yield self._decoder(record)
+
+    def record(self, split: str, index: int) -> dict[str, np.ndarray | str]:
+        """One example, whole."""
+        return self._decoder(self._records(split, [index])[0])
+
     def recipe(self, size: tuple[int, ...] | None = None) -> Recipe:
         """How a model fed from this dataset gets its input, from the datasheet.
 
@@ -206,9 +222,10 @@ class Dataset:
 
     def _read_columns(self, split: str) -> dict[str, np.ndarray | list[str]]:
         examples = []
+        names = [*_COLUMNS, *(name for name in TOLD if name in self._decoder.names)]
         for part in _chunks(self.size(split)):
-            examples += [self._decoder(record, _COLUMNS) for record in self._records(split, part)]
-        columns = {name: [example[name] for example in examples] for name in _COLUMNS}
+            examples += [self._decoder(record, names) for record in self._records(split, part)]
+        columns = {name: [example[name] for example in examples] for name in names}
         return columns | {name: np.stack(columns[name]) for name in ("label", "label_weight", "example")}
 
 
