@@ -36,8 +36,8 @@ def count(digests: list[bytes], splits: list[str]) -> dict[str, int]:
     return counts
 
 
-def clusters(digests: list[bytes], signatures: list[np.ndarray]) -> list[int]:
-    """The cluster of each example: equal numbers for copies and for all that looks alike."""
+def clusters(digests: list[bytes], signatures: list[np.ndarray], size: tuple[int, ...]) -> list[int]:
+    """The cluster of each example of ``size`` pixels: equal numbers for copies and for all that looks alike."""
     first: dict[bytes, int] = {}
     for i, digest in enumerate(digests):
         first.setdefault(digest, i)
@@ -46,7 +46,7 @@ def clusters(digests: list[bytes], signatures: list[np.ndarray]) -> list[int]:
     for i, digest in enumerate(digests):
         joined.join(first[digest], i)
     if len(distinct) > 1:
-        for i, j in alike.links(np.stack([signatures[k] for k in distinct])):
+        for i, j in alike.links(np.stack([signatures[k] for k in distinct]), size):
             joined.join(distinct[i], distinct[j])
     return [joined.of(i) for i in range(len(digests))]
 

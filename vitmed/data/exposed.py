@@ -86,4 +86,4 @@ def face(scan: Scan) -> bool:
     depth, length, width = head.shape
     # z runs up, y backwards: the face is in the lower half, in the front quarter, in the middle.
     front = head[depth // 8 : depth // 2, : length // 4, width // 4 : width - width // 4]
-    return bool(front.mean() > 0.3)
+    return bool(front.mean() > 0.08)

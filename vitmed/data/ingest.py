@@ -374,7 +374,7 @@ def write(
     labels = known.encode(told, ids)
     patients = [e.patient for e in entries]
     digests = [m.digest for m in kept]
-    cluster = duplicates.clusters(digests, [m.signature for m in kept])
+    cluster = duplicates.clusters(digests, [m.signature for m in kept], kept[0].shape[:-1])
     # Where no patient is known, copies count as one person's, so that none lies on both sides of a split.
     first = {m.digest: e for e, m in reversed(list(zip(entries, kept, strict=True)))}
     parts = splits.make(

@@ -38,6 +38,8 @@ def look(path: str) -> Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(path, stop_before_pixels=True)
+            if "PatientID" not in header and "Rows" not in header:
+                return Header(None, None)  # cut off: pydicom does not say so
             said = str(header.get("BurnedInAnnotation", "")).strip().upper()
             found: set[str] = set()
             for element in (*header.iterall(), *getattr(header, "file_meta", ())):
