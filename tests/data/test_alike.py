@@ -27,9 +27,9 @@ def jpeg(picture, quality):
     return np.asarray(Image.open(stream), np.float32) / 255
 
 
-def linked(pictures, first_new=0):
+def linked(pictures):
     """Links among pictures of which the first tells the size."""
-    return alike.links(np.stack([alike.signature(p) for p in pictures]), pictures[0].shape, first_new)
+    return alike.links(np.stack([alike.signature(p) for p in pictures]), pictures[0].shape)
 
 
 CHANGES = {
@@ -121,7 +121,6 @@ def test_blocks_do_not_change_what_is_found(monkeypatch):
     assert len(whole) == 10
     monkeypatch.setattr(alike, "_BLOCK", 7)
     assert linked(pictures).tolist() == whole
-    assert linked(pictures, 35).tolist() == [p for p in whole if p[1] >= 35]
 
 
 def test_near_duplicates_are_counted_within_and_across_splits():

@@ -265,3 +265,17 @@ def test_a_patient_in_a_path_is_hidden_and_simulated_ones_are_not(tmp_path):
         shown = "mueller" in "".join(opened.ids("train") + opened.patients("train"))
         assert shown is simulated
         assert all(i.endswith(".png") for i in opened.ids("train"))
+
+
+def test_a_hospital_of_the_header_is_a_pseudonym_and_can_be_held_out(tmp_path):
+    """Otherwise the institution is in every record, or nobody can test on it any more."""
+    for k in range(12):
+        name = ("Nordklinik", "Westklinik")[k % 2]
+        uid = {"SeriesInstanceUID": f"1.2.3.{k}", "PatientID": f"p{k}", "InstitutionName": name}
+        plant(tmp_path / "s" / f"{k:02}.dcm", k, **uid)
+    out = tmp_path / "out"
+    made = ingest(tmp_path / "s", out, split="site:Westklinik", key=tmp_path / "key", progress=False)
+    assert made["examples"]["test"] == 6
+    west = set(Opened.open(out).sites("test"))
+    assert len(west) == 1 and not west & set(Opened.open(out).sites("train"))
+    assert not any(b"klinik" in content for content in everything(out).values())

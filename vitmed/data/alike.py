@@ -56,7 +56,7 @@ def signature(picture: np.ndarray) -> np.ndarray:
     return out
 
 
-def links(signatures: np.ndarray, size: tuple[int, ...], first_new: int = 0) -> np.ndarray:
+def links(signatures: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Pairs of scans that are alike, copies included: as many as it takes to link all that hang together.
 
     Time grows with the square of the number of scans, as matrix products: 100,000 take minutes. Memory is some
@@ -65,7 +65,6 @@ def links(signatures: np.ndarray, size: tuple[int, ...], first_new: int = 0) -> 
     Args:
         signatures: (n, *(K,) * dimension), of ``signature``.
         size: pixels of the scans, of which the shortest side counts.
-        first_new: pairs of two scans before this one are known already and are not looked for.
 
     Returns:
         (m, 2) int64, the smaller index first, in order; no pair closes a ring.
@@ -80,7 +79,7 @@ def links(signatures: np.ndarray, size: tuple[int, ...], first_new: int = 0) -> 
     signs = _signs(wide).reshape(-1, weight.size)
     cluster = Joined(len(signatures))
     found = []
-    for one, two in _candidates(_by_parity(vectors, wide), first_new):
+    for one, two in _candidates(_by_parity(vectors, wide)):
         a, b = vectors[one].astype(np.float64), vectors[two].astype(np.float64)
         products = np.stack([(a * (b * sign)).sum(1) for sign in signs])
         for k in np.flatnonzero(products.max(0) >= CORRELATION):
@@ -120,10 +119,10 @@ def _by_parity(vectors: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
     return [np.ascontiguousarray(vectors[:, parity == p]) for p in range(2 ** len(shape))]
 
 
-def _candidates(parts: list[np.ndarray], first_new: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs (i < j, j not before ``first_new``) that some mirroring may make alike, in portions."""
+def _candidates(parts: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs (i < j) that some mirroring may make alike, in portions."""
     n = len(parts[0])
-    for low in range(first_new, n, _BLOCK):
+    for low in range(0, n, _BLOCK):
         high = min(low + _BLOCK, n)
         for start in range(0, high, _BLOCK):
             columns = slice(start, min(start + _BLOCK, high))

@@ -139,6 +139,7 @@ def ingest(
         notes = list(told.notes)
         if passed or again:
             notes.append(f"{len(passed) + len(again)} scans were in the dataset already and are passed over.")
+        split = _hidden_site(split, entries, names)
         files = {s.id: s.files for s in sources}
         sheet = write(
             partial,
@@ -314,6 +315,16 @@ def _entry(meta: Stored, row: Row, names: Names) -> Entry:
         meta=meta,
         fixed=None,
     )
+
+
+def _hidden_site(rule: str | None, entries: list[Entry], names: Names) -> str | None:
+    """``site:NAME`` of a name that headers give, by its pseudonym: the rule is written into the datasheet."""
+    site = splits.parse(rule).site if rule else ""
+    if site and all(e.site != site for e in entries):
+        hidden = names.hide("site", site)
+        if any(e.site == hidden for e in entries):
+            return f"site:{hidden}"
+    return rule
 
 
 def _set_name(source: Path, fresh: list[Stored], names: Names) -> str:
@@ -504,7 +515,7 @@ def partial_of(out: Path, replace: bool = False):
                 _give_way(out)
             os.rename(partial, out)
         if replace:
-            shutil.rmtree(_former(out))
+            shutil.rmtree(living.former_of(out))
     except BaseException:
         if lock is not None:
             shutil.rmtree(partial, ignore_errors=True)
@@ -517,14 +528,10 @@ def partial_of(out: Path, replace: bool = False):
             os.close(lock)
 
 
-def _former(out: Path) -> Path:
-    return out.with_name(out.name + ".former")
-
-
 def _give_way(out: Path) -> None:
     """Moves a dataset aside; if nothing takes its place, it is found as ``OUT.former``, whole."""
-    shutil.rmtree(_former(out), ignore_errors=True)
-    os.rename(out, _former(out))
+    shutil.rmtree(living.former_of(out), ignore_errors=True)
+    os.rename(out, living.former_of(out))
 
 
 @contextlib.contextmanager

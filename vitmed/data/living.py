@@ -72,12 +72,22 @@ class Entry:
     meta: Stored | Kept
 
 
+def former_of(path: Path) -> Path:
+    """Where a dataset lies while a changed one takes its place."""
+    return path.with_name(path.name + ".former")
+
+
 def open_for_change(path: str | Path) -> Dataset:
     """A dataset that can be taken up again.
 
     Raises:
         InputError: it is none, or was made before its records told all that is needed.
     """
+    former = former_of(Path(path))
+    if former.is_dir() and not Path(path).exists():
+        raise InputError(
+            f"{path} is not there, but {former} is, from a change that was cut short; rename it back"
+        )
     dataset = Dataset.open(path)
     if "plan" not in dataset.datasheet:
         raise InputError(f"{path} was made by an older vitmed and cannot be changed; ingest its scans again")

@@ -73,27 +73,21 @@ def _axes(count: int) -> tuple[str, ...]:
 
 
 def _sizes(sheet: dict[str, Any]) -> list[dict]:
-    held = sheet.get("sizes") or []
-    return (
-        [
-            {"name": name, "chart": charts.histogram(h["edges"], h["counts"], f"{name}, voxels")}
-            for name, h in zip(_axes(len(held)), held, strict=True)
-        ]
-        if held
-        else []
-    )
+    return _histograms(sheet.get("sizes") or [], "voxels")
 
 
 def _spacings(sheet: dict[str, Any]) -> list[dict]:
-    held = (sheet.get("spacings") or {}).get("axes") or []
-    return (
-        [
-            {"name": name, "chart": charts.histogram(h["edges"], h["counts"], f"{name}, mm")}
-            for name, h in zip(_axes(len(held)), held, strict=True)
-        ]
-        if held
-        else []
-    )
+    return _histograms((sheet.get("spacings") or {}).get("axes") or [], "mm")
+
+
+def _histograms(held: list[dict], unit: str) -> list[dict]:
+    """A histogram an axis, or the one value that all scans have."""
+    made = []
+    for name, h in zip(_axes(len(held)), held, strict=False):
+        same = f"{sum(h['edges']) / 2:.4g}" if len(h["counts"]) == 1 else ""
+        chart = None if same else charts.histogram(h["edges"], h["counts"], f"{name}, {unit}")
+        made.append({"name": name, "unit": unit, "same": same, "chart": chart})
+    return made
 
 
 def _sites(sheet: dict[str, Any]) -> list[tuple[str, list[int]]]:
