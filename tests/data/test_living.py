@@ -195,11 +195,17 @@ def test_withdrawing_takes_one_patient_and_moves_nobody(grown, capsys):
     assert len(where(folder / "set")) == 96
 
 
-def test_another_key_is_no_use(grown, monkeypatch):
-    """Otherwise a withdrawal says that the patient is not there, when only the key is wrong."""
+def test_another_key_is_no_use(grown):
+    """Otherwise a patient is not found, or is taken for another person and lands in two splits."""
+    folder = grown[0]
+    (folder / "other").write_text("ab" * 32)
     with pytest.raises(InputError, match="was made with key"):
-        (grown[0] / "other").write_text("ab" * 32)
-        withdraw("MRN7", grown[0] / "set", key=grown[0] / "other", progress=False)
+        withdraw("MRN7", folder / "set", key=folder / "other", progress=False)
+    table = scans(folder / "s", 52, first=50)
+    for key, words in (("other", "was made with key"), ("lost", "lost cannot be read")):
+        with pytest.raises(InputError, match=words):
+            ingest(folder / "s", folder / "set", labels=table, append=True, key=folder / key, progress=False)
+    assert not (folder / "lost").exists()
 
 
 def test_runs_made_from_the_set_are_found(tmp_path):

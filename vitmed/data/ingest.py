@@ -77,7 +77,8 @@ def ingest(
         key: the file of the key of pseudonyms; None for ``pseudonyms.default_path()``. Made on first use.
 
     Returns:
-        ``dataset examples patients refused notes`` and ``key`` (its path, or None where none was needed), as ``vitmed ingest --json`` prints them.
+        ``dataset examples patients refused notes``, as ``vitmed ingest --json`` prints them, ``key`` (its path, or
+        None where none was needed) and ``key_made`` (whether it was made now).
 
     Raises:
         InputError: a fault of the set; nothing is left behind.
@@ -105,7 +106,11 @@ def ingest(
     if patient_pattern is not None:
         told = known.with_patients(told, sources, patient_pattern)
     simulated = ((source if source.is_dir() else source.parent) / "phantoms.json").is_file()
-    names = Names(None if simulated else key, asked=not simulated)
+    if old is not None and simulated != old.datasheet["simulated"]:
+        raise InputError(
+            f"of {out} and {source} one holds simulated scans and the other real ones; keep them apart"
+        )
+    names = Names(key, asked=not simulated, made_with=living.key_of(old))
     there = living.ids(old)
     passed = [s.id for s in sources if s.id in there]
     tasks = [_task(s, told.rows.get(s.id)) for s in sources if s.id not in there]
@@ -135,7 +140,10 @@ def ingest(
             raise InputError(_nothing(source, refused))
         entries = [_entry(m, told.rows.get(m.id, Row()), names) for m in fresh]
         again = [e for e in entries if e.id in there]
-        entries = living.entries(old, kept) + [e for e in entries if e.id not in there]
+        new = [e for e in entries if e.id not in there]
+        if not new:
+            raise InputError(f"all scans of {source} are in {out} already; nothing to append")
+        entries = living.entries(old, kept) + new
         notes = list(told.notes)
         if passed or again:
             notes.append(f"{len(passed) + len(again)} scans were in the dataset already and are passed over.")
@@ -150,11 +158,10 @@ def ingest(
             rule=split,
             seed=seed,
             dedupe=dedupe,
-            refused=_discreet(refused, files, source, told, names) + living.refused(old),
+            refused=[*{*_discreet(refused, files, source, told, names), *living.refused(old)}],
             notes=notes,
-            simulated=simulated if old is None else simulated and old.datasheet["simulated"],
-            key=names.key,
-            hidden=names.hidden + living.hidden(old),
+            simulated=simulated,
+            key=living.key_of(old) if names.key is None else names.key.name,
             history=living.history(old),
             progress=progress,
         )
@@ -268,23 +275,25 @@ class Names:
 
     Attributes:
         key: the key, or None as long as none was needed.
-        hidden: how many ids hold pseudonyms in place of parts that showed who the patient is.
     """
 
-    def __init__(self, path: str | Path | None, asked: bool = True):
-        self._path, self._asked = path, asked  # simulated patients have no name to hide
+    def __init__(self, path: str | Path | None, asked: bool = True, made_with: str | None = None):
+        self._path, self._made_with = path, made_with
+        self._asked = asked  # simulated patients have no name to hide
         self.key: pseudonyms.Key | None = None
-        self.hidden = 0
 
     def hide(self, kind: str, text: str) -> str:
-        """The pseudonym of ``text``; "" stays ""."""
+        """The pseudonym of ``text``; "" stays "".
+
+        Raises:
+            InputError: the key is not the one that the dataset was made with.
+        """
         return self._opened().hide(kind, text) if text and self._asked else text
 
     def public(self, path: str, values: Iterable[str]) -> str:
         """A path without what shows who the patient is."""
         if not self._asked or not any(pseudonyms.shows(part, values) for part in path.split("/")):
             return path
-        self.hidden += 1
         return pseudonyms.public(path, values, self._opened())
 
     def nothing_of(self, path: str) -> str:
@@ -293,7 +302,8 @@ class Names:
 
     def _opened(self) -> pseudonyms.Key:
         if self.key is None:
-            self.key = pseudonyms.open_key(self._path)
+            self.key = pseudonyms.open_key(self._path, make=self._made_with is None)
+            pseudonyms.same_key(self.key, self._made_with)
         return self.key
 
 
@@ -368,8 +378,7 @@ def write(
     refused: Refusals,
     notes: list[str],
     simulated: bool,
-    key: pseudonyms.Key | str | None,
-    hidden: int,
+    key: str | None,
     history: list[dict],
     progress: bool,
 ) -> dict:
@@ -378,7 +387,7 @@ def write(
     Args:
         entries: what the set is to hold, in any order.
         told: labels by the ids of ``entries``.
-        key: of the pseudonyms, or its name where only that is known.
+        key: the name of the key of pseudonyms, None where there are none.
     """
     entries = sorted(entries, key=lambda e: e.id)
     kept, ids = [e.meta for e in entries], [e.id for e in entries]
@@ -416,6 +425,7 @@ def write(
     missing = int((labels.weight == 0).all(axis=1).sum())
     if labels.task and missing:
         notes.append(f"{missing} scan{'s' * (missing > 1)} without a label: kept, as unlabelled.")
+    hidden = sum(pseudonyms.is_hidden(i) for i in ids)
     if hidden:
         notes.append(f"{hidden} ids hold pseudonyms in place of parts that showed who the patient is.")
     return datasheet.make(
@@ -433,7 +443,7 @@ def write(
         cluster=cluster,
         privacy={
             "pseudonyms": "HMAC-SHA256" if key is not None else None,
-            "key": getattr(key, "name", key),
+            "key": key,
             "hidden_ids": hidden,
         },
         plan=dataclasses.asdict(plan),

@@ -223,9 +223,9 @@ def refused(dataset: Dataset | None) -> list[tuple[str, str, str]]:
     return [(e["file"], *_parted(e["reason"])) for e in dataset.datasheet["refused_files"]]
 
 
-def hidden(dataset: Dataset | None) -> int:
-    """How many ids of a dataset hold pseudonyms."""
-    return 0 if dataset is None else dataset.datasheet["privacy"]["hidden_ids"]
+def key_of(dataset: Dataset | None) -> str | None:
+    """The name of the key that a dataset's pseudonyms were made with, None where it has none."""
+    return None if dataset is None else dataset.datasheet["privacy"]["key"]
 
 
 def history(dataset: Dataset | None) -> list[dict]:

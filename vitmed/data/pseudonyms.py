@@ -82,6 +82,18 @@ def open_key(path: str | Path | None = None, make: bool = True) -> Key:
     return Key(bytes.fromhex(text), path, made)
 
 
+def same_key(key: Key, name: str | None) -> None:
+    """Makes sure that ``key`` is the one called ``name`` (None: any).
+
+    Raises:
+        InputError: it is another.
+    """
+    if name is not None and key.name != name:
+        raise InputError(
+            f"{key.path} is key {key.name}, but the dataset was made with key {name}; give that one as --key"
+        )
+
+
 def _make(path: Path) -> bool:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -130,6 +142,11 @@ def public(path: str, values: Iterable[str], key: Key) -> str:
 def hidden(path: str, key: Key) -> str:
     """A path of which nothing may be shown but its suffix."""
     return f"~{key.hide('path', path)}{_suffix(path)}"
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of a path is a pseudonym."""
+    return re.search(rf"(^|/)~[0-9a-f]{{{_DIGITS}}}", path) is not None
 
 
 def _suffix(name: str) -> str:

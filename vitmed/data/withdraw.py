@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vitmed.data import datasheet, living, pseudonyms
 from vitmed.data.annotations import Annotations
+from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import partial_of, write
 from vitmed.errors import InputError
 
@@ -53,8 +54,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
             refused=living.refused(old),
             notes=[],
             simulated=sheet["simulated"],
-            key=sheet["privacy"]["key"],
-            hidden=sum("~" in e.id for e in staying),
+            key=living.key_of(old),
             history=living.history(old),
             progress=progress,
         )
@@ -69,13 +69,10 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
     }
 
 
-def _pseudonym(patient: str, dataset, path: str | Path | None) -> str:
-    made_with = dataset.datasheet["privacy"]["key"]
+def _pseudonym(patient: str, dataset: Dataset, path: str | Path | None) -> str:
+    made_with = living.key_of(dataset)
     if made_with is None:
         return patient
     key = pseudonyms.open_key(path, make=False)
-    if key.name != made_with:
-        raise InputError(
-            f"{key.path} is key {key.name}, but {dataset.path} was made with key {made_with}; give that one as --key"
-        )
+    pseudonyms.same_key(key, made_with)
     return key.hide("patient", patient)
