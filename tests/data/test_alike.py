@@ -102,7 +102,7 @@ def test_what_one_region_shows_is_checked_everywhere():
     frame = np.zeros((80, 96), np.float32)
     frame[2:12:2], frame[-12:-2:2] = 1, 1
     frame[:, 3:15:3] = 1
-    inside = [0.6 * scene(k, (80, 96)) for k in range(6)]
+    inside = [0.4 * scene(k, (80, 96)) for k in range(6)]
     for picture in inside:
         picture[frame > 0] = 1
     assert len(linked(inside)) == 0

@@ -268,3 +268,25 @@ def test_a_date_is_no_timepoint(tmp_path):
         (tmp_path / "s" / "labels.csv").write_text(f"path,timepoint\ns000.png,{date}\n")
         with pytest.raises(InputError, match="date as timepoint in line 2"):
             ingest(tmp_path / "s" / "labels.csv", tmp_path / "set", progress=False)
+
+
+def test_new_scans_go_where_their_patient_or_copy_is():
+    """Otherwise a second scan of a patient is drawn anew, or a scan that joins two clusters moves one of them."""
+    who = ["p", "q", "p", "r"]
+    seeds = range(8)  # drawn by chance it would not always be so
+    for seed in seeds:
+        found = splits.make(
+            list("abcd"), who, [""] * 4, [None] * 4, "34/33/33", seed, fixed=["test", "val", None, None]
+        )
+        assert found.split[:3] == ["test", "val", "test"]
+        joined = splits.make(
+            list("abcd"),
+            [""] * 4,
+            [""] * 4,
+            [None] * 4,
+            "34/33/33",
+            seed,
+            clusters=[0, 0, 0, 3],
+            fixed=["val", "test", None, None],
+        )
+        assert joined.split[:3] == ["val", "test", "val"]

@@ -94,8 +94,8 @@ def show(sheet: dict, path, console) -> None:
         line("contradiction", f"{n} cluster{'s' * (n > 1)} of scans that look alike with more than one label")
     exposed = sheet.get("privacy", {})
     for name, what in (
-        ("text", "likely show burned-in text"),
-        ("face", "are head MR that likely shows a face"),
+        ("text", "likely with burned-in text"),
+        ("face", "of a head, likely with its face"),
     ):
         if n := len(exposed.get(name, ())):
             line("privacy", f"{n} scan{'s' * (n > 1)} {what}")
