@@ -32,6 +32,8 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Tests make pseudonyms with a key of their own, not with the one of the person who runs them.
+os.environ["VITMED_KEY"] = str(PROJECT / ".pytest_cache" / "d" / "pseudonyms.key")
 
 # A script in the background runs with ctrl-C ignored, and so would all that it starts; some tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -185,7 +185,9 @@ def test_a_table_brings_patients_sites_splits_and_masks(tmp_path, rng):
         result = ingest(source, tmp_path / name, progress=False, **more)
         assert result["examples"] == {"train": 2, "test": 2} and result["patients"] == {"train": 1, "test": 1}
         found = examples(tmp_path / name)
-        assert found["2.png"]["patient"] == b"p1" and found["2.png"]["site"] == b"north"
+        who = {k: found[f"{k}.png"]["patient"] for k in range(4)}
+        assert who[0] == who[1] != who[2] == who[3] and b"p" not in who[2], "patients are pseudonyms"
+        assert found["2.png"]["site"] == b"north"
         assert (found["2.png"]["mask"] == 2).all() and (found["0.png"]["mask"] == UNMARKED).all()
 
 

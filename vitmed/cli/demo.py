@@ -98,13 +98,17 @@ def _ingest(source, out, modality: str):
 
 def _own(path, out):
     """A dataset as it is; anything else is ingested first."""
+    import sys
+
     from vitmed.data.ingest import ingest
 
     if (path / "datasheet.json").exists():
         return path
     made = out / "data" / path.stem
     if not (made / "datasheet.json").exists():
-        ingest(path, made)
+        key = ingest(path, made)["key"]
+        if key:
+            print(f"patients are pseudonyms; their key is {key}: keep it", file=sys.stderr)
     return made
 
 

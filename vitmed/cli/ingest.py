@@ -4,14 +4,24 @@
   vitmed ingest ultrasound/ --out data/us --label-from folder --modality ultrasound --size 64,64
   vitmed ingest mri/ --out data/mri --modality MR --spacing 1,1,1 --size 96,96,96
   vitmed ingest pneumoniamnist.npz --out data/pneumonia
+  vitmed ingest scans/ --out data/chest --labels scans/labels.csv --append     new scans join, nobody is moved
 
 labels.csv has a column path (relative to SOURCE; for a DICOM series its folder or a file of it) or id,
-optional patient, site, split and mask, and label columns: words or whole numbers in one column are classes,
-several columns of 0 and 1 are findings, other numbers are regression, empty is missing. SOURCE may itself be
-such a CSV.
+optional patient, site, split, mask, study, series, view and timepoint, and label columns: words or whole numbers
+in one column are classes, several columns of 0 and 1 are findings, other numbers are regression, empty is missing.
+SOURCE may itself be such a CSV.
 
 A file with a fault (broken, NaN pixels, missing slices ...) is left out with its reason, told at the end. All
 sizes and spacings are in array order: rows,columns for images and z,y,x for volumes.
+
+Nothing that a header says of a person enters the dataset. A patient becomes a keyed hash (HMAC-SHA256), and so do
+studies, series, the institution of a DICOM header, and any part of a path that holds such a value. The key lies in
+a file of yours, made on first use; keep it apart from the dataset, for --append and `vitmed withdraw` need it.
+Files whose names tell who the patient is in a way that no header does must be renamed first. Pixels are not
+changed: likely burned-in text and faces in head MR are named in the datasheet.
+
+Copies and near-duplicates (re-encoded, resized, of another brightness, mirrored) are looked for among all scans and
+counted within and across splits; --dedupe brings what looks alike to one split. DATASET/datasheet.html shows it all.
 """
 
 HELP = "scans to dataset: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npy or a MedMNIST npz"
@@ -22,10 +32,13 @@ def arguments(parser):
         "source", metavar="SOURCE", help="a folder of scans, a manifest CSV, a MedMNIST npz, or one scan"
     )
     parser.add_argument(
-        "--out", required=True, metavar="DATASET", help="the folder to make; it must not exist"
+        "--out",
+        required=True,
+        metavar="DATASET",
+        help="the folder to make; it must not exist, unless --append",
     )
     parser.add_argument(
-        "--labels", metavar="FILE.csv", help="labels, patients, splits and masks by path or id"
+        "--labels", metavar="FILE.csv", help="labels, patients, sites, splits, masks, ... by path or id"
     )
     parser.add_argument(
         "--label-from", metavar="folder", help="folder: the class is the first folder of a scan's path"
@@ -50,10 +63,27 @@ def arguments(parser):
     parser.add_argument(
         "--split",
         metavar="RULE",
-        help="80/10/10 (the default) or train; overrules splits that come with the scans",
+        help="80/10/10 (the default), train, fold:2/5 (the second of five folds is tested on, the next validates) "
+        "or site:NAME (that site is tested on); overrules splits that come with the scans",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="draws the patients of the splits (default 0)"
+    )
+    parser.add_argument(
+        "--dedupe",
+        action="store_true",
+        help="scans that look alike come to one split; where splits are given, to the first that holds any of them",
+    )
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help="add to DATASET what is not in it yet, prepared and split as it was; no patient changes the split",
+    )
+    parser.add_argument(
+        "--key",
+        metavar="FILE",
+        help="the key of pseudonyms, made if it is not there (default: $VITMED_KEY, or "
+        "~/.config/vitmed/pseudonyms.key)",
     )
     parser.add_argument(
         "--workers",
@@ -65,10 +95,12 @@ def arguments(parser):
 
 def run(args) -> dict:
     from rich.console import Console
+    from rich.markup import escape
 
     from vitmed.cli.inspect import show
     from vitmed.data.datasheet import read
     from vitmed.data.ingest import ingest
+    from vitmed.report import datasheet
 
     result = ingest(
         args.source,
@@ -82,9 +114,22 @@ def run(args) -> dict:
         split=args.split,
         seed=args.seed,
         workers=args.workers,
+        dedupe=args.dedupe,
+        append=args.append,
+        key=args.key,
     )
-    show(read(args.out), args.out, Console(stderr=args.json, soft_wrap=True))
-    return result
+    console = Console(stderr=args.json, soft_wrap=True)
+    show(read(args.out), args.out, console)
+    page = datasheet.write(args.out)
+    console.print(f"[dim]{'page':>14}[/]  {escape(str(page))}", highlight=False)
+    if result["key"]:
+        made = ", made now" if result.pop("key_made") else ""
+        console.print(
+            f"patients are pseudonyms; their key is {escape(result['key'])}{made}: keep it, and apart from the "
+            "dataset",
+            highlight=False,
+        )
+    return {name: value for name, value in result.items() if name != "key_made"} | {"page": str(page)}
 
 
 def _numbers(text, flag, kind):

@@ -1,28 +1,62 @@
 """The datasheet of a dataset: what it holds, what was refused and why, copies among its examples.
 
   vitmed inspect data/chest
+  vitmed inspect data/chest --html chest.html
 
-Copies are examples of equal pixels. A copy of a training scan among the test scans makes a test number too
-good; equal pixels with different labels are a contradiction that no model can resolve.
+Copies are examples of equal pixels; near-duplicates look the same (re-encoded, resized, of another brightness,
+mirrored, or neighbouring slices that can hardly be told apart). A copy of a training scan among the test scans makes
+a test number too good; one image with different labels is a contradiction that no model can resolve. The page,
+DATASET/datasheet.html, shows scans of each class, histograms, copies, and what was refused; it loads nothing from
+the network. Scans whose pixels may show who the patient is (burned-in text, faces in head MR) are counted here and
+listed in datasheet.json.
 """
 
-HELP = "what a dataset holds, what was refused and why, copies among its examples"
+HELP = "what a dataset holds, what was refused and why, copies and near-duplicates among its examples"
 FILES_SHOWN = 10
 
 
 def arguments(parser):
     parser.add_argument("dataset", metavar="DATASET", help="a folder made by vitmed ingest")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="where to write the page (default: DATASET/datasheet.html, if not there)",
+    )
 
 
 def run(args) -> dict:
-    from rich.console import Console
+    import os
+    from pathlib import Path
 
-    from vitmed.data.datasheet import read
+    from rich.console import Console
+    from rich.markup import escape
+
+    from vitmed.data.datasheet import PAGE, read
+    from vitmed.report import datasheet
 
     sheet = read(args.dataset)
-    show(sheet, args.dataset, Console(stderr=args.json, soft_wrap=True))
-    kept = ("examples", "patients", "refused", "duplicates", "contradictions")
-    return {"dataset": str(args.dataset), **{key: sheet[key] for key in kept}}
+    console = Console(stderr=args.json, soft_wrap=True)
+    show(sheet, args.dataset, console)
+    page = Path(args.html or Path(args.dataset) / PAGE)
+    if args.html or (not page.exists() and os.access(args.dataset, os.W_OK)):
+        datasheet.write(args.dataset, page)
+    if page.exists():
+        console.print(f"[dim]{'page':>14}[/]  {escape(str(page))}", highlight=False)
+    kept = (
+        "examples",
+        "patients",
+        "refused",
+        "duplicates",
+        "near_duplicates",
+        "contradictions",
+        "near_contradictions",
+    )
+    return {
+        "dataset": str(args.dataset),
+        # A dataset of an older vitmed was not searched for near-duplicates.
+        **{key: sheet.get(key) for key in kept},
+        "page": str(page) if page.exists() else None,
+    }
 
 
 def show(sheet: dict, path, console) -> None:
@@ -45,18 +79,26 @@ def show(sheet: dict, path, console) -> None:
     line("intensity", f"mean {mean}, std {std} {unit}, clipped to {low:g} .. {high:g}")
     how, by = sheet["splits"]["how"], sheet["splits"]["by"]
     drawn = f"{how} by {by}, seed {sheet['splits']['seed']}"
+    drawn += ", what looks alike together" * sheet["splits"].get("dedupe", False)
     line("splits", {"given": "as they came", "train": "all to train"}.get(how, drawn))
     console.print(_table(sheet))
-    if sheet["duplicates"]:
-        copies = [
-            f"{n} in {where}" if "/" not in where else f"{n} across {where}"
-            for where, n in sheet["duplicates"].items()
-            if n
-        ]
-        line("exact copies", ", ".join(copies) or "none")
-    if sheet["contradictions"]:
-        n = sheet["contradictions"]
+    for name, key in (("exact copies", "duplicates"), ("near-copies", "near_duplicates")):
+        if sheet.get(key):
+            copies = [
+                f"{n} {'across' if '/' in where else 'in'} {where}" for where, n in sheet[key].items() if n
+            ]
+            line(name, ", ".join(copies) or "none")
+    if n := sheet["contradictions"]:
         line("contradiction", f"{n} image{'s' * (n > 1)} with more than one label")
+    if n := sheet.get("near_contradictions"):
+        line("contradiction", f"{n} cluster{'s' * (n > 1)} of scans that look alike with more than one label")
+    exposed = sheet.get("privacy", {})
+    for name, what in (
+        ("text", "likely with burned-in text"),
+        ("face", "of a head, likely with its face"),
+    ):
+        if n := len(exposed.get(name, ())):
+            line("privacy", f"{n} scan{'s' * (n > 1)} {what}")
     for reason, n in sheet["refused"].items():
         line("refused", f"{n} x {reason}")
     for entry in sheet["refused_files"][:FILES_SHOWN]:

@@ -15,6 +15,11 @@ from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Source
 
 NOT_LABELS = ("path", "id", "patient", "site", "split", "mask", "modality")
+TOLD = ("study", "series", "view", "timepoint")  # columns that travel with the example as they are told
+NOT_LABELS += TOLD
+_DATE = re.compile(
+    r"(19|20)\d\d([-/.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])|\d{1,2}[-/.]\d{1,2}[-/.](\d\d){1,2}"
+)
 _SPLITS = {name: "val" for name in ("val", "valid", "validation")}
 _SPLITS |= {"train": "train", "training": "train", "test": "test"}
 
@@ -29,6 +34,10 @@ class Row:
     split: str | None = None
     mask: str | None = None
     modality: str | None = None
+    study: str = ""
+    series: str = ""
+    view: str = ""
+    timepoint: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Annotations:
         asked: whether the person asked for labels, who then must get a usable set of them.
         origin: the file (or rule) the labels come from, for messages.
         notes: what a person should hear.
+        classes: class names that keep their places; others come after them.
     """
 
     columns: tuple[str, ...] = ()
@@ -52,6 +62,7 @@ class Annotations:
     asked: bool = False
     origin: str = ""
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +83,8 @@ class Labels:
 
 
 def from_table(path: Path, root: Path, sources: list[Source], refused: set[str]) -> Annotations:
-    """Reads a CSV of a ``path`` or ``id`` column, optional ``patient site split mask modality``, and labels.
+    """Reads a CSV of a ``path`` or ``id`` column, optional ``patient site split mask modality
+    study series view timepoint``, and labels.
 
     Every other column is a label; where one is called ``label``, it is the only one.
 
@@ -117,6 +129,7 @@ def from_table(path: Path, root: Path, sources: list[Source], refused: set[str])
             split=_split(line.get("split", ""), path, number) if "split" in header else None,
             mask=str(root / mask) if mask else None,
             modality=canonical_modality(line["modality"]) if line.get("modality") else None,
+            **{name: _told(name, line.get(name, ""), path, number) for name in TOLD},
         )
     if missing:
         raise InputError(
@@ -205,6 +218,7 @@ def encode(annotations: Annotations, ids: list[str]) -> Labels:
     if task == "multiclass":
         whole = all(_whole(v) for v in values)
         order = sorted(values, key=float) if whole else sorted(values)
+        order = [*annotations.classes, *(v for v in order if v not in annotations.classes)]
         names = annotations.names
         if annotations.asked and len(order) < 2:
             raise InputError(
@@ -290,6 +304,15 @@ def _split(text: str, path: Path, number: int) -> str:
     if split is None:
         raise InputError(f"{path} gives the split {text!r} in line {number}; train, val or test was expected")
     return split
+
+
+def _told(name: str, text: str, path: Path, number: int) -> str:
+    if name == "timepoint" and _DATE.fullmatch(text.split("T")[0].split(" ")[0]):
+        raise InputError(
+            f"{path} gives a date as timepoint in line {number}; dates identify people: "
+            "give the days since the first scan, or 0, 1, 2"
+        )
+    return text
 
 
 def _lookup(sources: list[Source], root: Path) -> dict[str, str]:

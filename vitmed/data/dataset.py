@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from vitmed.data import datasheet
+from vitmed.data.annotations import TOLD
 from vitmed.data.decode import Decoder
 from vitmed.errors import InputError
 from vitmed.scans.recipe import Recipe
@@ -151,6 +152,19 @@ class Dataset:
         label, weight = (values[:, labels.index(column)] for values in self.labels(split))
         return [("yes" if x == 1 else "no") if w else "" for x, w in zip(label, weight, strict=True)]
 
+    def told(self, split: str, name: str) -> list[str]:
+        """The ``study``, ``series``, ``view`` or ``timepoint`` of each example, "" where unknown."""
+        columns = self._columns(split)
+        return columns[name] if name in columns else [""] * self.size(split)
+
+    def records(self, split: str) -> Iterator[dict[str, np.ndarray | str]]:
+        """Every example of a split, whole, in the order they are stored."""
+        return map(self._decoder, self._whole(split))
+
+    def record(self, split: str, index: int) -> dict[str, np.ndarray | str]:
+        """One example, whole."""
+        return self._decoder(self._records(split, [index])[0])
+
     def recipe(self, size: tuple[int, ...] | None = None) -> Recipe:
         """How a model fed from this dataset gets its input, from the datasheet.
 
@@ -231,8 +245,9 @@ class Dataset:
             yield from self._records(split, part)
 
     def _read_columns(self, split: str) -> dict[str, np.ndarray | list[str]]:
-        examples = [self._decoder(record, _COLUMNS) for record in self._whole(split)]
-        columns = {name: [example[name] for example in examples] for name in _COLUMNS}
+        names = [*_COLUMNS, *(name for name in TOLD if name in self._decoder.names)]
+        examples = [self._decoder(record, names) for record in self._whole(split)]
+        columns = {name: [example[name] for example in examples] for name in names}
         return columns | {name: np.stack(columns[name]) for name in ("label", "label_weight", "example")}
 
 

@@ -9,12 +9,15 @@ import numpy as np
 import vitmed
 from vitmed.data import duplicates
 from vitmed.data.annotations import Labels
+from vitmed.data.exposed import FACE, TEXT
 from vitmed.data.prepare import BINS
 from vitmed.data.splits import NAMES, Splits
 from vitmed.errors import InputError
 from vitmed.scans.recipe import unit_of, window_of
 
 FILE = "datasheet.json"
+PAGE = "datasheet.html"
+SIZE_BINS = 24  # of the histograms of sizes and spacings
 
 
 def make(
@@ -26,7 +29,14 @@ def make(
     labels: Labels,
     splits: Splits,
     seed: int,
+    dedupe: bool,
+    ids: list[str],
     patients: list[str],
+    sites: list[str],
+    cluster: list[int],
+    privacy: dict,
+    plan: dict,
+    history: list[dict],
     refused: list[tuple[str, str, str]],
     notes: list[str],
     simulated: bool,
@@ -35,12 +45,19 @@ def make(
     """The datasheet of a set, as it is written to ``datasheet.json``.
 
     Args:
-        metas: one ``Stored`` an example, in the order of the other lists.
+        metas: one ``Stored`` or ``Kept`` an example, in the order of the other lists.
+        ids, patients: as the dataset calls them.
+        cluster: of each example, by ``duplicates.clusters``.
+        privacy: what is said of pseudonyms, beside what pixels expose.
+        plan: what was done to every scan.
+        history: earlier states of a set that was appended to or withdrawn from.
         refused: (file, reason, detail).
         content_hash: SHA-256 over the records.
     """
-    ids, digests = [m.id for m in metas], [m.digest for m in metas]
+    digests = [m.digest for m in metas]
     used = [n for n in NAMES if n in set(splits.split)]
+    torn = duplicates.contradictions(digests, labels.label, labels.weight, ids) if labels.task else []
+    near = duplicates.contradictions(cluster, labels.label, labels.weight, ids) if labels.task else []
     train = [m for m, s in zip(metas, splits.split, strict=True) if s == "train"] or metas
     return {
         "format": 1,
@@ -59,19 +76,31 @@ def make(
         "unlabelled": {n: _unlabelled(labels, [s == n for s in splits.split]) for n in used},
         "examples": {n: splits.split.count(n) for n in used},
         "patients": {n: _patients(patients, splits.split, n) for n in used},
+        "sites": {n: _sites(sites, splits.split, n) for n in used},
+        "sizes": _sizes(metas),
+        "spacings": _spacings(metas),
         "refused": dict(sorted(Counter(reason for _, reason, _ in refused).items())),
         "refused_files": [
             {"file": file, "reason": f"{reason}: {detail}" if detail else reason}
             for file, reason, detail in refused
         ],
         "intensity": _intensity(train, window_of(modality)),
-        "splits": {"how": splits.how, "by": splits.by, "seed": seed},
+        "splits": {"how": splits.how, "by": splits.by, "seed": seed, "dedupe": dedupe},
         "masks": any(m.mask_bytes for m in metas),
         "duplicates": duplicates.count(digests, splits.split),
         "duplicate_groups": duplicates.groups(digests, ids)[: duplicates.SHOWN],
-        "contradictions": duplicates.contradictions(digests, labels.label, labels.weight)
-        if labels.task
-        else 0,
+        "near_duplicates": duplicates.count_near(digests, cluster, splits.split),
+        "near_duplicate_groups": duplicates.near_groups(digests, cluster, ids)[: duplicates.SHOWN],
+        "contradictions": len(torn),
+        "near_contradictions": len(near) - len(torn),
+        "contradiction_groups": near[: duplicates.SHOWN],
+        "privacy": privacy
+        | {
+            name: sorted(i for i, m in zip(ids, metas, strict=True) if name in m.exposed)
+            for name in (TEXT, FACE)
+        },
+        "plan": plan,
+        "history": history,
         "notes": notes,
         "simulated": simulated,
         "content_hash": content_hash,
@@ -102,6 +131,35 @@ def read(dataset: str | Path) -> dict:
     if version != 1:
         raise InputError(f"{dataset} is a dataset of format {version}; vitmed here reads format 1: update it")
     return sheet
+
+
+def _sites(sites: list[str], splits: list[str], name: str) -> dict[str, int]:
+    return dict(sorted(Counter(t for t, s in zip(sites, splits, strict=True) if s == name).items()))
+
+
+def _sizes(metas: list) -> list[dict]:
+    """A histogram an axis of the voxels that the files had."""
+    sizes = np.array([m.read_size for m in metas], np.int64)
+    return [_histogram(axis, whole=True) for axis in sizes.T]
+
+
+def _spacings(metas: list) -> dict:
+    """A histogram an axis of the millimetres that the files had, and how many did not say."""
+    spacing = np.array([m.read_spacing for m in metas], np.float64)
+    known = np.isfinite(spacing).all(axis=1)
+    axes = [_histogram(axis) for axis in spacing[known].T] if known.any() else []
+    return {"unknown": int((~known).sum()), "axes": axes}
+
+
+def _histogram(values: np.ndarray, whole: bool = False) -> dict:
+    low, high = float(values.min()), float(values.max())
+    if whole:
+        step = max(1, -(-int(high - low + 1) // SIZE_BINS))
+        edges = np.arange(low - 0.5, high + step, step)
+    else:
+        margin = 0.0 if high > low else 0.05 * (abs(low) or 1.0)
+        edges = np.linspace(low - margin, high + margin, (SIZE_BINS if high > low else 1) + 1)
+    return {"edges": edges.tolist(), "counts": np.histogram(values, edges)[0].tolist()}
 
 
 def _common_spacing(metas: list) -> list[float] | None:

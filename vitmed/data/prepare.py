@@ -2,9 +2,13 @@
 
 import dataclasses
 import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 
+from vitmed.data import alike, exposed
+from vitmed.data.pseudonyms import shows
 from vitmed.scans import geometry, intensity
 from vitmed.scans.read import read, read_mask
 from vitmed.scans.recipe import window_of
@@ -50,6 +54,10 @@ class Prepared:
         digest: of the stored pixels and their shape, by which exact copies are found.
         total, square: per channel, the sum of clipped units and of their squares (float64).
         histogram: (BINS,) counts of units over the window, all channels together.
+        signature: by which near-duplicates are found (``vitmed.data.alike``).
+        read_size, read_spacing: (n,) voxels int64 and millimetres float32 (NaN unknown) as the file has them.
+        exposed: how its pixels may show who the patient is (``vitmed.data.exposed``).
+        telling: values of its header that may identify and stand in its path, so that they can be taken out there.
     """
 
     id: str
@@ -66,6 +74,11 @@ class Prepared:
     total: np.ndarray
     square: np.ndarray
     histogram: np.ndarray
+    signature: np.ndarray
+    read_size: np.ndarray
+    read_spacing: np.ndarray
+    exposed: tuple[str, ...]
+    telling: tuple[str, ...]
 
 
 def prepare(task: Task, plan: Plan) -> Prepared:
@@ -77,11 +90,14 @@ def prepare(task: Task, plan: Plan) -> Prepared:
     scan = read(task.source)
     modality = _agreed(scan.modality, task.modality, plan.modality)
     intensity.check(scan, modality)
+    telling, burned_in = _header(task.source) if task.source.kind == "dicom" else ((), None)
+    shown = exposed.of(scan, modality, burned_in)
     mask = None if task.mask is None else _mask(task.mask, scan)
+    unknown = (np.nan,) * len(scan.size)
+    read_size, read_spacing = scan.size, scan.spacing or unknown
     scan, mask = geometry.fit(scan, plan.spacing, plan.size, intensity.background(scan, modality), mask)
     image, scale, offset = intensity.store(scan, modality)
-    total, square, histogram = _statistics(image, scale, offset, window_of(modality))
-    unknown = (np.nan,) * len(scan.size)
+    total, square, histogram, signature = statistics(image, scale, offset, window_of(modality))
     return Prepared(
         id=task.source.id,
         modality=modality,
@@ -93,11 +109,30 @@ def prepare(task: Task, plan: Plan) -> Prepared:
         mask=mask,
         patient=scan.patient,
         site=scan.site,
-        digest=_digest(image),
+        digest=digest(image),
         total=total,
         square=square,
         histogram=histogram,
+        signature=signature,
+        read_size=np.asarray(read_size, np.int64),
+        read_spacing=np.asarray(read_spacing, np.float32),
+        exposed=shown,
+        telling=telling,
     )
+
+
+def _header(source: Source) -> tuple[tuple[str, ...], bool | None]:
+    """Identifying values that stand in a DICOM file's path, and what is said of burned-in text.
+
+    Of a header that cannot be read whole anything may stand there, so every part of the path counts.
+    """
+    from vitmed.scans import deidentify
+
+    header = deidentify.look(source.files[0])
+    parts = Path(os.path.abspath(source.files[0])).parts
+    if header.values is None:
+        return tuple(source.id.split("/")), header.burned_in
+    return tuple(v for v in header.values if any(shows(part, (v,)) for part in parts)), header.burned_in
 
 
 def _agreed(file: str | None, row: str | None, given: str | None) -> str:
@@ -122,15 +157,25 @@ def _mask(path: str, scan: Scan) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def _statistics(image, scale, offset, window):
+def statistics(
+    image: np.ndarray, scale: np.ndarray, offset: np.ndarray, window: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """``total``, ``square``, ``histogram`` and ``signature`` of stored pixels (*S, C), see ``Prepared``."""
     low, high = window
     units = np.clip(image.astype(np.float64) * scale.astype(np.float64) + offset, low, high)
     space = tuple(range(units.ndim - 1))
     bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
-    return units.sum(space), np.square(units).sum(space), np.bincount(bins.ravel(), minlength=BINS)
+    signature = alike.signature((units.mean(-1) - low) / (high - low))
+    return (
+        units.sum(space),
+        np.square(units).sum(space),
+        np.bincount(bins.ravel(), minlength=BINS),
+        signature,
+    )
 
 
-def _digest(image: np.ndarray) -> bytes:
-    digest = hashlib.blake2b(f"{image.dtype.str}{image.shape}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()
+def digest(image: np.ndarray) -> bytes:
+    """A hash of stored pixels, their shape and their type."""
+    found = hashlib.blake2b(f"{image.dtype.str}{image.shape}".encode(), digest_size=16)
+    found.update(np.ascontiguousarray(image).data)
+    return found.digest()

@@ -15,6 +15,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from vitmed.data.annotations import TOLD
+
 SHARD_BYTES = 256 * 2**20  # a shard is closed when it has grown past this
 NAME = "scans"  # the prefix of every shard, whatever the folder is called, so that bytes do not depend on it
 
@@ -29,7 +31,9 @@ def features(
     ``image`` (*S, C) stored integers; ``scale``, ``offset`` (C,) to units; ``spacing`` (n,) millimetres and
     ``affine`` (4, 4) from index (z, y, x, 1) to LPS millimetres, NaN unknown; ``label`` and ``label_weight``
     (K,), weight 0 where the label is missing; ``mask`` (*S) where the set has masks, 255 where nobody has
-    looked; ``example`` (2,), from which random keys are folded; ``id``, ``patient`` and ``site``, "" unknown.
+    looked; ``example`` (2,), from which random keys are folded; ``id``, ``patient``, ``site`` and what else is
+    ``TOLD`` of a scan, "" unknown; ``read_size`` and
+    ``read_spacing`` (n,) as the file had them; ``exposed``, what its pixels may show of the person, by commas.
     """
     tensor = tfds.features.Tensor
     held = {
@@ -45,6 +49,10 @@ def features(
         "id": tfds.features.Text(),
         "patient": tfds.features.Text(),
         "site": tfds.features.Text(),
+        **{name: tfds.features.Text() for name in TOLD},
+        "read_size": tensor(shape=(len(size),), dtype=np.int64),
+        "read_spacing": tensor(shape=(len(size),), dtype=np.float32),
+        "exposed": tfds.features.Text(),
     }
     if masks:
         held["mask"] = tensor(shape=size, dtype=np.uint8, encoding="bytes")

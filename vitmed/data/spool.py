@@ -45,6 +45,11 @@ class Stored:
     total: np.ndarray
     square: np.ndarray
     histogram: np.ndarray
+    signature: np.ndarray
+    read_size: np.ndarray
+    read_spacing: np.ndarray
+    exposed: tuple[str, ...]
+    telling: tuple[str, ...]
     file: str
     start: int
     mask_bytes: int

@@ -73,7 +73,7 @@ def write(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(_environment().get_template("page.html").render(context), encoding="utf-8")
+    partial.write_text(environment().get_template("page.html").render(context), encoding="utf-8")
     partial.replace(out)
     return {
         "report": str(out),
@@ -84,7 +84,8 @@ def write(
     }
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The templates of this room, with the filters they use."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

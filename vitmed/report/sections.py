@@ -24,7 +24,7 @@ def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
     if splits.get("how"):
         by = f", by {splits['by']}" if splits.get("by") else ""
         facts.append(("split", f"{splits['how']}{by}"))
-    if found["sites"]:
+    if set(found["sites"]) - {""}:
         facts.append(
             ("sites", ", ".join(f"{site or 'unknown'}: {n:,}" for site, n in sorted(found["sites"].items())))
         )

@@ -1,0 +1,291 @@
+"""A dataset that lives: scans join it and patients leave it, and nobody else is moved.
+
+Everything that is asked of a scan when a set is written can be had from its record, so a dataset on disk is taken
+up as if its scans had just been read, together with new ones or without some.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from vitmed.data.annotations import TOLD, Annotations, Row
+from vitmed.data.dataset import Dataset
+from vitmed.data.prepare import Plan, digest, statistics
+from vitmed.data.spool import Stored
+from vitmed.errors import InputError
+from vitmed.scans.recipe import window_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A scan that is in a dataset already; the fields are those of ``Stored``."""
+
+    dataset: Dataset
+    split: str
+    index: int
+    id: str
+    modality: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: np.ndarray
+    offset: np.ndarray
+    spacing: np.ndarray
+    affine: np.ndarray
+    digest: bytes
+    total: np.ndarray
+    square: np.ndarray
+    histogram: np.ndarray
+    signature: np.ndarray
+    read_size: np.ndarray
+    read_spacing: np.ndarray
+    exposed: tuple[str, ...]
+    mask_bytes: int
+
+    def load(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image (*S, C) and the mask (*S) or None."""
+        record = self.dataset.record(self.split, self.index)
+        return record["image"], record.get("mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One example that a set is to hold, as the set calls it.
+
+    Attributes:
+        split: the split that its source gives, or None.
+        fixed: the split that it has already and keeps, or None for a new one.
+        drawn_by: the name that its patient is drawn by when splits are.
+        meta: what was read.
+    """
+
+    id: str
+    patient: str
+    site: str
+    study: str
+    series: str
+    view: str
+    timepoint: str
+    split: str | None
+    fixed: str | None
+    drawn_by: str
+    meta: Stored | Kept
+
+
+def former_of(path: Path) -> Path:
+    """Where a dataset lies while a changed one takes its place."""
+    return path.with_name(path.name + ".former")
+
+
+def open_for_change(path: str | Path) -> Dataset:
+    """A dataset that can be taken up again.
+
+    Raises:
+        InputError: it is none, or was made before its records told all that is needed.
+    """
+    former = former_of(Path(path))
+    if former.is_dir() and not Path(path).exists():
+        raise InputError(
+            f"{path} is not there, but {former} is, from a change that was cut short; rename it back"
+        )
+    dataset = Dataset.open(path)
+    if "plan" not in dataset.datasheet:
+        raise InputError(f"{path} was made by an older vitmed and cannot be changed; ingest its scans again")
+    return dataset
+
+
+def rule_of(dataset: Dataset) -> tuple[str | None, int, bool]:
+    """How the splits of a dataset came about: the rule (None: given), its seed, whether clusters stay together."""
+    held = dataset.datasheet["splits"]
+    return None if held["how"] == "given" else held["how"], held["seed"], held["dedupe"]
+
+
+def same_rule(dataset: Dataset, split: str | None, seed: int, dedupe: bool) -> None:
+    """Refuses another rule for what is appended.
+
+    Raises:
+        InputError: another rule or seed is asked for, or the set is one of several folds.
+    """
+    how, held_seed, held_dedupe = rule_of(dataset)
+    if how is not None and how.startswith("fold:"):
+        raise InputError(
+            f"{dataset.path} is one of several folds; ingest all of them again with the new scans"
+        )
+    other = [
+        f"{name} {asked}"
+        for name, asked, differs in (
+            ("--split", split, split is not None and split != how),
+            ("--seed", seed, seed not in (0, held_seed)),
+            ("--dedupe", "", dedupe and not held_dedupe),
+        )
+        if differs
+    ]
+    if other:
+        raise InputError(
+            f"{dataset.path} was split by {how or 'what came with its scans'}, seed {held_seed}, and nobody is "
+            f"moved: leave out {' and '.join(o.strip() for o in other)}"
+        )
+
+
+def plan_of(dataset: Dataset) -> Plan:
+    """What was done to every scan of a dataset."""
+    held = dataset.datasheet["plan"]
+    return Plan(held["modality"], *(None if held[k] is None else tuple(held[k]) for k in ("spacing", "size")))
+
+
+def same_plan(dataset: Dataset, plan: Plan) -> Plan:
+    """The dataset's own plan, if what is asked for is not another.
+
+    Raises:
+        InputError: another modality, spacing or size is asked for.
+    """
+    own = plan_of(dataset)
+    for field in ("modality", "spacing", "size"):
+        asked, has = getattr(plan, field), getattr(own, field)
+        if asked is not None and asked != has:
+            raise InputError(f"--{field} is {asked}, but {dataset.path} was made with {has}; leave it out")
+    return own
+
+
+def kept(dataset: Dataset | None) -> list[Kept]:
+    """Every scan of a dataset, read once for its statistics."""
+    if dataset is None:
+        return []
+    sheet, out = dataset.datasheet, []
+    for split in dataset.splits:
+        for index, record in enumerate(dataset.records(split)):
+            image, scale, offset = record["image"], record["scale"], record["offset"]
+            total, square, histogram, signature = statistics(
+                image, scale, offset, window_of(sheet["modality"])
+            )
+            out.append(
+                Kept(
+                    dataset,
+                    split,
+                    index,
+                    record["id"],
+                    sheet["modality"],
+                    image.shape,
+                    image.dtype,
+                    scale,
+                    offset,
+                    record["spacing"],
+                    record["affine"],
+                    digest(image),
+                    total,
+                    square,
+                    histogram,
+                    signature,
+                    record["read_size"],
+                    record["read_spacing"],
+                    tuple(filter(None, record["exposed"].split(","))),
+                    record["mask"].size if "mask" in record else 0,
+                )
+            )
+    return out
+
+
+def entries(dataset: Dataset | None, scans: list) -> list[Entry]:
+    """The examples of a dataset as they are; ``scans`` holds what ``kept`` gave, and may hold others."""
+    if dataset is None:
+        return []
+    columns = {
+        split: {
+            "id": dataset.ids(split),
+            "patient": dataset.patients(split) or [""] * dataset.size(split),
+            "site": dataset.sites(split),
+            **{name: dataset.told(split, name) for name in TOLD},
+        }
+        for split in dataset.splits
+    }
+    return [
+        Entry(
+            **{name: held[m.index] for name, held in columns[m.split].items()},
+            split=m.split,
+            fixed=m.split,
+            drawn_by=columns[m.split]["patient"][m.index] or m.id,
+            meta=m,
+        )
+        for m in scans
+        if isinstance(m, Kept)
+    ]
+
+
+def ids(dataset: Dataset | None) -> set[str]:
+    """What a dataset's examples are called."""
+    return set() if dataset is None else {i for split in dataset.splits for i in dataset.ids(split)}
+
+
+def refused(dataset: Dataset | None) -> list[tuple[str, str, str]]:
+    """What was refused when the dataset was made."""
+    if dataset is None:
+        return []
+    return [(e["file"], *_parted(e["reason"])) for e in dataset.datasheet["refused_files"]]
+
+
+def key_of(dataset: Dataset | None) -> str | None:
+    """The name of the key that a dataset's pseudonyms were made with, None where it has none."""
+    return None if dataset is None else dataset.datasheet["privacy"]["key"]
+
+
+def history(dataset: Dataset | None) -> list[dict]:
+    """The states a dataset has been in, the present one last."""
+    if dataset is None:
+        return []
+    sheet = dataset.datasheet
+    return [*sheet["history"], {"content_hash": sheet["content_hash"], "examples": sheet["examples"]}]
+
+
+def annotations(dataset: Dataset | None, told: Annotations, entries: list[Entry]) -> Annotations:
+    """Labels by the ids of ``entries``: those that a dataset holds, and what is told of new scans.
+
+    Raises:
+        InputError: the new labels are of another task, or of other columns, than those in the dataset.
+    """
+    new = [e for e in entries if e.fixed is None]
+    rows = {e.id: told.rows.get(e.meta.id, Row(("",) * len(told.columns))) for e in new}
+    if dataset is None:
+        return dataclasses.replace(told, rows=rows)
+    sheet = dataset.datasheet
+    task, classes = sheet["task"], tuple(sheet["classes"])
+    if task is None:
+        blank = ("",) * len(told.columns)
+        held = {i: Row(blank) for i in ids(dataset)}
+        return dataclasses.replace(told, rows={**held, **rows})
+    columns = told.columns if task == "multiclass" else classes
+    width = 1 if task == "multiclass" else len(classes)
+    if told.columns and (len(told.columns) != width or (task != "multiclass" and told.columns != classes)):
+        raise InputError(
+            f"{dataset.path} has the labels {', '.join(classes)}, those of the new scans are "
+            f"{', '.join(told.columns)}; give the same"
+        )
+    if not told.columns:
+        columns = ("label",) if task == "multiclass" else classes
+        rows = {i: dataclasses.replace(row, labels=("",) * width) for i, row in rows.items()}
+    elif told.names and task == "multiclass":
+        rows = {i: dataclasses.replace(row, labels=_named(row.labels, told.names)) for i, row in rows.items()}
+    for split in dataset.splits:
+        for i, values, weight in zip(dataset.ids(split), *dataset.labels(split), strict=True):
+            cells = (
+                "" if not w else classes[int(v)] if task == "multiclass" else repr(float(v))
+                for v, w in zip(values, weight, strict=True)
+            )
+            rows[i] = Row(tuple(cells))
+    return Annotations(
+        columns,
+        rows,
+        task=task,
+        asked=told.asked,
+        origin=told.origin,
+        notes=told.notes,
+        classes=classes if task == "multiclass" else (),
+    )
+
+
+def _named(labels: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(names[int(v)] if v.isdigit() and int(v) < len(names) else v for v in labels)
+
+
+def _parted(reason: str) -> tuple[str, str]:
+    head, _, tail = reason.partition(": ")
+    return head, tail

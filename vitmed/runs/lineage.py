@@ -1,0 +1,41 @@
+"""Which runs were made from a dataset: by what its content was, and by what started from what."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from vitmed.runs import durable
+
+
+def made_from(content_hashes: Iterable[str], folders: Iterable[Path]) -> list[dict]:
+    """Runs trained on a dataset in any of the states given, and runs that started from those.
+
+    Args:
+        content_hashes: of the dataset's states, as its datasheet names them.
+        folders: looked through at any depth.
+
+    Returns:
+        [{"run": its folder, "from": the run it started from or None}], by folder.
+    """
+    hashes = set(content_hashes)
+    started: dict[Path, Path | None] = {}
+    found: dict[Path, Path | None] = {}
+    for folder in folders:
+        for run in _runs(folder):
+            init = durable.read_json(run / "config.json").get("config", {}).get("init_from")
+            started[run] = Path(init).resolve() if init else None
+            if durable.read_json(run / "dataset.json").get("content_hash") in hashes:
+                found[run] = None
+    fresh = set(found)
+    while fresh:
+        fresh = {run for run, init in started.items() if init in fresh and run not in found}
+        found |= {run: started[run] for run in fresh}
+    return [{"run": str(run), "from": str(init) if init else None} for run, init in sorted(found.items())]
+
+
+def _runs(top: Path) -> Iterable[Path]:
+    for folder, folders, files in os.walk(top):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if "config.json" in files and "dataset.json" in files:
+            folders.clear()
+            yield Path(folder).resolve()
