@@ -26,6 +26,7 @@ from vitmed.errors import InputError, MachineError
 from vitmed.progress import Bar
 from vitmed.scans import arrays, medmnist
 from vitmed.scans.find import find
+from vitmed.scans.how import How
 from vitmed.scans.intensity import widen
 from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Source
@@ -46,11 +47,15 @@ def ingest(
     seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
+    frames: str | int | None = None,
+    include: tuple[str, ...] = (),
+    series: str | Path | None = None,
 ) -> dict:
     """Makes the dataset ``out`` from ``source``.
 
     Args:
-        source: a folder of scans, a manifest CSV with a column ``path``, a MedMNIST ``.npz``, or one scan.
+        source: a folder of scans, a zip of one, a manifest CSV with a column ``path``, a MedMNIST ``.npz``,
+            or one scan.
         out: the folder to make; it must not exist.
         labels: a CSV of labels by ``path`` or ``id``.
         label_from: ``"folder"``: the class is the first folder of a scan's path.
@@ -62,6 +67,7 @@ def ingest(
         seed: draws the patients of each split.
         workers: processes; None for one a core.
         progress: whether to show progress on standard error.
+        frames, include, series: as ``vitmed.scans.how.How`` has them.
 
     Returns:
         ``dataset examples patients refused notes``, as ``vitmed ingest --json`` prints them.
@@ -82,11 +88,13 @@ def ingest(
         _positive(spacing, "spacing"),
         _positive(size, "size"),
     )
-    sources, refused, told, plan = _look(source, labels, label_from, plan)
-    if patient_pattern is not None:
-        told = known.with_patients(told, sources, patient_pattern)
-    tasks = [_task(s, told.rows.get(s.id)) for s in sources]
+    how = How(frames, tuple(include), None if series is None else str(series))
     with _partial(out) as partial:
+        how = how.unpacking(partial / "unpacked", workers)
+        sources, refused, told, plan = _look(source, labels, label_from, plan, how)
+        if patient_pattern is not None:
+            told = known.with_patients(told, sources, patient_pattern)
+        tasks = [_task(s, told.rows.get(s.id)) for s in sources]
         spooled = partial / "spool"
         spooled.mkdir()
         kept = []
@@ -108,6 +116,10 @@ def ingest(
         kept.sort(key=lambda m: m.id)
         sheet = _write(partial, source, kept, refused, told, split, seed, progress)
         shutil.rmtree(spooled)
+        shutil.rmtree(how.unpack)
+        if series is not None:
+            why = {s.id: s.chosen for s in sources if s.chosen}
+            sheet["series"] = [{"id": m.id, "chosen": why[m.id]} for m in kept if m.id in why]
         (partial / datasheet.FILE).write_text(json.dumps(sheet, indent=2) + "\n")
     return {
         "dataset": str(out),
@@ -116,14 +128,14 @@ def ingest(
 
 
 def _look(
-    source: Path, labels: str | Path | None, label_from: str | None, plan: Plan
+    source: Path, labels: str | Path | None, label_from: str | None, plan: Plan, how: How
 ) -> tuple[list[Source], Refusals, Annotations, Plan]:
     """What there is, what is refused at first sight, and what is told of it."""
     if label_from not in (None, "folder"):
         raise InputError(f"--label-from {label_from!r} is not known; folder is the one way there is")
     if labels is not None and label_from is not None:
         raise InputError(f"labels are asked from {labels} and from folders; give --labels or --label-from")
-    if label_from is not None and source.is_file():
+    if label_from is not None and source.is_file() and source.suffix.lower() != ".zip":
         raise InputError(f"{source} is a file and has no class folders for --label-from; give their parent")
     if source.suffix.lower() == ".npz" and source.is_file():
         sources, refused = arrays.find(str(source)), []
@@ -132,10 +144,10 @@ def _look(
         if plan.modality is None and name is not None:
             plan = Plan(name.modality, plan.spacing, plan.size)
     elif source.suffix.lower() == ".csv" and source.is_file():
-        sources, refused = find(source.parent, known.paths_in(source))
+        sources, refused = find(source.parent, known.paths_in(source), how)
         told = known.from_table(source, source.parent, sources, {r[0] for r in refused})
     else:
-        sources, refused = find(source)
+        sources, refused = find(source, how=how)
         told = Annotations()
         table = source / "labels.csv"
         if labels is None and label_from is None and table.is_file():
@@ -225,7 +237,8 @@ def _write(
     patients = [row.patient or m.patient for row, m in zip(rows, kept, strict=True)]
     # Where no patient is known, copies count as one person's, so that none lies on both sides of a split.
     first = {m.digest: m.id for m in reversed(kept)}
-    own, given = [first[m.digest] for m in kept], [row.split for row in rows]
+    # Likewise the frames and stacks of one file or series, which differ after the "#".
+    own, given = [first[m.digest].partition("#")[0] for m in kept], [row.split for row in rows]
     parts = splits.make(own, patients, _strata(labels), given, rule, seed)
     dtype = np.result_type(*{m.dtype for m in kept})
     masks = any(m.mask_bytes for m in kept)
@@ -285,6 +298,7 @@ def _example(
         "id": meta.id,
         "patient": patient,
         "site": row.site or meta.site,
+        "orientation": meta.orientation,
     }
     if masks:
         example["mask"] = np.full(meta.shape[:-1], UNMARKED, np.uint8) if mask is None else mask

@@ -47,6 +47,7 @@ class Prepared:
         spacing: (n,) float32 millimetres, NaN unknown.
         affine: (4, 4) float64 index to LPS millimetres, NaN unknown.
         mask: (*S) uint8 or None.
+        orientation: the sides the axes of the file ran towards, such as "LPI"; "" unknown.
         digest: of the stored pixels and their shape, by which exact copies are found.
         total, square: per channel, the sum of clipped units and of their squares (float64).
         histogram: (BINS,) counts of units over the window, all channels together.
@@ -62,6 +63,7 @@ class Prepared:
     mask: np.ndarray | None
     patient: str
     site: str
+    orientation: str
     digest: bytes
     total: np.ndarray
     square: np.ndarray
@@ -80,6 +82,7 @@ def prepare(task: Task, plan: Plan) -> Prepared:
     mask = None if task.mask is None else _mask(task.mask, scan)
     scan, mask = geometry.fit(scan, plan.spacing, plan.size, intensity.background(scan, modality), mask)
     image, scale, offset = intensity.store(scan, modality)
+    image = np.ascontiguousarray(image)
     total, square, histogram = _statistics(image, scale, offset, window_of(modality))
     unknown = (np.nan,) * len(scan.size)
     return Prepared(
@@ -93,6 +96,7 @@ def prepare(task: Task, plan: Plan) -> Prepared:
         mask=mask,
         patient=scan.patient,
         site=scan.site,
+        orientation=scan.orientation,
         digest=_digest(image),
         total=total,
         square=square,
@@ -123,11 +127,17 @@ def _mask(path: str, scan: Scan) -> np.ndarray:
 
 
 def _statistics(image, scale, offset, window):
+    """Sums over clipped units from the counts of each stored value, of which there are at most 65536."""
     low, high = window
-    units = np.clip(image.astype(np.float64) * scale.astype(np.float64) + offset, low, high)
-    space = tuple(range(units.ndim - 1))
-    bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
-    return units.sum(space), np.square(units).sum(space), np.bincount(bins.ravel(), minlength=BINS)
+    total, square, histogram = [], [], np.zeros(BINS, np.int64)
+    for c in range(image.shape[-1]):
+        levels, counts = intensity.counts(image[..., c])
+        units = np.clip(levels * float(scale[c]) + float(offset[c]), low, high)
+        total.append(counts @ units)
+        square.append(counts @ np.square(units))
+        bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
+        np.add.at(histogram, bins, counts)
+    return np.array(total), np.array(square), histogram
 
 
 def _digest(image: np.ndarray) -> bytes:

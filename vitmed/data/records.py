@@ -29,7 +29,8 @@ def features(
     ``image`` (*S, C) stored integers; ``scale``, ``offset`` (C,) to units; ``spacing`` (n,) millimetres and
     ``affine`` (4, 4) from index (z, y, x, 1) to LPS millimetres, NaN unknown; ``label`` and ``label_weight``
     (K,), weight 0 where the label is missing; ``mask`` (*S) where the set has masks, 255 where nobody has
-    looked; ``example`` (2,), from which random keys are folded; ``id``, ``patient`` and ``site``, "" unknown.
+    looked; ``example`` (2,), from which random keys are folded; ``id``, ``patient`` and ``site``, "" unknown;
+    ``orientation``, the sides the file's own axes ran towards before they were turned ("LPI"; "" unknown).
     """
     tensor = tfds.features.Tensor
     held = {
@@ -45,6 +46,7 @@ def features(
         "id": tfds.features.Text(),
         "patient": tfds.features.Text(),
         "site": tfds.features.Text(),
+        "orientation": tfds.features.Text(),
     }
     if masks:
         held["mask"] = tensor(shape=size, dtype=np.uint8, encoding="bytes")

@@ -41,6 +41,7 @@ class Stored:
     affine: np.ndarray
     patient: str
     site: str
+    orientation: str
     digest: bytes
     total: np.ndarray
     square: np.ndarray
@@ -117,11 +118,8 @@ def _weight(task: Task) -> str:
     source = task.source
     if source.kind == "npz":
         return "npz"
-    return (
-        "picture"
-        if source.kind == "image" or (source.kind == "dicom" and len(source.files) == 1)
-        else "volume"
-    )
+    slices = max(len(source.parts), len(source.files))
+    return "picture" if source.kind == "image" or (source.kind == "dicom" and slices == 1) else "volume"
 
 
 def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:

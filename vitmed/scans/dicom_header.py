@@ -210,16 +210,22 @@ def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> 
     samples, frames = get.whole(0x00280002) or 1, int(get.number(0x00280008) or 1)
     allocated = get.whole(0x00280100) or (32 if 0x7FE00008 in data else 0)
     syntax = _syntax(data)
-    packed = uid.UID(syntax).is_compressed
+    packed = uid.UID(syntax).is_compressed or syntax == uid.DeflatedExplicitVRLittleEndian
     if frames < 1 or frames > limits.MAX_FRAMES:
         raise Refused("declares more than it holds", f"{frames} frames")
-    limits.declared(rows * columns * samples * frames * max(1, allocated // 8), size, packed or allocated < 8)
+    told = (
+        2 if get.text(0x00280004) == "YBR_FULL_422" and not packed else samples
+    )  # two colours for two pixels
+    limits.declared(rows * columns * told * frames * max(1, allocated // 8), size, packed or allocated < 8)
     if allocated < 8 or packed or pixels is None or pixels[1] == 0xFFFFFFFF:
         pixels = None
-    elif pixels[0] + pixels[1] > size:
-        raise Refused(
-            "broken DICOM file", f"it ends {pixels[0] + pixels[1] - size} bytes before its pixels do"
-        )
+    else:
+        whole = rows * columns * frames * allocated // 8 if samples == 1 else 0  # colour may be subsampled
+        if pixels[0] + pixels[1] > size or pixels[1] < whole:
+            held = (
+                f"{min(pixels[1], size - pixels[0])} bytes of pixels, {max(whole, pixels[1])} were expected"
+            )
+            raise Refused("broken DICOM file", f"{os.path.basename(path)}: {held}")
     signed = get.whole(0x00280103) or 0
     return Image(
         path=path,

@@ -1,6 +1,8 @@
 """What a person decides about reading, beside what the files say."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 from vitmed.errors import InputError
 
@@ -39,6 +41,11 @@ class How:
         for name in self.include:
             if name not in INCLUDABLE:
                 raise InputError(f"--include {name!r} is not known; it takes {' and '.join(INCLUDABLE)}")
+
+    def unpacking(self, folder: Path, workers: int | None) -> "How":
+        """The same with a folder for archives, which is made, and the number of processes (None: one a core)."""
+        folder.mkdir()
+        return dataclasses.replace(self, unpack=str(folder), workers=workers or os.cpu_count() or 1)
 
 
 def chosen(count: int, frames: str | int | None) -> list[int]:
