@@ -30,8 +30,9 @@ def unpack(path: str, folder: Path) -> tuple[list[tuple[Path, str]], list[tuple[
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir() and not _beside(m.filename)]
+            members = [m for m in archive.infolist() if not m.is_dir()]
             _check(members, os.path.getsize(path))
+            members = [m for m in members if not _beside(m.filename)]
             folder.mkdir(parents=True)
             return _members(archive, members, folder)
     except OSError as error:
@@ -105,6 +106,4 @@ def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: P
 
 def _beside(name: str) -> bool:
     """Hidden files, and what macOS packs along."""
-    return any(
-        part.startswith(".") or part == "__MACOSX" for part in name.split("/") if part not in ("..", ".")
-    )
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))

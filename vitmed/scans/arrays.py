@@ -93,7 +93,12 @@ def _mapped(path: str) -> np.ndarray:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         limits.declared(mapped.nbytes, os.path.getsize(path), packed=False)
         return np.array(mapped)
-    except (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+    except OSError as error:
+        raise Refused("cannot be opened", error.strerror or str(error)) from None
+    except (ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+        if "mmap length" in str(error):
+            told = f"an array larger than its {os.path.getsize(path)} bytes"
+            raise Refused("declares more than it holds", told) from None
         raise Refused("not a readable array", str(error).splitlines()[0]) from None
 
 
@@ -106,7 +111,9 @@ def _single(path: str) -> np.ndarray:
                 held = ", ".join(file.files[:4]) or "nothing"
                 raise Refused("several arrays in one file", f"{held}; a MedMNIST set is ingested by itself")
             return file[file.files[0]]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except OSError as error:
+        raise Refused("cannot be opened", error.strerror or str(error)) from None
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise Refused("not a readable array", str(error).splitlines()[0]) from None
 
 

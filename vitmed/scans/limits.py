@@ -13,8 +13,9 @@ from vitmed.scans.scan import Refused
 
 # One decoded scan. Twice the largest CT and tomosynthesis in use (1024^3 voxels of 16 bits).
 MAX_BYTES = 4 * 2**30
-# Deflate cannot do better than 1032 to 1, and no image codec does on an image with anything in it.
-MAX_RATIO = 1100
+# Deflate cannot do better than 1032 to 1, and only a mask comes near it. A large scan is held to less, so that
+# two megabytes of zeros do not cost two gigabytes.
+MAX_RATIO, LARGE, LARGE_RATIO = 1100, 256 * 2**20, 100
 MAX_FRAMES = 100_000
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # faults of the machine, not of a file
 _MAPPED = 4 * 2**20  # larger files are mapped, not copied
@@ -33,7 +34,8 @@ def declared(size: int, held: int, packed: bool) -> None:
     """
     if size > MAX_BYTES:
         raise Refused("too large", f"{_text(size)} when read, {_text(MAX_BYTES)} is the limit")
-    if size > held * (MAX_RATIO if packed else 1) + (65536 if packed else 0):
+    ratio = (LARGE_RATIO if size > LARGE else MAX_RATIO) if packed else 1
+    if size > held * ratio + (65536 if packed else 0):
         raise Refused("declares more than it holds", f"{_text(size)} of pixels in {_text(held)}")
 
 

@@ -95,6 +95,8 @@ def _opened(path: str):
             else:
                 yield stack.enter_context(contextlib.closing(limits.bounded(path)))
     except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise Refused("cannot be opened", error.strerror or str(error)) from None
         raise Refused("not a readable NIfTI file", str(error)) from None
 
 
