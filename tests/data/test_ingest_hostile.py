@@ -135,12 +135,16 @@ def truncated_images(folder):
         cut(folder / name)
 
 
-@case("not a readable array", "x.npy", "y.npz")
-def truncated_arrays(folder):
+@case("declares more than it holds", "x.npy")
+def truncated_array(folder):
     np.save(folder / "x.npy", np.zeros((30, 30)))
-    np.savez(folder / "y.npz", np.zeros((30, 30)))
     cut(folder / "x.npy")
-    cut(folder / "y.npz")
+
+
+@case("not a readable array", "x.npz")
+def truncated_arrays(folder):
+    np.savez(folder / "x.npz", np.zeros((30, 30)))
+    cut(folder / "x.npz")
 
 
 @case("", "x.mha", "y.nrrd")

@@ -97,8 +97,8 @@ def test_an_enhanced_file_is_a_volume_with_its_own_geometry():
     image = dicom_header.look(path)
     order, affine = dicom_stack.order(list(source.parts))
     assert sorted(order) == [0, 1] and image.frames == 2
-    group = pydicom.dcmread(path).PerFrameFunctionalGroupsSequence[0]
-    in_plane = [float(v) for v in group.PixelMeasuresSequence[0].PixelSpacing]
+    shared = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0]
+    in_plane = [float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing]
     np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), (10, *in_plane), rtol=1e-6)
 
 

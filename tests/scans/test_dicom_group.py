@@ -59,7 +59,7 @@ def test_orientations_of_one_series_are_told_apart(tmp_path, dicom, rng):
     )
     assert [s.id for s in found] == ["s#axial", "s#sagittal"]
     np.testing.assert_array_equal(read(found[0]).array[..., 0], volumes[0])
-    assert read(found[0]).orientation == "SPL" and read(found[1]).orientation == "LPI"
+    assert read(found[0]).orientation == "SPL" and read(found[1]).orientation == "RIP"
 
 
 def test_acquisitions_one_after_the_other_are_one_volume(tmp_path, dicom, rng):
