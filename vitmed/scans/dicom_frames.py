@@ -46,7 +46,7 @@ def planes_of(data: Dataset, get: Values, image_type: tuple[str, ...], frames: i
     Raises:
         Refused: functional groups of another number than there are frames.
     """
-    if _PER_FRAME not in data:
+    if _PER_FRAME not in get:
         return (_plane(get, image_type),)
     each = data[_PER_FRAME].value
     if len(each) != frames:
@@ -70,7 +70,7 @@ def _plane(get: Values, image_type: tuple[str, ...]) -> Plane:
     return Plane(
         position=_some(get.numbers(0x00200032), 3),
         orientation=_some(get.numbers(0x00200037), 6),
-        spacing=_some(get.numbers(0x00280030), 2) or _some(get.numbers(0x00181164), 2) or _regions(get.data),
+        spacing=_some(get.numbers(0x00280030), 2) or _some(get.numbers(0x00181164), 2) or _regions(get),
         thickness=get.number(0x00180050),
         slope=get.number(0x00281053),
         intercept=get.number(0x00281052),
@@ -119,11 +119,11 @@ def _frame(own: Dataset, shared: Dataset, image_type: tuple[str, ...]) -> Plane:
     )
 
 
-def _regions(data: Dataset) -> tuple[float, float] | None:
+def _regions(get: Values) -> tuple[float, float] | None:
     """The pixel spacing of an ultrasound image with one region of tissue, given in centimetres."""
-    if 0x00186011 not in data:
+    if 0x00186011 not in get:
         return None
-    tissue = [r for r in data[0x00186011].value if r.get("RegionSpatialFormat") == _TISSUE]
+    tissue = [r for r in get.data[0x00186011].value if r.get("RegionSpatialFormat") == _TISSUE]
     if len(tissue) != 1:
         return None
     (region,) = tissue

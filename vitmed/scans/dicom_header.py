@@ -208,7 +208,7 @@ def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> 
     if other is not None and other[0] not in include:
         raise Refused(*other[1:])
     samples, frames = get.whole(0x00280002) or 1, int(get.number(0x00280008) or 1)
-    allocated = get.whole(0x00280100) or (32 if 0x7FE00008 in data else 0)
+    allocated = get.whole(0x00280100) or (32 if 0x7FE00008 in get else 0)
     syntax = _syntax(data)
     packed = uid.UID(syntax).is_compressed or syntax == uid.DeflatedExplicitVRLittleEndian
     if frames < 1 or frames > limits.MAX_FRAMES:
@@ -245,7 +245,7 @@ def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> 
         stored=(allocated, get.whole(0x00280101) or allocated, signed),
         rescale_type=get.text(0x00281054),
         padding=_padding(get, signed),
-        luts=any(tag in data for tag in (0x00283000, 0x00283010, 0x00281101)),
+        luts=any(tag in get for tag in (0x00283000, 0x00283010, 0x00281101)),
         pixels=pixels,
         planes=planes_of(data, get, image_type, frames),
     )

@@ -24,10 +24,14 @@ class Values:
 
     def __init__(self, data: Dataset):
         self.data = data
+        self._elements = {int(tag): element for tag, element in data.items()}  # by plain numbers: no look-up of names
         self._order = "little" if data.original_encoding[1] is not False else "big"
 
+    def __contains__(self, tag: int) -> bool:
+        return tag in self._elements
+
     def element(self, tag: int):
-        return self.data.get_item(tag) if tag in self.data else None
+        return self._elements.get(tag)
 
     def text(self, tag: int) -> str:
         """A string without padding, "" where missing; several values keep their backslashes."""
@@ -81,7 +85,7 @@ class Values:
         if found is not None:
             return found
         for creator, group, element in _B_VALUES:
-            if group << 16 | 0x10 in self.data:
+            if group << 16 | 0x10 in self:
                 for block in range(0x10, 0x18):
                     if self.text(group << 16 | block) == creator:
                         value = self.numbers(group << 16 | block << 8 | element)

@@ -48,8 +48,8 @@ def store(scan: Scan, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
         return _round(array, np.int16), np.ones(channels, np.float32), np.zeros(channels, np.float32)
     if modality == "mr":
         stored = [_map(a, _steps(*_percentiles(a)), np.int16) for a in np.moveaxis(array, -1, 0)]
-        scale = np.full(channels, 1 / MR_STEPS, np.float32)
-        return np.stack(stored, -1), scale, np.zeros(channels, np.float32)
+        stored = stored[0][..., None] if channels == 1 else np.stack(stored, -1)
+        return stored, np.full(channels, 1 / MR_STEPS, np.float32), np.zeros(channels, np.float32)
     if array.dtype == np.uint8 and scan.span in (None, (0.0, 255.0)):
         return array, np.full(channels, 1 / 255, np.float32), np.zeros(channels, np.float32)
     low, high = scan.span or (float(array.min()), float(array.max()))
@@ -70,8 +70,8 @@ def counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     low, high = int(values.min()), int(values.max())
     found = np.zeros(high - low + 1, np.int64)
-    for slab in values:  # a slab at a time: NumPy counts 64-bit numbers only
-        found += np.bincount((slab.astype(np.int64) - low).ravel(), minlength=len(found))
+    for place in _places(values, low):
+        found += np.bincount(place.ravel(), minlength=len(found))
     return np.arange(low, high + 1), found
 
 
@@ -86,9 +86,16 @@ def _map(array: np.ndarray, function, dtype) -> np.ndarray:
     low, high = int(array.min()), int(array.max())
     table = function(np.arange(low, high + 1).astype(array.dtype))
     out = np.empty(array.shape, dtype)
-    for slab, target in zip(array, out, strict=True):
-        np.take(table, slab.astype(np.intp) - low, out=target, mode="clip")
+    for place, target in zip(_places(array, low), out, strict=True):
+        np.take(table, place, out=target, mode="clip")
     return out
+
+
+def _places(array: np.ndarray, low: int):
+    """``array - low`` slab by slab, as the 64-bit numbers NumPy counts and looks up with, in one buffer."""
+    buffer = np.empty(array.shape[1:], np.intp)
+    for slab in array:
+        yield np.subtract(slab, low, out=buffer, dtype=np.intp)
 
 
 def _steps(low: float, high: float):
