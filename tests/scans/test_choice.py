@@ -1,8 +1,12 @@
 """The rule for which series of a study to take."""
 
+import json
+import zlib
+
 import numpy as np
 import pytest
 
+from vitmed.data.ingest import ingest
 from vitmed.errors import InputError
 from vitmed.scans.find import find
 from vitmed.scans.how import How
@@ -23,7 +27,7 @@ def study(tmp_path, dicom):
             dicom(
                 root / name / f"{k}.dcm",
                 pixels,
-                series=f"1.{name.encode().hex()}",
+                series=f"1.{zlib.crc32(name.encode())}",
                 position=position,
                 orientation=orientation,
                 **tags,
@@ -104,3 +108,24 @@ def test_a_rule_that_cannot_be_meant_is_named(study, tmp_path, text, word):
         find(study, how=How(series=str(tmp_path / "rule.toml")))
     with pytest.raises(InputError, match="does not exist"):
         find(study, how=How(series=str(tmp_path / "none.toml")))
+
+
+def test_chosen_series_are_in_the_datasheet_with_the_reason(tmp_path, rng, dicom):
+    """Otherwise nobody can tell which of five series of a study a model has seen."""
+    for name, count in (("long", 6), ("short", 4)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for k in range(count):
+            pixels = rng.integers(0, 900, (8, 8)).astype(np.uint16)
+            dicom(
+                tmp_path / "in" / name / f"{k}",
+                pixels,
+                f"1.{count}",
+                position=(0, 0, k),
+                StudyInstanceUID="1",
+            )
+    (tmp_path / "rule.toml").write_text("format = 1\n")
+    ingest(tmp_path / "in", tmp_path / "out", series=tmp_path / "rule.toml", progress=False)
+    sheet = json.loads((tmp_path / "out" / "datasheet.json").read_text())
+    assert sheet["series"] == [{"id": "long", "chosen": "6 slices: 1 of 2 that fit, of 2 series"}]
+    (other,) = sheet["refused_files"]
+    assert other["file"] == "short" and "long was preferred with 6 slices" in other["reason"]

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +98,7 @@ def from_table(path: Path, root: Path, sources: list[Source], refused: set[str])
     where = _lookup(sources, root)
     rows: dict[str, Row] = {}
     missing = []
-    for number, line in enumerate(lines, 2):
+    for number, line in _each(enumerate(lines, 2), key, sources):
         name = _normal(line[key])
         scan = where.get(name)
         if scan is None:
@@ -290,6 +290,18 @@ def _split(text: str, path: Path, number: int) -> str:
     if split is None:
         raise InputError(f"{path} gives the split {text!r} in line {number}; train, val or test was expected")
     return split
+
+
+def _each(lines, key: str, sources: list[Source]):
+    """Rows that name a file or series of several scans, once for each of these; the others as they are."""
+    several: dict[str, list[str]] = defaultdict(list)
+    for source in sources:
+        whole, apart, _ = source.id.rpartition("#")
+        if apart:
+            several[_normal(whole)].append(source.id)
+    for number, line in lines:
+        for scan in several.get(_normal(line[key]), [line[key]]):
+            yield number, {**line, key: scan}
 
 
 def _lookup(sources: list[Source], root: Path) -> dict[str, str]:

@@ -238,7 +238,10 @@ def _write(
     # Where no patient is known, copies count as one person's, so that none lies on both sides of a split.
     first = {m.digest: m.id for m in reversed(kept)}
     # Likewise the frames and stacks of one file or series, which differ after the "#".
-    own, given = [first[m.digest].partition("#")[0] for m in kept], [row.split for row in rows]
+    own, given = (
+        [first[m.digest].rpartition("#")[0] or first[m.digest] for m in kept],
+        [row.split for row in rows],
+    )
     parts = splits.make(own, patients, _strata(labels), given, rule, seed)
     dtype = np.result_type(*{m.dtype for m in kept})
     masks = any(m.mask_bytes for m in kept)

@@ -24,7 +24,9 @@ class Values:
 
     def __init__(self, data: Dataset):
         self.data = data
-        self._elements = {int(tag): element for tag, element in data.items()}  # by plain numbers: no look-up of names
+        self._elements = {
+            int(tag): element for tag, element in data.items()
+        }  # by plain numbers: no look-up of names
         self._order = "little" if data.original_encoding[1] is not False else "big"
 
     def __contains__(self, tag: int) -> bool:
