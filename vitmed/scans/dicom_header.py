@@ -62,6 +62,12 @@ class Image:
     pixels: tuple[int, int] | None
     planes: tuple[Plane, ...]
 
+    @property
+    def coded(self) -> bool:
+        """Whether its pixels are a JPEG, JPEG-LS or JPEG 2000 stream."""
+        syntax = uid.UID(self.syntax)
+        return syntax.is_compressed and syntax not in (uid.RLELossless, uid.DeflatedExplicitVRLittleEndian)
+
     def plane(self, frame: int) -> Plane:
         return self.planes[frame if len(self.planes) > 1 else 0]
 
