@@ -116,7 +116,9 @@ def dataset(path: str) -> Dataset:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]
+    """What an error says, on one line; what follows a colon at its end belongs to it."""
+    lines = (str(error) or repr(error)).splitlines()
+    return " ".join(" ".join(lines).split())[:200] if lines[0].endswith(":") else lines[0]
 
 
 def _read(path: str) -> tuple[Dataset, tuple[int, int] | None, int]:
@@ -159,10 +161,11 @@ def _bare(head: bytes, size: int) -> bool:
     """Whether these bytes are the first element of a DICOM file without preamble."""
     if len(head) < 8:
         return False
+    explicit = head[4:6].decode("latin-1") in _VRS
     group, element, length = struct.unpack("<HHI", head[:8])
-    if group not in _GROUPS or element > 0x0100:
-        return False
-    return head[4:6].decode("latin-1") in _VRS or length <= min(size - 8, 1024)
+    if explicit and group >= 0x0100:  # big endian
+        group, element = struct.unpack(">HH", head[:4])
+    return group in _GROUPS and element <= 0x0100 and (explicit or length <= min(size - 8, 1024))
 
 
 def _refuse_bomb(file, path: str) -> None:
