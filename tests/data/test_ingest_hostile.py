@@ -205,7 +205,7 @@ def dicom_of_many_frames(folder):
     slice_of(folder / "y.dcm", pixels, syntax=RLELossless, Rows=9000, Columns=9000)
 
 
-@case("broken DICOM file", "x.dcm", "y.dcm")
+@case("broken DICOM file: .* 60000 x 60000 in its codestream", "x.dcm", "y.dcm")
 def codestreams_of_another_size(folder):
     memory = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(memory, "JPEG")
@@ -503,7 +503,7 @@ def test_it_is_left_out_with_its_reason_and_the_rest_goes_in(tmp_path, monkeypat
     told = {f["file"]: f["reason"] for f in sheet["refused_files"]}
     for file in names:
         assert file in told, f"{file} is not in the datasheet: {told}"
-        assert told[file].startswith(reason) and told[file], told[file]
+        assert re.match(reason, told[file]) and told[file], told[file]
         assert not told[file].startswith("cannot be read"), f"no reader expected it: {told[file]}"
     assert sum(result["examples"].values()) >= GOOD
     assert taken < SECONDS and peak < BYTES, f"{taken:.1f} s, {peak} bytes"
