@@ -93,8 +93,10 @@ def look(path: str, include: tuple[str, ...] = ()) -> Image:
         Refused: not DICOM, not an image, left out, or declaring what cannot be.
     """
     try:
-        data, pixels, size = _read(path)
-        return _image(path, data, pixels, size, include)
+        with warnings.catch_warnings():  # remarks on odd values; what matters in them is refused
+            warnings.simplefilter("ignore")
+            data, pixels, size = _read(path)
+            return _image(path, data, pixels, size, include)
     except Refused:
         raise
     except OSError as error:
@@ -123,29 +125,27 @@ def first_line(error: Exception) -> str:
 
 def _read(path: str) -> tuple[Dataset, tuple[int, int] | None, int]:
     """The header, where native pixels lie (offset, bytes), and the size of the file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(_HEAD)
-        if not (head[128:132] == b"DICM" or _bare(head[:132], size)):
-            raise Refused("not a readable DICOM file", "it does not begin as DICOM does")
-        source = io.BytesIO(head)
-        if size > len(head):
-            try:
-                data = pydicom.dcmread(source, stop_before_pixels=True, force=True)
-                pixels = _at(head[source.tell() : source.tell() + 12], source.tell(), data)
-            except Exception:  # the header is longer than the piece that was read
-                pixels = None
-            if pixels is not None:
-                return data, pixels, size
-            source = limits.bounded(path)
-        _refuse_bomb(source, path)
-        data = pydicom.dcmread(source, stop_before_pixels=True, force=True)
-        if _syntax(data) == uid.DeflatedExplicitVRLittleEndian:
-            return data, None, size
-        start = source.tell()
-        return data, _at(source.read(12), start, data), size
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(_HEAD)
+    if not (head[128:132] == b"DICM" or _bare(head[:132], size)):
+        raise Refused("not a readable DICOM file", "it does not begin as DICOM does")
+    source = io.BytesIO(head)
+    if size > len(head):
+        try:
+            data = pydicom.dcmread(source, stop_before_pixels=True, force=True)
+            pixels = _at(head[source.tell() : source.tell() + 12], source.tell(), data)
+        except Exception:  # the header is longer than the piece that was read
+            pixels = None
+        if pixels is not None:
+            return data, pixels, size
+        source = limits.bounded(path)
+    _refuse_bomb(source, path)
+    data = pydicom.dcmread(source, stop_before_pixels=True, force=True)
+    if _syntax(data) == uid.DeflatedExplicitVRLittleEndian:
+        return data, None, size
+    start = source.tell()
+    return data, _at(source.read(12), start, data), size
 
 
 def _at(element: bytes, start: int, data: Dataset) -> tuple[int, int] | None:
