@@ -3,6 +3,9 @@ import pytest
 from PIL import Image
 
 from vitmed.scans import arrays, images
+from vitmed.scans.find import find
+from vitmed.scans.how import How
+from vitmed.scans.read import read
 from vitmed.scans.scan import Refused
 
 
@@ -86,3 +89,63 @@ def test_arrays_that_are_no_scans_are_refused(tmp_path):
     for name in ("object", "complex", "line", "junk"):
         with pytest.raises(Refused):
             arrays.read(str(tmp_path / f"{name}.npy"))
+
+
+def test_exif_orientation_is_applied(tmp_path, rng):
+    """Otherwise photographs of films lie on their side."""
+    pixels = rng.integers(0, 256, (5, 7)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(images.read(str(tmp_path / "a.png")).array[..., 0], np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("grey", [True, False])
+def test_sixteen_bit_colour_keeps_its_bits(tmp_path, rng, suffix, grey):
+    """Otherwise 16-bit grey exported as colour is cut to 8 bits without a word."""
+    import SimpleITK as sitk
+
+    pixels = rng.integers(0, 65536, (5, 7, 3)).astype(np.uint16)
+    if grey:
+        pixels[:] = pixels[..., :1]
+    sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(tmp_path / f"a{suffix}"))
+    scan = images.read(str(tmp_path / f"a{suffix}"))
+    np.testing.assert_array_equal(scan.array, pixels[..., :1] if grey else pixels)
+
+
+def test_white_is_zero_is_turned(tmp_path, rng):
+    """Otherwise a 16-bit TIFF of film is a negative among positives."""
+    pixels = rng.integers(0, 65536, (5, 7)).astype(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    data = (tmp_path / "a.tif").read_bytes()
+    place = data.index(b"\x06\x01\x03\x00\x01\x00\x00\x00") + 8  # PhotometricInterpretation
+    (tmp_path / "a.tif").write_bytes(data[:place] + b"\0\0" + data[place + 2 :])
+    np.testing.assert_array_equal(images.read(str(tmp_path / "a.tif")).array[..., 0], 65535 - pixels)
+
+
+def test_pages_of_a_tiff_are_images(tmp_path, rng):
+    """Otherwise all pages but the first are lost."""
+    pages = rng.integers(0, 256, (4, 5, 7)).astype(np.uint8)
+    first, *rest = map(Image.fromarray, pages)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=rest)
+    found, refused = find(tmp_path)
+    assert [s.id for s in found] == [f"a.tif#000{k}" for k in range(4)] and refused == []
+    for source, page in zip(found, pages, strict=True):
+        np.testing.assert_array_equal(read(source).array[..., 0], page)
+    (whole,), _ = find(tmp_path, how=How(frames="channels"))
+    np.testing.assert_array_equal(read(whole).array, np.moveaxis(pages, 0, -1))
+    few, _ = find(tmp_path, how=How(frames=2))
+    assert [s.item for s in few] == [("frame", 0), ("frame", 3)]
+    none, refused = find(tmp_path, how=How(frames="refuse"))
+    assert none == [] and refused[0][1] == "several pages in one image"
+
+
+def test_an_npz_of_one_array_is_a_scan(tmp_path, rng):
+    """Otherwise compressed arrays are of no format; one of several arrays is nobody knows which."""
+    values = rng.standard_normal((6, 5, 7))
+    np.savez_compressed(tmp_path / "a.npz", values)
+    np.testing.assert_array_equal(arrays.read(str(tmp_path / "a.npz")).array[..., 0], values)
+    np.savez(tmp_path / "b.npz", x=values, y=values)
+    with pytest.raises(Refused, match="several arrays"):
+        arrays.read(str(tmp_path / "b.npz"))

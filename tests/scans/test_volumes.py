@@ -4,6 +4,9 @@ import pytest
 import SimpleITK as sitk
 
 from vitmed.scans import itk, nifti
+from vitmed.scans.find import find
+from vitmed.scans.how import How
+from vitmed.scans.read import read
 from vitmed.scans.scan import Refused
 
 
@@ -67,3 +70,52 @@ def test_junk_is_no_volume(tmp_path):
     (tmp_path / "a.mha").write_text("junk")
     with pytest.raises(Refused, match="not a readable volume"):
         itk.read(str(tmp_path / "a.mha"))
+
+
+def test_sform_and_qform_that_disagree_are_refused(tmp_path, rng):
+    """Otherwise left and right depend on which of two matrices a reader happens to take."""
+    image = nib.Nifti1Image(rng.integers(0, 9, (4, 5, 6)).astype(np.int16), np.diag([2.0, 2, 2, 1]))
+    image.set_qform(np.diag([2.0, 2, 2, 1]), code=1)
+    image.set_sform(np.diag([2.0, 2, 2, 1]) + 1e-4, code=1)
+    nib.save(image, tmp_path / "rounded.nii")
+    nifti.read(str(tmp_path / "rounded.nii"))
+    image.set_sform(np.diag([-2.0, 2, 2, 1]), code=1)
+    nib.save(image, tmp_path / "flipped.nii")
+    with pytest.raises(Refused, match="sform and qform disagree: LAS and RAS"):
+        nifti.read(str(tmp_path / "flipped.nii"))
+    image.set_qform(None, code=0)
+    nib.save(image, tmp_path / "one.nii")
+    assert nifti.read(str(tmp_path / "one.nii")).orientation == "LAS"
+
+
+def test_the_orientation_of_the_file_is_kept(tmp_path, rng):
+    """Otherwise a map cannot be written back in the order of the scan it belongs to."""
+    nib.save(
+        nib.Nifti1Image(rng.integers(0, 9, (4, 5, 6)).astype(np.int16), np.diag([-2.0, 1, 3, 1])),
+        tmp_path / "a.nii",
+    )
+    scan = nifti.read(str(tmp_path / "a.nii"))
+    assert scan.orientation == "".join(nib.aff2axcodes(nib.load(tmp_path / "a.nii").affine)) == "LAS"
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd"])
+def test_four_dimensions_are_times_or_channels_by_option(tmp_path, rng, suffix):
+    """Otherwise times are taken for contrasts, or a film is lost; nobody can tell from the file."""
+    volumes = rng.integers(0, 99, (3, 4, 5, 6)).astype(np.int16)  # t z y x
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".nrrd":
+        made = sitk.JoinSeries([sitk.GetImageFromArray(v) for v in volumes])
+        sitk.WriteImage(made, str(path))
+    else:
+        image = nib.Nifti1Image(volumes.T, np.diag([-1.0, -1, 1, 1]))
+        image.header.set_slope_inter(2.0, 1.0)
+        nib.save(image, path)
+        volumes = volumes * 2.0 + 1
+    found, refused = find(tmp_path)
+    assert not found and refused[0][1] == "several volumes in one file" and "--frames" in refused[0][2]
+    times, _ = find(tmp_path, how=How(frames="each"))
+    assert [s.id for s in times] == [f"a{suffix}#000{t}" for t in range(3)]
+    for source, volume in zip(times, volumes, strict=True):
+        np.testing.assert_array_equal(read(source).array[..., 0], volume)
+    (channels,), _ = find(tmp_path, how=How(frames="channels"))
+    np.testing.assert_array_equal(read(channels).array, np.moveaxis(volumes, 0, -1))

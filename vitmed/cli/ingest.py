@@ -1,15 +1,32 @@
-"""Scans to dataset: a folder of DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npy files, or a MedMNIST .npz.
+"""Scans to dataset: a folder (or zip) of DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npy files, or a MedMNIST .npz.
 
   vitmed ingest scans/ --out data/chest --labels scans/labels.csv
   vitmed ingest ultrasound/ --out data/us --label-from folder --modality ultrasound --size 64,64
   vitmed ingest mri/ --out data/mri --modality MR --spacing 1,1,1 --size 96,96,96
   vitmed ingest pneumoniamnist.npz --out data/pneumonia
   vitmed ingest scans/ --out data/chest --labels scans/labels.csv --append     new scans join, nobody is moved
+  vitmed ingest studies.zip --out data/ct --modality CT --series thin_axial.toml --spacing 2,1,1 --size 96,224,224
 
 labels.csv has a column path (relative to SOURCE; for a DICOM series its folder or a file of it) or id,
 optional patient, site, split, mask, study, series, view and timepoint, and label columns: words or whole numbers
 in one column are classes, several columns of 0 and 1 are findings, other numbers are regression, empty is missing.
 SOURCE may itself be such a CSV.
+
+DICOM files need no suffix. Those of a series are put together by their positions, apart by orientation, echo,
+b-value and time point. Localisers, secondary captures (pictures of a screen), dose reports, structured documents,
+segmentations and plans are told apart and left out.
+
+RULE.toml says which series of each study to take; every line but the first may be left out:
+
+  format = 1
+  take = 1                            # series of each study; 0: all that fit
+  modality = ["ct"]
+  orientation = ["axial"]             # axial, coronal, sagittal, unknown
+  slice_thickness = [0.5, 3.0]        # millimetres from slice to slice, measured from their positions
+  slices = [20, 2000]
+  description = ["thorax", "lung"]    # regular expressions, any case: one must be found
+  not_description = ["mip", "recon"]  # none may be found
+  prefer = ["most slices", "thinnest", "largest matrix"]
 
 A file with a fault (broken, NaN pixels, missing slices ...) is left out with its reason, told at the end. All
 sizes and spacings are in array order: rows,columns for images and z,y,x for volumes.
@@ -29,7 +46,9 @@ HELP = "scans to dataset: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npy or a Med
 
 def arguments(parser):
     parser.add_argument(
-        "source", metavar="SOURCE", help="a folder of scans, a manifest CSV, a MedMNIST npz, or one scan"
+        "source",
+        metavar="SOURCE",
+        help="a folder of scans, a zip of one, a manifest CSV, a MedMNIST npz, or one scan",
     )
     parser.add_argument(
         "--out",
@@ -59,6 +78,23 @@ def arguments(parser):
         "--patient-pattern",
         metavar="RE",
         help="regular expression for the patient in a path; its group counts",
+    )
+    parser.add_argument(
+        "--series",
+        metavar="RULE.toml",
+        help="which DICOM series of each study to take, by a rule (see above); each choice is in datasheet.json",
+    )
+    parser.add_argument(
+        "--frames",
+        metavar="WAY",
+        help="what a file of several images holds (cine ultrasound, multi-page TIFF, 4D volume): each (an example "
+        "an image), N (that many of them, evenly spaced), channels, or refuse (default: each, but 4D volumes "
+        "are refused until it is said whether they are times or contrasts)",
+    )
+    parser.add_argument(
+        "--include",
+        metavar="WHAT",
+        help="localiser, secondary or both (a comma between): take these DICOM images too",
     )
     parser.add_argument(
         "--split",
@@ -117,6 +153,9 @@ def run(args) -> dict:
         dedupe=args.dedupe,
         append=args.append,
         key=args.key,
+        frames=int(args.frames) if args.frames and args.frames.isdecimal() else args.frames,
+        include=tuple(args.include.split(",")) if args.include else (),
+        series=args.series,
     )
     console = Console(stderr=args.json, soft_wrap=True)
     show(read(args.out), args.out, console)

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +110,7 @@ def from_table(path: Path, root: Path, sources: list[Source], refused: set[str])
     where = _lookup(sources, root)
     rows: dict[str, Row] = {}
     missing = []
-    for number, line in enumerate(lines, 2):
+    for number, line in _each(enumerate(lines, 2), key, sources):
         name = _normal(line[key])
         scan = where.get(name)
         if scan is None:
@@ -313,6 +313,18 @@ def _told(name: str, text: str, path: Path, number: int) -> str:
             "give the days since the first scan, or 0, 1, 2"
         )
     return text
+
+
+def _each(lines, key: str, sources: list[Source]):
+    """Rows that name a file or series of several scans, once for each of these; the others as they are."""
+    several: dict[str, list[str]] = defaultdict(list)
+    for source in sources:
+        whole, apart, _ = source.id.rpartition("#")
+        if apart:
+            several[_normal(whole)].append(source.id)
+    for number, line in lines:
+        for scan in several.get(_normal(line[key]), [line[key]]):
+            yield number, {**line, key: scan}
 
 
 def _lookup(sources: list[Source], root: Path) -> dict[str, str]:

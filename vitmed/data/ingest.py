@@ -32,7 +32,8 @@ from vitmed.data.spool import Stored
 from vitmed.errors import InputError, MachineError
 from vitmed.progress import Bar
 from vitmed.scans import arrays, medmnist
-from vitmed.scans.find import find
+from vitmed.scans.find import find, kind_of
+from vitmed.scans.how import How
 from vitmed.scans.intensity import widen
 from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Source
@@ -56,11 +57,15 @@ def ingest(
     dedupe: bool = False,
     append: bool = False,
     key: str | Path | None = None,
+    frames: str | int | None = None,
+    include: tuple[str, ...] = (),
+    series: str | Path | None = None,
 ) -> dict:
     """Makes the dataset ``out`` from ``source``.
 
     Args:
-        source: a folder of scans, a manifest CSV with a column ``path``, a MedMNIST ``.npz``, or one scan.
+        source: a folder of scans, a zip of one, a manifest CSV with a column ``path``, a MedMNIST ``.npz``,
+            or one scan.
         out: the folder to make; it must not exist, unless ``append``.
         labels: a CSV of labels by ``path`` or ``id``.
         label_from: ``"folder"``: the class is the first folder of a scan's path.
@@ -75,6 +80,7 @@ def ingest(
         dedupe: bring scans that are copies or near-duplicates of one another to one split.
         append: add to the dataset ``out``; no patient in it changes its split, and what is in it is passed over.
         key: the file of the key of pseudonyms; None for ``pseudonyms.default_path()``. Made on first use.
+        frames, include, series: as ``vitmed.scans.how.How`` has them.
 
     Returns:
         ``dataset examples patients refused notes``, as ``vitmed ingest --json`` prints them, ``key`` (its path, or
@@ -102,19 +108,21 @@ def ingest(
         living.same_rule(old, split, seed, dedupe)
         split, seed, dedupe = living.rule_of(old)
         plan = living.same_plan(old, plan)
-    sources, refused, told, plan = _look(source, labels, label_from, plan)
-    if patient_pattern is not None:
-        told = known.with_patients(told, sources, patient_pattern)
     simulated = ((source if source.is_dir() else source.parent) / "phantoms.json").is_file()
     if old is not None and simulated != old.datasheet["simulated"]:
         raise InputError(
             f"of {out} and {source} one holds simulated scans and the other real ones; keep them apart"
         )
     names = Names(key, asked=not simulated, made_with=living.key_of(old))
-    there = living.ids(old)
-    passed = [s.id for s in sources if s.id in there]
-    tasks = [_task(s, told.rows.get(s.id)) for s in sources if s.id not in there]
+    how = How(frames, tuple(include), None if series is None else str(series))
     with partial_of(out, replace=append) as partial:
+        how = how.unpacking(partial / "unpacked", workers)
+        sources, refused, told, plan = _look(source, labels, label_from, plan, how)
+        if patient_pattern is not None:
+            told = known.with_patients(told, sources, patient_pattern)
+        there = living.ids(old)
+        passed = [s.id for s in sources if s.id in there]
+        tasks = [_task(s, told.rows.get(s.id)) for s in sources if s.id not in there]
         spooled = partial / "spool"
         spooled.mkdir()
         kept = living.kept(old)
@@ -166,6 +174,10 @@ def ingest(
             progress=progress,
         )
         shutil.rmtree(spooled)
+        shutil.rmtree(how.unpack)
+        if series is not None:
+            why = {s.id: s.chosen for s in sources if s.chosen}
+            sheet["series"] = [{"id": e.id, "chosen": why[e.meta.id]} for e in new if e.meta.id in why]
         (partial / datasheet.FILE).write_text(json.dumps(sheet, indent=2) + "\n")
     return {
         "dataset": str(out),
@@ -176,14 +188,14 @@ def ingest(
 
 
 def _look(
-    source: Path, labels: str | Path | None, label_from: str | None, plan: Plan
+    source: Path, labels: str | Path | None, label_from: str | None, plan: Plan, how: How
 ) -> tuple[list[Source], Refusals, Annotations, Plan]:
     """What there is, what is refused at first sight, and what is told of it."""
     if label_from not in (None, "folder"):
         raise InputError(f"--label-from {label_from!r} is not known; folder is the one way there is")
     if labels is not None and label_from is not None:
         raise InputError(f"labels are asked from {labels} and from folders; give --labels or --label-from")
-    if label_from is not None and source.is_file():
+    if label_from is not None and source.is_file() and source.suffix.lower() != ".zip":
         raise InputError(f"{source} is a file and has no class folders for --label-from; give their parent")
     if source.suffix.lower() == ".npz" and source.is_file():
         sources, refused = arrays.find(str(source)), []
@@ -192,10 +204,10 @@ def _look(
         if plan.modality is None and name is not None:
             plan = Plan(name.modality, plan.spacing, plan.size)
     elif source.suffix.lower() == ".csv" and source.is_file():
-        sources, refused = find(source.parent, known.paths_in(source))
+        sources, refused = find(source.parent, known.paths_in(source), how)
         told = known.from_table(source, source.parent, sources, {r[0] for r in refused})
     else:
-        sources, refused = find(source)
+        sources, refused = find(source, how=how)
         told = Annotations()
         table = source / "labels.csv"
         if labels is None and label_from is None and table.is_file():
@@ -347,7 +359,8 @@ def _discreet(refused: Refusals, files: dict, source: Path, told: Annotations, n
     """What was refused and why, without what a DICOM header says of the person; nothing of an unreadable one."""
     if not refused:
         return []
-    from vitmed.scans import deidentify, dicom
+    from vitmed.scans import deidentify
+    from vitmed.scans.dicom_header import is_dicom
 
     root = source if source.is_dir() else source.parent
     out = []
@@ -355,7 +368,10 @@ def _discreet(refused: Refusals, files: dict, source: Path, told: Annotations, n
         path = str(files[file][0] if file in files else root / file)
         row = told.rows.get(file, Row())
         values = (row.patient,) if row.patient else ()
-        if path.lower().endswith(dicom.SUFFIXES) or dicom.is_dicom(path):
+        if file not in files and ".zip" in file.lower():  # a member that was not unpacked cannot be asked
+            out.append((names.nothing_of(file), reason, ""))
+            continue
+        if kind_of(path) == "dicom" or is_dicom(path):
             found = deidentify.look(path).values
             if found is None:
                 out.append((names.nothing_of(file), reason, ""))
@@ -396,9 +412,11 @@ def write(
     digests = [m.digest for m in kept]
     cluster = duplicates.clusters(digests, [m.signature for m in kept], kept[0].shape[:-1])
     # Where no patient is known, copies count as one person's, so that none lies on both sides of a split.
+    # Likewise the frames and stacks of one file or series, which differ after the "#".
     first = {m.digest: e for e, m in reversed(list(zip(entries, kept, strict=True)))}
+    own = [first[d].meta.id.rpartition("#")[0] or first[d].meta.id for d in digests]
     parts = splits.make(
-        [first[d].id for d in digests],
+        own,
         patients,
         _strata(labels),
         [e.split for e in entries],
@@ -407,9 +425,7 @@ def write(
         sites=[e.site for e in entries],
         clusters=cluster if dedupe else None,
         fixed=[e.fixed for e in entries],
-        drawn_by=[
-            e.drawn_by if e.patient else f"\0{first[d].id}" for e, d in zip(entries, digests, strict=True)
-        ],
+        drawn_by=[e.drawn_by if e.patient else f"\0{o}" for e, o in zip(entries, own, strict=True)],
     )
     dtype = np.result_type(*{m.dtype for m in kept})
     masks = any(m.mask_bytes for m in kept)
@@ -485,6 +501,7 @@ def _example(entry: Entry, labels: Labels, i: int, dtype: np.dtype, masks: bool)
         "read_size": meta.read_size,
         "read_spacing": meta.read_spacing,
         "exposed": ",".join(meta.exposed),
+        "orientation": meta.orientation,
     }
     if masks:
         example["mask"] = np.full(meta.shape[:-1], UNMARKED, np.uint8) if mask is None else mask

@@ -32,6 +32,7 @@ class Kept:
     offset: np.ndarray
     spacing: np.ndarray
     affine: np.ndarray
+    orientation: str
     digest: bytes
     total: np.ndarray
     square: np.ndarray
@@ -171,6 +172,7 @@ def kept(dataset: Dataset | None) -> list[Kept]:
                     offset,
                     record["spacing"],
                     record["affine"],
+                    record["orientation"],
                     digest(image),
                     total,
                     square,

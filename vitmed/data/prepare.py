@@ -51,6 +51,7 @@ class Prepared:
         spacing: (n,) float32 millimetres, NaN unknown.
         affine: (4, 4) float64 index to LPS millimetres, NaN unknown.
         mask: (*S) uint8 or None.
+        orientation: the sides the axes of the file ran towards, such as "LPI"; "" unknown.
         digest: of the stored pixels and their shape, by which exact copies are found.
         total, square: per channel, the sum of clipped units and of their squares (float64).
         histogram: (BINS,) counts of units over the window, all channels together.
@@ -70,6 +71,7 @@ class Prepared:
     mask: np.ndarray | None
     patient: str
     site: str
+    orientation: str
     digest: bytes
     total: np.ndarray
     square: np.ndarray
@@ -97,6 +99,7 @@ def prepare(task: Task, plan: Plan) -> Prepared:
     read_size, read_spacing = scan.size, scan.spacing or unknown
     scan, mask = geometry.fit(scan, plan.spacing, plan.size, intensity.background(scan, modality), mask)
     image, scale, offset = intensity.store(scan, modality)
+    image = np.ascontiguousarray(image)
     total, square, histogram, signature = statistics(image, scale, offset, window_of(modality))
     return Prepared(
         id=task.source.id,
@@ -109,6 +112,7 @@ def prepare(task: Task, plan: Plan) -> Prepared:
         mask=mask,
         patient=scan.patient,
         site=scan.site,
+        orientation=scan.orientation,
         digest=digest(image),
         total=total,
         square=square,
@@ -160,18 +164,23 @@ def _mask(path: str, scan: Scan) -> np.ndarray:
 def statistics(
     image: np.ndarray, scale: np.ndarray, offset: np.ndarray, window: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """``total``, ``square``, ``histogram`` and ``signature`` of stored pixels (*S, C), see ``Prepared``."""
+    """``total``, ``square``, ``histogram`` and ``signature`` of stored pixels (*S, C), see ``Prepared``.
+
+    Sums are taken over the counts of each stored value, of which there are at most 65536.
+    """
     low, high = window
-    units = np.clip(image.astype(np.float64) * scale.astype(np.float64) + offset, low, high)
-    space = tuple(range(units.ndim - 1))
-    bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
-    signature = alike.signature((units.mean(-1) - low) / (high - low))
-    return (
-        units.sum(space),
-        np.square(units).sum(space),
-        np.bincount(bins.ravel(), minlength=BINS),
-        signature,
-    )
+    total, square, histogram = [], [], np.zeros(BINS, np.int64)
+    grey = np.zeros(image.shape[:-1])
+    for c in range(image.shape[-1]):
+        levels, counts = intensity.counts(image[..., c])
+        units = np.clip(levels * float(scale[c]) + float(offset[c]), low, high)
+        total.append(counts @ units)
+        square.append(counts @ np.square(units))
+        bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
+        np.add.at(histogram, bins, counts)
+        grey += np.clip(image[..., c] * float(scale[c]) + float(offset[c]), low, high)
+    signature = alike.signature((grey / image.shape[-1] - low) / (high - low))
+    return np.array(total), np.array(square), histogram, signature
 
 
 def digest(image: np.ndarray) -> bytes:

@@ -32,8 +32,9 @@ def features(
     ``affine`` (4, 4) from index (z, y, x, 1) to LPS millimetres, NaN unknown; ``label`` and ``label_weight``
     (K,), weight 0 where the label is missing; ``mask`` (*S) where the set has masks, 255 where nobody has
     looked; ``example`` (2,), from which random keys are folded; ``id``, ``patient``, ``site`` and what else is
-    ``TOLD`` of a scan, "" unknown; ``read_size`` and
-    ``read_spacing`` (n,) as the file had them; ``exposed``, what its pixels may show of the person, by commas.
+    ``TOLD`` of a scan, "" unknown; ``orientation``, the sides the file's own axes ran towards before they were
+    turned ("LPI"; "" unknown); ``read_size`` and ``read_spacing`` (n,) as the file had them; ``exposed``, what
+    its pixels may show of the person, by commas.
     """
     tensor = tfds.features.Tensor
     held = {
@@ -53,6 +54,7 @@ def features(
         "read_size": tensor(shape=(len(size),), dtype=np.int64),
         "read_spacing": tensor(shape=(len(size),), dtype=np.float32),
         "exposed": tfds.features.Text(),
+        "orientation": tfds.features.Text(),
     }
     if masks:
         held["mask"] = tensor(shape=size, dtype=np.uint8, encoding="bytes")

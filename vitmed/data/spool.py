@@ -41,6 +41,7 @@ class Stored:
     affine: np.ndarray
     patient: str
     site: str
+    orientation: str
     digest: bytes
     total: np.ndarray
     square: np.ndarray
@@ -72,7 +73,8 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
     """Prepares every task into ``folder``; yields, in their order, what is stored or (id, reason, detail).
 
     Args:
-        workers: processes; None for one a core. Scans of one ``.npz`` and small sets are prepared right here.
+        workers: processes; None for one a core. Scans of one ``.npz`` and small sets are prepared right here,
+            unless they are compressed DICOM, whose decoders can crash: then that scan is refused.
 
     Raises:
         MachineError: a worker process died.
@@ -80,28 +82,60 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
     """
     chunks = _chunks(tasks)
     workers = min(workers or os.cpu_count() or 1, len(chunks))
-    if workers <= 1 or len(tasks) < min(ALONE[_weight(t)] for t in tasks):
+    few = workers <= 1 or len(tasks) < min(ALONE[_weight(t)] for t in tasks)
+    if few and not any(map(_perilous, tasks)):
         for i, chunk in enumerate(chunks):
             yield from _prepare_chunk(chunk, plan, str(folder / f"{i:06d}"))
         return
+    start = 0
+    while start < len(chunks):
+        pool = _pool(1 if few else workers)
+        try:
+            futures = [
+                pool.submit(_prepare_chunk, chunk, plan, str(folder / f"{i:06d}"))
+                for i, chunk in enumerate(chunks[start:], start)
+            ]
+            for future in futures:
+                outcomes = future.result()
+                start += 1
+                yield from outcomes
+        except BrokenProcessPool:
+            yield from _one_by_one(chunks[start], plan, folder / f"{start:06d}")
+            start += 1
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     # Started afresh, not forked: JAX or a reader may already run threads here.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker)
-    try:
-        futures = [
-            pool.submit(_prepare_chunk, chunk, plan, str(folder / f"{i:06d}"))
-            for i, chunk in enumerate(chunks)
-        ]
-        for chunk, future in zip(chunks, futures, strict=True):
-            try:
-                yield from future.result()
-            except BrokenProcessPool:
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker)
+
+
+def _one_by_one(chunk: list[Task], plan: Plan, path: Path) -> Iterator[Outcome]:
+    """Prepares a chunk again after a worker died at or after it, each scan in a process of its own.
+
+    Raises:
+        MachineError: a process died of a scan that no decoder can crash on.
+    """
+    for k, task in enumerate(chunk):
+        pool = _pool(1)
+        try:
+            yield from pool.submit(_prepare_chunk, [task], plan, f"{path}-{k}").result()
+        except BrokenProcessPool:
+            if not _perilous(task):
                 raise MachineError(
-                    f"a worker process died at or after {chunk[0].source.id}, out of memory perhaps; "
+                    f"a worker process died at or after {task.source.id}, out of memory perhaps; "
                     "run again with --workers 1"
                 ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            yield task.source.id, "broken DICOM file", "its decoder crashed on it"
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _perilous(task: Task) -> bool:
+    """Whether a scan is decoded by a library that ends the process when a file is damaged in the right way."""
+    return any(image.coded for image, _ in task.source.parts)
 
 
 def _chunks(tasks: list[Task]) -> list[list[Task]]:
@@ -122,11 +156,8 @@ def _weight(task: Task) -> str:
     source = task.source
     if source.kind == "npz":
         return "npz"
-    return (
-        "picture"
-        if source.kind == "image" or (source.kind == "dicom" and len(source.files) == 1)
-        else "volume"
-    )
+    slices = max(len(source.parts), len(source.files))
+    return "picture" if source.kind == "image" or (source.kind == "dicom" and slices == 1) else "volume"
 
 
 def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:

@@ -4,29 +4,33 @@ MedMNIST: Yang et al., "MedMNIST v2", Scientific Data 10, 41 (2023).
 """
 
 import functools
+import os
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from vitmed.errors import InputError
+from vitmed.scans import archives, limits
 from vitmed.scans.images import grey_if_equal
 from vitmed.scans.scan import Refused, Scan, Source
 
 SPLITS = ("train", "val", "test")
 
+MOST = 16 * limits.MAX_BYTES  # of a whole set in one file
+_HEADER = 65535  # bytes of the text that tells an array's type and shape
+
 
 def read(path: str) -> Scan:
     """Reads ``.npy``: (H, W), (H, W, 1 or 3), (D, H, W) or (D, H, W, C), integers or floats.
 
+    An ``.npz`` among other files must hold one such array; nothing is ever unpickled.
+
     Raises:
         Refused: not an array of numbers, or of another shape.
     """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise Refused("not a readable array", str(error)) from None
-    if not isinstance(array, np.ndarray):
-        raise Refused("not a readable array", "several arrays in one file")
+    array = _single(path) if path.lower().endswith(".npz") else _mapped(path)
     return _scan(array)
 
 
@@ -44,8 +48,11 @@ def load(path: str) -> dict[str, np.ndarray]:
         InputError: broken, of another layout, or with as many labels as images only in part.
     """
     try:
+        archives.total(path, MOST)
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
+    except Refused as fault:
+        raise InputError(f"{path} {fault.reason} ({fault.detail})") from None
     except (OSError, ValueError, EOFError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a readable npz file ({error})") from None
     except Exception as error:  # zipfile and zlib have errors of their own for a truncated file
@@ -72,6 +79,42 @@ def find(path: str) -> list[Source]:
         if f"{split}_images" in arrays
         for i in range(len(arrays[f"{split}_images"]))
     ]
+
+
+def _mapped(path: str) -> np.ndarray:
+    """The array of an ``.npy``: mapped first, so that a shape the file does not bear out allocates nothing."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+        # The header's own length comes first, in 2 bytes or, from version 2 on, 4 (NEP 1).
+        length = int.from_bytes(head[8:10] if head[6:7] == b"\x01" else head[8:12], "little")
+        if head[:6] != b"\x93NUMPY" or length > _HEADER:
+            raise Refused("not a readable array", "it does not begin as npy files do")
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        limits.declared(mapped.nbytes, os.path.getsize(path), packed=False)
+        return np.array(mapped)
+    except OSError as error:
+        raise Refused("cannot be opened", error.strerror or str(error)) from None
+    except (ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+        if "mmap length" in str(error):
+            told = f"an array larger than its {os.path.getsize(path)} bytes"
+            raise Refused("declares more than it holds", told) from None
+        raise Refused("not a readable array", str(error).splitlines()[0]) from None
+
+
+def _single(path: str) -> np.ndarray:
+    """The only array of an ``.npz``."""
+    try:
+        archives.total(path, limits.MAX_BYTES)
+        with np.load(path, allow_pickle=False) as file:
+            if len(file.files) != 1:
+                held = ", ".join(file.files[:4]) or "nothing"
+                raise Refused("several arrays in one file", f"{held}; a MedMNIST set is ingested by itself")
+            return file[file.files[0]]
+    except OSError as error:
+        raise Refused("cannot be opened", error.strerror or str(error)) from None
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise Refused("not a readable array", str(error).splitlines()[0]) from None
 
 
 def _scan(array: np.ndarray) -> Scan:

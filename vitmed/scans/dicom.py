@@ -1,191 +1,134 @@
-"""DICOM series: one file, or slices that are put together by their positions.
+"""DICOM to scan: one image, or slices that are put together by their positions.
 
-DICOM PS3.3: Image Plane Module (C.7.6.2), Modality LUT (C.11.1), VOI LUT (C.11.2), Image Pixel (C.7.6.3).
+``dicom_header`` reads what a file is, ``dicom_group`` which files belong together, ``dicom_stack`` where the
+slices lie, ``dicom_pixels`` what they hold; here it becomes one array.
 """
 
-import dataclasses
-import os
-import warnings
-
 import numpy as np
-import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut
 
 from vitmed.errors import InputError
-from vitmed.scans.geometry import canonical
+from vitmed.scans import dicom_group, dicom_header, dicom_pixels, dicom_stack, geometry
+from vitmed.scans.dicom_frames import Plane
+from vitmed.scans.dicom_header import Image
+from vitmed.scans.how import INCLUDABLE
 from vitmed.scans.images import grey_if_equal
 from vitmed.scans.recipe import modality as canonical_modality
-from vitmed.scans.scan import Refused, Scan
+from vitmed.scans.scan import Refused, Scan, Source
 
-SUFFIXES = (".dcm", ".dicom", ".ima")
-
-# Objects that refer to scans but are none.
-_NOT_SCANS = set("SEG SR PR KO RTSTRUCT RTPLAN RTDOSE REG FID DOC PLAN AU ECG".split())
-_HEADER = ["SOPClassUID", "SeriesInstanceUID", "Modality", "Rows", "Columns"]
+_HOUNSFIELD = ("", "HU", "HU_MOD", "US")  # US is "unspecified", which converters write beside true HU
 
 
-@dataclasses.dataclass(frozen=True)
-class _Slice:
-    values: np.ndarray  # (H, W, C), rescaled
-    header: pydicom.Dataset
-
-
-def is_dicom(path: str) -> bool:
-    """Whether a file has the DICOM preamble (files need no suffix)."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def series_of(path: str) -> str:
-    """The SeriesInstanceUID of a file, read from its header alone.
-
-    Raises:
-        Refused: not DICOM, not an image, or without a series.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
-        raise Refused("not a readable DICOM file", _first_line(error)) from None
-    if header.get("Modality", "") in _NOT_SCANS:
-        raise Refused("DICOM that is not a scan", f"its modality is {header.Modality}")
-    if not header.get("Rows") or not header.get("Columns"):
-        raise Refused("DICOM without an image")
-    if not header.get("SeriesInstanceUID"):
-        raise Refused("DICOM without a SeriesInstanceUID", "the series it belongs to is not known")
-    return str(header.SeriesInstanceUID)
-
-
-def read(files: tuple[str, ...]) -> Scan:
-    """Reads a series: one file as (H, W, C), several as a volume (z, y, x, C) near the LPS axes.
+def read(source: Source | tuple[str, ...]) -> Scan:
+    """Reads the images of a source: one as (H, W, C), several as a volume (z, y, x, C) near the LPS axes.
 
     Rescale slope and intercept are applied (CT is then in HU); MONOCHROME1 is inverted, so that more is
-    brighter everywhere. Slices are ordered along their normal and their distance is measured, never read from
-    SliceThickness.
+    brighter everywhere. A source with its item ``("channels", n)`` gives (H, W, n).
+
+    Args:
+        source: as found, or just files, which must then be of one volume.
 
     Raises:
         Refused: an unreadable file, or slices that do not make one evenly spaced, unsheared volume.
     """
-    slices = [_read(file) for file in files]
-    first = slices[0].header
+    channels = isinstance(source, Source) and source.item is not None and source.item[0] == "channels"
+    parts = _parts(source)
+    first, plane = parts[0][0], parts[0][0].plane(parts[0][1])
     modality = _modality(first)
-    if modality == "ct" and "RescaleIntercept" not in first:
-        raise Refused("CT without rescale", "no RescaleIntercept, so its Hounsfield units are not known")
-    values = slices[0].values
-    span = _span(first, values) if modality != "ct" else None
-    spacing, affine = _pixel_spacing(first), None
-    if len(slices) > 1:
-        order, affine = _stack(slices)
-        values = np.stack([slices[i].values for i in order])
-        span = (0.0, 255.0) if span == (0.0, 255.0) else None  # a window of one slice is not the volume's
-    if first.get("PhotometricInterpretation") == "MONOCHROME1":
-        values = -values.astype(np.float32)
+    affine, spacing = None, plane.spacing
+    if len(parts) > 1 and not channels:
+        order, affine = dicom_stack.order(parts)
+        parts = [parts[i] for i in order]
+    dicom_pixels.check_total(first, len(parts))
+    if modality == "ct":
+        _refuse_ct_without_units(parts)
+    array, span = _array(parts)
+    if len(parts) == 1 or channels:
+        array = array[0] if not channels else _as_channels(array)
+        span = span or (_span(plane, array) if modality != "ct" else None)
+    elif array.dtype == np.uint8 and _span(plane, array) == (0.0, 255.0):
+        span = (0.0, 255.0)  # a window of one slice is not the volume's
+    if first.photometric == "MONOCHROME1":
+        array = -array.astype(np.float32)
         span = None if span is None else (-span[1], -span[0])
+    orientation = ""
     if affine is not None:
-        values, affine = canonical(values, affine)
+        orientation = geometry.axes_of(affine)
+        array, affine = geometry.canonical(array, affine)
         spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
+    elif spacing is not None and min(spacing) <= 0:
+        spacing = None
     return Scan(
-        grey_if_equal(values),
+        array if channels else grey_if_equal(array),
         span=span,
         spacing=spacing,
         affine=affine,
         modality=modality,
-        patient=str(first.get("PatientID") or "").strip(),
-        site=str(first.get("InstitutionName") or "").strip(),
+        patient=first.patient,
+        site=first.site,
+        orientation=orientation,
     )
 
 
-def _read(path: str) -> _Slice:
-    name = os.path.basename(path)
-    try:
-        data = pydicom.dcmread(path)
-        if int(data.get("NumberOfFrames") or 1) > 1:
-            raise Refused("several frames in one DICOM file", f"{name} holds {data.NumberOfFrames}")
-        pixels = data.pixel_array
-        if data.PhotometricInterpretation == "PALETTE COLOR":
-            pixels = (apply_color_lut(pixels, data) >> 8).astype(np.uint8)
-    except Refused:
-        raise
-    except Exception as error:  # decoders raise whatever their codec raises
-        raise Refused("broken DICOM file", f"{name}: {_first_line(error)}") from None
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    slope, intercept = float(data.get("RescaleSlope") or 1), float(data.get("RescaleIntercept") or 0)
-    if (slope, intercept) != (1.0, 0.0):
-        pixels = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    del data.PixelData  # the header is kept for as long as the series is read
-    return _Slice(pixels, data)
+def _parts(source: Source | tuple[str, ...]) -> list[tuple[Image, int]]:
+    if isinstance(source, Source) and source.parts:
+        return list(source.parts)
+    files = source.files if isinstance(source, Source) else source
+    images = [dicom_header.look(file, INCLUDABLE) for file in files]
+    several = next((i for i in images if i.frames > 1 and len(i.planes) == 1), None)
+    if several is not None:
+        raise Refused("several images in one file", f"{several.frames} frames")
+    parts = [(image, frame) for image in images for frame in range(image.frames)]
+    stacks = dicom_group.stacks(parts)
+    if len(stacks) > 1:
+        what = sorted({word.rsplit("-", 1)[0] for label, _ in stacks for word in label.split("+")})
+        named = "orientation" if {"axial", "coronal", "sagittal"} & set(what) else " and ".join(what)
+        raise Refused(f"mixed {named} in one series", " and ".join(label for label, _ in stacks[:3]))
+    return parts
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]
+def _array(parts: list[tuple[Image, int]]) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """All images as (n, H, W, C), in one type that holds them all, and the span of a VOI table."""
+    array, span = None, None
+    for k, (image, frame) in enumerate(parts):
+        values, span = dicom_pixels.values(image, frame)
+        if array is None:
+            array = np.empty((len(parts), *values.shape), values.dtype)
+        elif values.dtype != array.dtype:
+            array = array.astype(np.promote_types(array.dtype, values.dtype), copy=False)
+        if values.shape != array.shape[1:]:
+            raise Refused("mixed image sizes in one series", f"{array.shape[1:]} and {values.shape}")
+        array[k] = values
+    return array, span
 
 
-def _stack(slices: list[_Slice]) -> tuple[list[int], np.ndarray]:
-    """The order of slices along their normal, and the affine of the stack (slice, row, column) to LPS."""
-    headers = [s.header for s in slices]
-    for what in ("Modality", "PhotometricInterpretation"):
-        found = sorted({str(h.get(what, "")) for h in headers})
-        if len(found) > 1:
-            raise Refused(f"mixed {what} in one series", " and ".join(found))
-    shapes = sorted({s.values.shape for s in slices})
-    if len(shapes) > 1:
-        raise Refused("mixed image sizes in one series", f"{shapes[0]} and {shapes[1]}")
-    if any("ImageOrientationPatient" not in h or "ImagePositionPatient" not in h for h in headers):
-        raise Refused("slices without position", "ImagePositionPatient or ImageOrientationPatient is missing")
-    orientations = np.array([h.ImageOrientationPatient for h in headers], float)
-    if np.abs(orientations - orientations[0]).max() > 1e-3:
-        raise Refused("mixed orientation in one series", f"of {len(slices)} slices")
-    positions = np.array([h.ImagePositionPatient for h in headers], float)
-    row, column = orientations[0, :3], orientations[0, 3:]
-    normal = np.cross(row, column)
-    along = positions @ normal
-    order = np.argsort(along, kind="stable")
-    gaps = np.diff(along[order])
-    step = float(np.median(gaps))
-    if gaps.min() < 1e-3:
-        raise Refused("several slices at one position", "more than one stack (echoes, times) in the series")
-    if np.abs(gaps - step).max() > 0.05 * step:
+def _as_channels(array: np.ndarray) -> np.ndarray:
+    if array.shape[-1] != 1:
         raise Refused(
-            "missing slices", f"{gaps.max():.4g} mm between two slices where {step:.4g} mm is usual"
+            "colour frames cannot be channels", f"{array.shape[0]} frames of {array.shape[-1]} channels"
         )
-    path = (positions[order[-1]] - positions[order[0]]) / (len(slices) - 1)
-    if np.linalg.norm(path - normal * (path @ normal)) > 0.02 * np.linalg.norm(path):
-        raise Refused("sheared slices", "their positions do not lie along their normal (gantry tilt)")
-    in_plane = _pixel_spacing(headers[0])
-    if in_plane is None:
-        raise Refused("no voxel spacing", "PixelSpacing is missing")
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = path, column * in_plane[0], row * in_plane[1]
-    affine[:3, 3] = positions[order[0]]
-    return order.tolist(), affine
+    return np.moveaxis(array[..., 0], 0, -1)
 
 
-def _modality(header: pydicom.Dataset) -> str:
+def _refuse_ct_without_units(parts: list[tuple[Image, int]]) -> None:
+    for image, frame in parts:
+        if image.plane(frame).intercept is None and not image.luts:
+            raise Refused("CT without rescale", "no RescaleIntercept, so its Hounsfield units are not known")
+        if image.rescale_type not in _HOUNSFIELD:
+            raise Refused("CT without Hounsfield units", f"its RescaleType is {image.rescale_type}")
+
+
+def _modality(image: Image) -> str:
     try:
-        return canonical_modality(header.get("Modality") or "unknown")
+        return canonical_modality(image.modality or "unknown")
     except InputError:  # a real modality (PT, NM, OPT ...) that has no conventions of its own here
         return "unknown"
 
 
-def _pixel_spacing(header: pydicom.Dataset) -> tuple[float, float] | None:
-    """(row, column) millimetres; at the detector where a radiograph gives only that."""
-    spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
-    if not spacing or len(spacing) != 2 or min(map(float, spacing)) <= 0:
-        return None
-    return float(spacing[0]), float(spacing[1])
-
-
-def _span(header: pydicom.Dataset, values: np.ndarray) -> tuple[float, float] | None:
-    """The values of black and white: the first window, else all of 8 bits, else not said."""
-    centre, width = header.get("WindowCenter"), header.get("WindowWidth")
-    if centre is not None and width is not None:
-        centre, width = (float(v if isinstance(v, (int, float)) else v[0]) for v in (centre, width))
-        if header.get("VOILUTFunction", "LINEAR") == "LINEAR" and width > 1:
+def _span(plane: Plane, values: np.ndarray) -> tuple[float, float] | None:
+    """The values of black and white: the window, else all of 8 bits, else not said."""
+    if plane.window is not None and np.isfinite(plane.window[:2]).all():
+        centre, width, function = plane.window
+        if function == "LINEAR" and width > 1:
             return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
         if width > 0:
             return centre - width / 2, centre + width / 2

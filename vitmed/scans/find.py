@@ -1,26 +1,32 @@
-"""Which scans a path holds: a folder walked, or one file."""
+"""Which scans a path holds: a folder walked, a zip archive, or one file."""
 
+import concurrent.futures
+import functools
+import multiprocessing
 import os
-from collections import defaultdict
 from pathlib import Path
 
 from vitmed.errors import InputError
+from vitmed.scans.how import How
+from vitmed.scans.how import chosen as frames_chosen
 from vitmed.scans.scan import Refused, Source
 
 # Each reader's suffixes, told here once more so that looking through a folder imports no reader.
 _KINDS = {
     "image": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
-    "array": (".npy",),
+    "array": (".npy", ".npz"),
     "nifti": (".nii", ".nii.gz"),
     "itk": (".mha", ".mhd", ".nrrd", ".nhdr"),
     "dicom": (".dcm", ".dicom", ".ima"),
+    "zip": (".zip",),
 }
 # What usually lies beside scans and is none: tables, notes, and the data part of two-file formats.
 _BESIDE = set(
-    ".csv .tsv .json .jsonl .txt .md .rst .html .pdf .xml .xls .xlsx .yaml .yml .bib .log .md5 .sha256 .py "
+    ".csv .tsv .json .jsonl .txt .md .rst .html .pdf .xml .xls .xlsx .yaml .yml .toml .bib .log .md5 .sha256 .py "
     ".bval .bvec .raw .zraw".split()
 )
 _BESIDE_NAMES = {"dicomdir", "readme", "license", "licence", "citation.cff", "makefile"}
+_MANY = 4000  # DICOM headers that are read faster by worker processes, which take a second to start
 
 Found = tuple[list[Source], list[tuple[str, str, str]]]
 
@@ -31,92 +37,218 @@ def kind_of(path: str) -> str | None:
     return next((kind for kind, suffixes in _KINDS.items() if name.endswith(suffixes)), None)
 
 
-def find(root: Path, only: list[Path] | None = None) -> Found:
-    """Every scan under ``root``, DICOM files gathered into series, sorted by id.
+def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> Found:
+    """Every scan under ``root``, DICOM files gathered into volumes, sorted by id.
 
     Hidden files, and tables and notes by their suffix, are passed over. A file without a known suffix is
     looked into for DICOM.
 
     Args:
-        root: a folder, or one file.
+        root: a folder, a zip archive, or one file.
         only: look only at these files and folders of it (a manifest's).
+        how: what a person decided.
 
     Returns:
         The sources, and what is refused already as (file, reason, detail).
 
     Raises:
-        InputError: no such path.
+        InputError: no such path, or a rule for series that is none.
     """
+    how = how or How()
     if not root.exists():
         raise InputError(f"{root} does not exist; give a folder of scans, a manifest CSV or an npz file")
     base = root if root.is_dir() else root.parent
-    sources: list[Source] = []
     refused: list[tuple[str, str, str]] = []
+    names = _names(only or [root], base, refused)
+    names = _unpacked(names, how, root, refused)
+    sources: list[Source] = []
     dicom: list[str] = []
-    locked: list[OSError] = []
-    for path in sorted(dict.fromkeys(p for top in (only or [root]) for p in _files(top, locked))):
-        name = _name(str(path), base)
-        kind = kind_of(str(path))
+    for path, name in sorted(names.items()):
+        kind = kind_of(path)
         if kind == "dicom" or (kind is None and _is_dicom(path)):
-            dicom.append(str(path))
+            dicom.append(path)
         elif kind is not None:
-            sources.append(Source(name, kind, (str(path),)))
-        elif path.suffix.lower() not in _BESIDE and path.name.lower() not in _BESIDE_NAMES:
-            refused.append((name, "of no format that vitmed reads", ""))
-    refused += [(_name(str(e.filename), base), "cannot be opened", e.strerror or "") for e in locked]
+            try:
+                sources += _in_file(path, name, kind, how)
+            except Refused as fault:
+                refused.append((name, fault.reason, fault.detail))
+        elif not _is_beside(path):
+            refused.append((name, *_unknown(path)))
     if dicom:
-        series, bad = _series(dicom, base)
+        series, bad = _series(dicom, names, how, root.resolve().name.removesuffix(".zip"))
         sources += series
         refused += bad
-    return sorted(sources, key=lambda s: s.id), sorted(refused)
+    if how.series is not None:
+        from vitmed.scans import choice
+
+        sources, others = choice.choose(sources, how.series)
+        refused += others
+    return _named_once(sorted(sources, key=lambda s: s.id), refused)
 
 
-def _files(top: Path, locked: list[OSError]):
-    if not top.is_dir():
-        yield top
-        return
-    for folder, folders, files in os.walk(top, onerror=locked.append, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in files:
-            if not file.startswith("."):
-                yield Path(folder) / file
+def _names(tops: list[Path], base: Path, refused: list) -> dict[str, str]:
+    """Every file under ``tops`` that is not hidden, with its name: its path from ``base``, printable."""
+    found: dict[str, str] = {}
+    seen: set[tuple[int, int]] = set()
+
+    def locked(error: OSError) -> None:
+        refused.append((_name(str(error.filename), base), "cannot be opened", error.strerror or ""))
+
+    for top in tops:
+        if not top.is_dir():
+            found[str(top)] = _name(str(top), base)
+            continue
+        for folder, folders, files in os.walk(top, onerror=locked, followlinks=True):
+            here = os.stat(folder)
+            if (here.st_dev, here.st_ino) in seen and folder != str(top):
+                refused.append((_name(folder, base), "link to a folder that is looked through already", ""))
+                folders[:] = []
+                continue
+            seen.add((here.st_dev, here.st_ino))
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            for file in files:
+                path = os.path.join(folder, file)
+                if not file.startswith("."):
+                    if os.path.isfile(path):
+                        found[path] = _name(path, base)
+                    else:
+                        what = (
+                            "link that leads nowhere" if os.path.islink(path) else "neither file nor folder"
+                        )
+                        refused.append((_name(path, base), what, ""))
+    return found
 
 
-def _is_dicom(path: Path) -> bool:
-    if path.suffix.lower() in _BESIDE or path.name.lower() in _BESIDE_NAMES:
-        return False
-    from vitmed.scans.dicom import is_dicom
+def _unpacked(names: dict[str, str], how: How, root: Path, refused: list) -> dict[str, str]:
+    """The files with each zip archive replaced by what is in it."""
+    from vitmed.scans import archives
 
-    return is_dicom(str(path))
-
-
-def _series(files: list[str], base: Path) -> Found:
-    """Groups DICOM files by SeriesInstanceUID and names each series.
-
-    A series of one file is called by the file, one that has a folder to itself by the folder, and one of
-    several in a folder by its first file.
-    """
-    from vitmed.scans.dicom import series_of
-
-    groups: dict[str, list[str]] = defaultdict(list)
-    refused = []
-    for file in files:
+    found: dict[str, str] = {}
+    for path, name in sorted(names.items()):
+        if kind_of(path) != "zip":
+            found[path] = name
+            continue
+        prefix = "" if root.is_file() else f"{name}/"
         try:
-            groups[series_of(file)].append(file)
+            if how.unpack is None:
+                raise Refused("zip archive", "unpack it first")
+            members, bad = archives.unpack(path, Path(how.unpack) / f"{len(os.listdir(how.unpack)):04d}")
+            found |= {str(file): prefix + _printable(member) for file, member in members}
+            refused += [(prefix + _printable(member), *why) for member, *why in bad]
         except Refused as fault:
-            refused.append((_name(file, base), fault.reason, fault.detail))
-    in_folder: dict[str, int] = defaultdict(int)
-    for group in groups.values():
-        for folder in {os.path.dirname(file) for file in group}:
-            in_folder[folder] += 1
-    sources = []
-    for group in groups.values():
-        folder = os.path.dirname(group[0])
-        alone = len(group) > 1 and in_folder[folder] == 1 and all(os.path.dirname(f) == folder for f in group)
-        name = _name(folder, base) if alone else _name(group[0], base)
-        sources.append(Source(base.resolve().name if name == "." else name, "dicom", tuple(group)))
-    return sources, refused
+            refused.append((name, fault.reason, fault.detail))
+    return found
+
+
+def _in_file(path: str, name: str, kind: str, how: How) -> list[Source]:
+    """The scan of a file, or the several of a multi-page TIFF or a 4D volume.
+
+    Raises:
+        Refused: several, and nobody said what they are.
+    """
+    count = _count(path, kind)
+    if count <= 1:
+        return [Source(name, kind, (path,))]
+    if how.frames == "channels":
+        return [Source(name, kind, (path,), ("channels", count))]
+    if how.frames == "refuse" or (how.frames is None and kind != "image"):
+        if kind == "image":
+            raise Refused("several pages in one image", f"{count} pages; see --frames")
+        raise Refused(
+            "several volumes in one file",
+            f"{count}; say whether they are times (--frames each) or contrasts (--frames channels)",
+        )
+    frames = frames_chosen(count, how.frames)
+    return [Source(f"{name}#{i:04d}", kind, (path,), ("frame", i)) for i in frames]
+
+
+def _count(path: str, kind: str) -> int:
+    """How many images of its own kind a file holds."""
+    if kind == "image" and path.lower().endswith((".tif", ".tiff")):
+        from vitmed.scans import images
+
+        return images.pages(path)
+    if kind == "nifti":
+        from vitmed.scans import nifti
+
+        return nifti.volumes(path)
+    if kind == "itk":
+        from vitmed.scans import itk
+
+        return itk.volumes(path)
+    return 1
+
+
+def _is_beside(path: str) -> bool:
+    name = os.path.basename(path).lower()
+    return os.path.splitext(name)[1] in _BESIDE or name in _BESIDE_NAMES
+
+
+def _is_dicom(path: str) -> bool:
+    if _is_beside(path):
+        return False
+    from vitmed.scans.dicom_header import is_dicom
+
+    return is_dicom(path)
+
+
+def _unknown(path: str) -> tuple[str, str]:
+    try:
+        with open(path, "rb"):
+            return "of no format that vitmed reads", ""
+    except OSError as error:
+        return "cannot be opened", error.strerror or str(error)
+
+
+def _series(files: list[str], names: dict[str, str], how: How, root: str) -> Found:
+    """Reads the header of every DICOM file, and groups them."""
+    from vitmed.scans import dicom_group
+
+    images, refused = [], []
+    for path, outcome in zip(files, _looks(files, how), strict=True):
+        if isinstance(outcome, Refused):
+            refused.append((names[path], outcome.reason, outcome.detail))
+        else:
+            images.append(outcome)
+    sources, bad = dicom_group.sources(images, names, how, root)
+    return sources, refused + bad
+
+
+def _looks(files: list[str], how: How) -> list:
+    """The image of each file, or the fault it is refused for."""
+    look = functools.partial(_look, include=how.include)
+    if how.workers < 2 or len(files) < _MANY:
+        return [look(file) for file in files]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(how.workers, mp_context=context) as pool:
+        return list(pool.map(look, files, chunksize=256))
+
+
+def _look(file: str, include: tuple[str, ...]):
+    from vitmed.scans.dicom_header import look
+
+    try:
+        return look(file, include)
+    except Refused as fault:
+        return fault
+
+
+def _named_once(sources: list[Source], refused: list) -> Found:
+    """Refuses the second of two scans of one name, which can come of names that cannot be printed."""
+    kept: dict[str, Source] = {}
+    for source in sources:
+        if source.id in kept:
+            refused.append((source.id, "two scans of one name", " and ".join(source.files[:1])))
+        else:
+            kept[source.id] = source
+    return list(kept.values()), sorted(refused)
 
 
 def _name(path: str, base: Path) -> str:
-    return Path(path).relative_to(base).as_posix() if Path(path).is_relative_to(base) else path
+    inside = Path(path).is_relative_to(base)
+    return _printable(Path(path).relative_to(base).as_posix() if inside else path)
+
+
+def _printable(name: str) -> str:
+    """A name whose bytes are not UTF-8 with those bytes spelt out (``caf\\xe9.png``)."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

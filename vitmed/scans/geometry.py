@@ -27,6 +27,19 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nda
     return turned, affine @ nib.orientations.inv_ornt_aff(orientation, array.shape[:3])
 
 
+def axes_of(affine: np.ndarray) -> str:
+    """The sides that the axes of an array run towards, three letters of L R, P A, S I ("SPL" once canonical).
+
+    Args:
+        affine: index to LPS millimetres.
+    """
+    if not np.isfinite(affine).all():
+        return ""
+    return "".join(
+        c or "" for c in nib.orientations.aff2axcodes(affine, (("R", "L"), ("A", "P"), ("I", "S")))
+    )
+
+
 def fit(
     scan: Scan,
     spacing: tuple[float, ...] | None,

@@ -1,39 +1,133 @@
 """MetaImage and NRRD volumes (and whatever else of that family), read with SimpleITK."""
 
+import math
+import os
+import re
+
 import numpy as np
 import SimpleITK as sitk
 
-from vitmed.scans.geometry import canonical
+from vitmed.scans import limits
+from vitmed.scans.geometry import axes_of, canonical
 from vitmed.scans.images import grey_if_equal
 from vitmed.scans.scan import Refused, Scan
 
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
+_BYTES = {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 8: 8, 9: 8, 10: 4, 11: 8}  # of SimpleITK's pixel ids
+_DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+_HERE = ("local", "list")
 
-def read(path: str) -> Scan:
+
+def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
     """Reads a 2D image (y, x, C) or a volume (z, y, x, C) near the LPS axes; ITK's world is LPS already.
 
+    Args:
+        item: ("frame", i) for one volume of a 4D file, ("channels", n) for all of them as channels.
+
     Raises:
-        Refused: broken, or of more than three dimensions.
+        Refused: broken, of more dimensions, without spacing or orientation, or with its data elsewhere.
     """
+    size, components, _ = _look(path)
+    dimension = len(size)
+    if dimension not in (2, 3) and not (dimension == 4 and item is not None):
+        raise Refused("not an image or volume", f"it has {dimension} dimensions")
     try:
         image = sitk.ReadImage(path)
     except RuntimeError as error:
-        raise Refused("not a readable volume", str(error).strip().splitlines()[-1]) from None
-    dimension = image.GetDimension()
-    if dimension not in (2, 3):
-        raise Refused("not an image or volume", f"it has {dimension} dimensions")
+        raise Refused("not a readable volume", _last_line(error)) from None
     array = sitk.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() == 1:
-        array = array[..., None]
-    array = grey_if_equal(array)
+    array = array[..., None] if components == 1 else array
+    if dimension == 4:
+        if item[0] == "frame":
+            array = array[item[1]]
+        elif components > 1:
+            raise Refused("not a volume of one contrast", f"{size[3]} volumes of {components} components")
+        else:
+            array = np.moveaxis(array[..., 0], 0, -1)
+    if array.dtype.kind not in "uif":
+        raise Refused("not a volume of numbers", f"they are {array.dtype}")
+    array = grey_if_equal(array) if dimension < 4 else array
     span = (0.0, 255.0) if array.dtype == np.uint8 else None
     spacing = np.asarray(image.GetSpacing(), float)
+    if not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise Refused("no voxel spacing", f"the header says {tuple(spacing)}")
     if dimension == 2:
         return Scan(array, span=span, spacing=tuple(spacing[::-1].tolist()))
+    direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
     affine = np.eye(4)
-    affine[:3, :3] = (np.asarray(image.GetDirection()).reshape(3, 3) * spacing)[:, ::-1]
-    affine[:3, 3] = image.GetOrigin()
+    affine[:3, :3] = (direction * spacing[:3])[:, ::-1]
+    affine[:3, 3] = image.GetOrigin()[:3]
+    orientation = axes_of(affine)
     array, affine = canonical(array, affine)
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
-    return Scan(array, span=span, spacing=spacing, affine=affine)
+    return Scan(array, span=span, spacing=spacing, affine=affine, orientation=orientation)
+
+
+def volumes(path: str) -> int:
+    """How many volumes a file holds, by its header; 1 where it cannot be read, which ``read`` then says.
+
+    Raises:
+        Refused: more than it can hold.
+    """
+    try:
+        size, _, _ = _look(path)
+    except Refused as fault:
+        if fault.reason in ("declares more than it holds", "too large"):
+            raise
+        return 1
+    return size[3] if len(size) == 4 else 1
+
+
+def _look(path: str) -> tuple[tuple[int, ...], int, int]:
+    """(x, y, z ...) size, components and bytes a component, from the header, which the file must bear out."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise Refused("cannot be opened", "its name is not UTF-8; rename it") from None
+    data = _data_file(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise Refused("not a readable volume", _last_line(error)) from None
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    width = _BYTES.get(reader.GetPixelID() if components == 1 else reader.GetPixelID() - 12, 8)
+    if not size or min(size) < 1:
+        raise Refused("empty image", f"its size is {tuple(size)}")
+    limits.declared(math.prod(size) * components * width, os.path.getsize(data), packed=True)
+    return tuple(map(int, size)), components, width
+
+
+def _data_file(path: str) -> str:
+    """The file that holds the voxels: this one, or one that lies beside it.
+
+    Raises:
+        Refused: it cannot be opened, or lies outside the folder of the header.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(65536)
+    except OSError as error:
+        raise Refused("cannot be opened", error.strerror or str(error)) from None
+    found = _DATA_FILE.search(
+        head.partition(b"\n\n")[0] if path.lower().endswith((".nrrd", ".nhdr")) else head
+    )
+    name = os.fsdecode(found.group(1)) if found else "LOCAL"
+    if name.lower() == "local":
+        return path
+    if name.lower().startswith(_HERE) or "%" in name or " " in name.strip():
+        raise Refused("volume of several files", f"its data are in {name[:60]!r}; make it one file")
+    if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+        raise Refused("data file outside its folder", f"{name[:60]!r}")
+    beside = os.path.join(os.path.dirname(path), name)
+    if not os.path.isfile(beside):
+        raise Refused("data file missing", f"{name[:60]!r} is not beside it")
+    if not os.path.realpath(beside).startswith(os.path.realpath(os.path.dirname(path)) + os.sep):
+        raise Refused("data file outside its folder", f"{name[:60]!r} is a link")
+    return beside
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -2,8 +2,12 @@
 
 import warnings
 
+import numpy as np
+
 from vitmed.errors import VitmedError
 from vitmed.scans.scan import Refused, Scan, Source
+
+NEAR, FAR = 1e-4, 1e3  # millimetres: finer than any micro-CT, and a metre
 
 
 def read(source: Source) -> Scan:
@@ -15,7 +19,7 @@ def read(source: Source) -> Scan:
     try:
         with warnings.catch_warnings():  # remarks on headers; what matters in them is refused
             warnings.simplefilter("ignore")
-            return _read(source)
+            return _checked(_read(source))
     except (Refused, VitmedError, MemoryError):
         raise
     except Exception as error:  # a codec's own kind of complaint about a file no reader has met before
@@ -31,7 +35,7 @@ def _read(source: Source) -> Scan:
         case "image":
             from vitmed.scans import images
 
-            return images.read(source.files[0])
+            return images.read(source.files[0], source.item)
         case "array":
             from vitmed.scans import arrays
 
@@ -39,16 +43,31 @@ def _read(source: Source) -> Scan:
         case "nifti":
             from vitmed.scans import nifti
 
-            return nifti.read(source.files[0])
+            return nifti.read(source.files[0], source.item)
         case "itk":
             from vitmed.scans import itk
 
-            return itk.read(source.files[0])
+            return itk.read(source.files[0], source.item)
         case "dicom":
             from vitmed.scans import dicom
 
-            return dicom.read(source.files)
+            return dicom.read(source)
     raise ValueError(f"no reader for {source.kind}")
+
+
+def _checked(scan: Scan) -> Scan:
+    """Refuses what no reader may let through: nothing at all, or a geometry that cannot be."""
+    if 0 in scan.array.shape:
+        raise Refused("empty image", f"its shape is {scan.array.shape}")
+    if scan.spacing is not None:
+        spacing = np.asarray(scan.spacing, float)
+        if not (np.isfinite(spacing) & (spacing > 0)).all():
+            raise Refused("no voxel spacing", f"the file says {tuple(scan.spacing)}")
+        if spacing.max() > FAR or spacing.min() < NEAR:
+            raise Refused("impossible voxel spacing", f"{tuple(scan.spacing)} mm; are the units right?")
+    if scan.affine is not None and not np.isfinite(scan.affine).all():
+        raise Refused("orientation unknown", "its position is not finite")
+    return scan
 
 
 def read_mask(path: str) -> Scan:

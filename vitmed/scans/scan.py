@@ -27,16 +27,22 @@ class Source:
 
     Attributes:
         id: what the scan is called in the dataset: its path relative to the source folder (the folder for a
-            DICOM series that has one to itself), or ``train/000012`` in an ``.npz``.
+            DICOM series that has one to itself), or ``train/000012`` in an ``.npz``; ``#`` and a word follow
+            where one file or series holds several scans.
         kind: the reader: ``image array nifti itk dicom npz``.
         files: the file, or the files of a DICOM series.
-        item: (split, index) inside an ``.npz``.
+        item: which of several scans of a file: (split, index) inside an ``.npz``, ("frame", i) of a cine, a
+            TIFF or a 4D volume, ("stack", name) of a multi-frame file, ("channels", n) for all as channels.
+        parts: what the reader noted when it looked, so that it need not look again.
+        chosen: why this series of its study was taken, "" where no rule was given.
     """
 
     id: str
     kind: str
     files: tuple[str, ...]
-    item: tuple[str, int] | None = None
+    item: tuple[str, int | str] | None = None
+    parts: tuple = dataclasses.field(default=(), repr=False, compare=False)
+    chosen: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Scan:
         modality: canonical name, or None where the file does not say.
         patient: the file's patient id, "" where it has none.
         site: where it was acquired, "" unknown.
+        orientation: three letters, the sides (of L R, P A, S I) that the axes of the file ran towards before
+            they were turned to S, P, L; "" unknown. With ``affine`` it leads back to the file's own order.
     """
 
     array: np.ndarray
@@ -61,6 +69,7 @@ class Scan:
     modality: str | None = None
     patient: str = ""
     site: str = ""
+    orientation: str = ""
 
     @property
     def size(self) -> tuple[int, ...]:

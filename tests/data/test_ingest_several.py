@@ -1,0 +1,66 @@
+"""Files and series that hold several scans, and the choice among series, all the way into a dataset."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from vitmed.cli.main import main
+from vitmed.data.ingest import ingest
+
+
+def examples(dataset):
+    source = tfds.builder_from_directory(str(dataset)).as_data_source()
+    return {e["id"].decode(): {**e, "split": name} for name, split in source.items() for e in split}
+
+
+def films(folder, rng, count=12, pages=4):
+    folder.mkdir()
+    for k in range(count):
+        first, *rest = [Image.fromarray(p) for p in rng.integers(0, 256, (pages, 8, 8)).astype(np.uint8)]
+        first.save(folder / f"{k:02}.tif", save_all=True, append_images=rest)
+
+
+def test_frames_of_one_file_stay_on_one_side_and_share_its_label(tmp_path, rng):
+    """Otherwise a model is tested on the next frame of a film it was trained on, or half the film has no label."""
+    films(tmp_path / "in", rng)
+    rows = "".join(f"{k:02}.tif,{'ab'[k % 2]}\n" for k in range(12))
+    (tmp_path / "labels.csv").write_text("path,label\n" + rows)
+    result = ingest(
+        tmp_path / "in", tmp_path / "out", labels=tmp_path / "labels.csv", split="80/10/10", progress=False
+    )
+    assert sum(result["examples"].values()) == 48 and len(result["examples"]) > 1
+    found = examples(tmp_path / "out")
+    for k in range(12):
+        mine = [e for name, e in found.items() if name.startswith(f"{k:02}.tif#")]
+        assert len({e["split"] for e in mine}) == 1 and len(mine) == 4
+        assert {(float(e["label"][0]), float(e["label_weight"][0])) for e in mine} == {(k % 2, 1)}
+
+
+def test_the_options_are_there_for_everybody(tmp_path, rng, capsys):
+    """Otherwise they can be used from Python only."""
+    films(tmp_path / "in", rng, count=2, pages=5)
+    assert main(["ingest", str(tmp_path / "in"), "--out", str(tmp_path / "a"), "--frames", "2"]) == 0
+    assert set(examples(tmp_path / "a")) == {"00.tif#0000", "00.tif#0004", "01.tif#0000", "01.tif#0004"}
+    assert main(["ingest", str(tmp_path / "in"), "--out", str(tmp_path / "b"), "--frames", "channels"]) == 0
+    assert json.loads((tmp_path / "b" / "datasheet.json").read_text())["channels"] == 5
+    for option, value in (
+        ("--frames", "some"),
+        ("--frames", "0"),
+        ("--include", "all"),
+        ("--series", "no.toml"),
+    ):
+        assert main(["ingest", str(tmp_path / "in"), "--out", str(tmp_path / "c"), option, value]) == 2
+        assert value in capsys.readouterr().err and not (tmp_path / "c").exists()
+
+
+def test_the_record_keeps_the_orientation_of_the_file(tmp_path, rng):
+    """Otherwise a prediction cannot be laid over the scan it was made for."""
+    (tmp_path / "in").mkdir()
+    volume = rng.integers(0, 500, (6, 7, 8)).astype(np.int16)
+    nib.save(nib.Nifti1Image(volume, np.diag([-1.0, 1, 1, 1])), tmp_path / "in" / "a.nii")
+    ingest(tmp_path / "in", tmp_path / "out", modality="mr", progress=False)
+    example = examples(tmp_path / "out")["a.nii"]
+    assert example["orientation"] == b"LAS" and example["image"].shape == (8, 7, 6, 1)

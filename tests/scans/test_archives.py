@@ -1,0 +1,43 @@
+"""Zip archives of scans; what is refused of hostile ones is in tests/data/test_ingest_hostile.py."""
+
+import zipfile
+
+import numpy as np
+
+from vitmed.data.ingest import ingest
+from vitmed.scans.find import find
+from vitmed.scans.how import How
+from vitmed.scans.read import read
+
+
+def packed(tmp_path, series, rng):
+    """studies.zip with one series of 6 slices in a folder, an array, and what macOS adds."""
+    volume = rng.integers(0, 2000, (6, 4, 5)).astype(np.uint16)
+    series(volume, folder="knee")
+    np.save(tmp_path / "a.npy", volume)
+    with zipfile.ZipFile(tmp_path / "studies.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((tmp_path / "knee").iterdir()):
+            archive.write(file, f"first/knee/{file.name}")
+        archive.write(tmp_path / "a.npy", "a.npy")
+        archive.writestr("__MACOSX/first/._x", b"x")
+    return volume
+
+
+def test_a_zip_is_read_like_the_folder_it_holds(tmp_path, series, rng):
+    """Otherwise archives as they come from a PACS must be unpacked by hand, or are read in part."""
+    volume = packed(tmp_path, series, rng)
+    (tmp_path / "unpacked").mkdir()
+    found, refused = find(tmp_path / "studies.zip", how=How(unpack=str(tmp_path / "unpacked")))
+    assert [s.id for s in found] == ["a.npy", "first/knee"] and refused == []
+    np.testing.assert_array_equal(read(found[1]).array[..., 0], volume.astype(int) - 1024)
+
+
+def test_zips_in_a_folder_go_in_and_nothing_unpacked_stays(tmp_path, series, rng):
+    """Otherwise the disk fills with copies of the scans, or they are left out of the dataset's folder rule."""
+    packed(tmp_path, series, rng)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "studies.zip").rename(tmp_path / "in" / "studies.zip")
+    result = ingest(tmp_path / "in", tmp_path / "out", modality="ct", progress=False)
+    assert sum(result["examples"].values()) == 2
+    assert not list((tmp_path / "out").glob("*unpacked*")) and not list(tmp_path.glob("out.*"))
+    assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["studies.zip"]

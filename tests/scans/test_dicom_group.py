@@ -1,0 +1,196 @@
+"""Which images of a series make one volume."""
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomFileLike
+from pydicom.filewriter import write_dataset
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from vitmed.scans.find import find
+from vitmed.scans.how import How
+from vitmed.scans.read import read
+
+MR = {"Modality": "MR", "RescaleIntercept": None, "RescaleSlope": None}
+
+
+def two(tmp_path, dicom, rng, apart, position=lambda k, which: (0, 0, 2 * k)):
+    """A series of two volumes of 5 slices, whose slices lie between one another; ``apart(which)`` gives tags."""
+    volumes = rng.integers(0, 1000, (2, 5, 4, 6)).astype(np.int16)
+    (tmp_path / "s").mkdir()
+    for k in range(5):
+        for which in range(2):
+            tags = {"position": position(k, which), **MR, **apart(which)}
+            dicom(tmp_path / "s" / f"{(3 * k + which) % 7}{k}{which}", volumes[which, k], **tags)
+    found, refused = find(tmp_path)
+    assert refused == []
+    return found, volumes
+
+
+@pytest.mark.parametrize(
+    ("apart", "names"),
+    [
+        (lambda w: {"EchoNumbers": w + 1, "EchoTime": 10.0 * w}, ["s#echo-1", "s#echo-2"]),
+        (lambda w: {"EchoTime": 10.0 + 70 * w}, ["s#echo-10", "s#echo-80"]),
+        (lambda w: {"DiffusionBValue": 1000.0 * w}, ["s#b-0", "s#b-1000"]),
+        (lambda w: {"TemporalPositionIdentifier": w + 1}, ["s#time-1", "s#time-2"]),
+        (lambda w: {"AcquisitionNumber": w + 1}, ["s#acquisition-1", "s#acquisition-2"]),
+        (lambda w: {"ImageType": ["ORIGINAL", "PRIMARY", "MP"[w]]}, ["s#type-M", "s#type-P"]),
+    ],
+)
+def test_volumes_of_one_series_are_told_apart(tmp_path, dicom, rng, apart, names):
+    """Otherwise two echoes, weightings, times or acquisitions are shuffled into one volume, or all refused."""
+    found, volumes = two(tmp_path, dicom, rng, apart)
+    assert [s.id for s in found] == names
+    for source, volume in zip(found, volumes, strict=True):
+        np.testing.assert_array_equal(read(source).array[..., 0], volume)
+
+
+def test_orientations_of_one_series_are_told_apart(tmp_path, dicom, rng):
+    """Otherwise a series with a coronal reformat beside the axial slices is lost, or worse, mixed."""
+    sagittal = {"orientation": (0, 1, 0, 0, 0, -1)}
+    found, volumes = two(
+        tmp_path,
+        dicom,
+        rng,
+        lambda which: sagittal if which else {},
+        lambda k, which: (2 * k, 0, 0) if which else (0, 0, 2 * k),
+    )
+    assert [s.id for s in found] == ["s#axial", "s#sagittal"]
+    np.testing.assert_array_equal(read(found[0]).array[..., 0], volumes[0])
+    assert read(found[0]).orientation == "SPL" and read(found[1]).orientation == "RIP"
+
+
+def test_acquisitions_one_after_the_other_are_one_volume(tmp_path, dicom, rng):
+    """Otherwise a CT of many rotations falls into as many pieces."""
+    volume = rng.integers(0, 1000, (8, 4, 6)).astype(np.int16)
+    (tmp_path / "s").mkdir()
+    for k in range(8):
+        dicom(tmp_path / "s" / f"{k}", volume[k], position=(0, 0, k), AcquisitionNumber=k // 4)
+    (source,), refused = find(tmp_path)
+    assert refused == [] and read(source).size == (8, 4, 6)
+
+
+def test_radiographs_of_one_series_are_images_of_their_own(tmp_path, dicom, rng):
+    """Otherwise the four views of a mammogram are refused as a volume without positions."""
+    for k in range(4):
+        pixels = rng.integers(0, 1000, (4, 6)).astype(np.uint16)
+        dicom(
+            tmp_path / f"view{k}.dcm",
+            pixels,
+            **{**MR, "Modality": "MG"},
+            ImagePositionPatient=None,
+            ImageOrientationPatient=None,
+        )
+    found, refused = find(tmp_path)
+    assert [s.id for s in found] == [f"view{k}.dcm" for k in range(4)] and refused == []
+
+
+def test_the_same_image_twice_is_taken_once(tmp_path, dicom, series, rng):
+    """Otherwise a copied file makes a volume of two slices at one position, and the series is lost."""
+    files = series(rng.integers(0, 999, (4, 4, 6)).astype(np.uint16))
+    (tmp_path / "stack" / "copy").write_bytes(open(files[1], "rb").read())
+    (source,), refused = find(tmp_path)
+    assert len(source.files) == 4 and refused[0][:2] == ("stack/copy", "the same image twice")
+
+
+def enhanced(path, frames, positions, echoes, slopes):
+    """An enhanced MR file: geometry, echo and rescale per frame, spacing shared."""
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = EnhancedMRImageStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+    data.SeriesInstanceUID, data.StudyInstanceUID = "1.2", "1.1"
+    data.Modality, data.PatientID, data.PhotometricInterpretation = "MR", "p", "MONOCHROME2"
+    data.NumberOfFrames, data.Rows, data.Columns = frames.shape
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit = 1, 16, 12, 11
+    data.PixelRepresentation = 0
+    measures = Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.25], 99
+    orientation = Dataset()
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared = Dataset()
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    data.SharedFunctionalGroupsSequence = [shared]
+    groups = []
+    for position, echo, slope in zip(positions, echoes, slopes, strict=True):
+        group, place, time, value = Dataset(), Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = list(position)
+        time.EffectiveEchoTime = echo
+        value.RescaleSlope, value.RescaleIntercept, value.RescaleType = slope, 1, "US"
+        group.PlanePositionSequence, group.MREchoSequence = [place], [time]
+        group.PixelValueTransformationSequence = [value]
+        groups.append(group)
+    data.PerFrameFunctionalGroupsSequence = groups
+    data.PixelData = frames.tobytes()
+    pydicom.dcmwrite(path, data, enforce_file_format=True)
+
+
+def test_an_enhanced_file_holds_volumes_by_its_functional_groups(tmp_path, rng):
+    """Otherwise frames come in the order of the file, with one slope for all, and echoes are mixed."""
+    frames = rng.integers(0, 4096, (8, 4, 6)).astype(np.uint16)
+    order = [2, 0, 3, 1]
+    positions = [(1, 2, 3.0 * order[k // 2]) for k in range(8)]
+    slopes = [1 + k for k in range(8)]
+    enhanced(tmp_path / "e.dcm", frames, positions, [20.0 + 60 * (k % 2) for k in range(8)], slopes)
+    found, refused = find(tmp_path)
+    assert [s.id for s in found] == ["e.dcm#echo-20", "e.dcm#echo-80"] and refused == []
+    for which, source in enumerate(found):
+        scan = read(source)
+        for k in range(4):
+            frame = 2 * k + which
+            wanted = frames[frame].astype(np.float32) * slopes[frame] + 1
+            np.testing.assert_array_equal(scan.array[order[k], ..., 0], wanted)
+        np.testing.assert_allclose(scan.spacing, (3, 0.5, 0.25))
+        np.testing.assert_allclose(scan.affine @ [0, 0, 0, 1], (1, 2, 0, 1))
+
+
+def test_localisers_captures_and_reports_are_left_out_and_can_be_taken(tmp_path, dicom, rng):
+    """Otherwise a plan of the scan, or a picture of a screen, is learned from as if it were a scan."""
+    pixels = rng.integers(0, 1000, (4, 6)).astype(np.uint16)
+    secondary = "1.2.840.10008.5.1.4.1.1.7"
+    dicom(tmp_path / "scan", pixels, series="1")
+    dicom(tmp_path / "loc", pixels, series="2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    dicom(tmp_path / "scout", pixels, series="3", SeriesDescription="3-pl Scout")
+    dicom(tmp_path / "screen", pixels, series="4", SOPClassUID=secondary)
+    dicom(tmp_path / "dose", pixels, series="5", SOPClassUID=secondary, SeriesDescription="Dose Report")
+    dicom(tmp_path / "sr", pixels, series="6", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.67", Modality="SR")
+    dicom(tmp_path / "seg", pixels, series="7", SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4", Modality="SEG")
+    dicom(
+        tmp_path / "plan", pixels, series="8", SOPClassUID="1.2.840.10008.5.1.4.1.1.481.5", Modality="RTPLAN"
+    )
+    found, refused = find(tmp_path)
+    assert [s.id for s in found] == ["scan"]
+    assert {name: reason for name, reason, _ in refused} == {
+        "loc": "localiser",
+        "scout": "localiser",
+        "screen": "secondary capture",
+        "dose": "dose report",
+        "sr": "dose report",
+        "seg": "segmentation, not a scan",
+        "plan": "radiotherapy object, not a scan",
+    }
+    taken, _ = find(tmp_path, how=How(include=("localiser", "secondary")))
+    assert [s.id for s in taken] == ["loc", "scan", "scout", "screen"]
+
+
+def test_files_need_neither_suffix_nor_preamble(tmp_path, dicom, rng):
+    """Otherwise the discs of older scanners hold nothing."""
+    pixels = rng.integers(0, 1000, (4, 6)).astype(np.uint16)
+    path = dicom(tmp_path / "whole", pixels)
+    data = pydicom.dcmread(path)
+    (tmp_path / "whole").unlink()
+    for name, implicit in (("IM0001", True), ("IM0002", False)):
+        data.SOPInstanceUID, data.SeriesInstanceUID = f"1.{implicit:d}", f"2.{implicit:d}"
+        with open(tmp_path / name, "wb") as file:
+            bare = Dataset()
+            bare.update({e.tag: e for e in data})
+            out = DicomFileLike(file)
+            out.is_implicit_VR, out.is_little_endian = implicit, True
+            write_dataset(out, bare)
+    found, refused = find(tmp_path)
+    assert [s.id for s in found] == ["IM0001", "IM0002"] and refused == []
+    for source in found:
+        np.testing.assert_array_equal(read(source).array[..., 0], pixels.astype(int) - 1024)

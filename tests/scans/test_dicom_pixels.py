@@ -1,0 +1,115 @@
+"""From stored bits to values; that decoding equals pydicom's is in test_dicom_files.py."""
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi
+
+from vitmed.scans import dicom, dicom_header, dicom_pixels
+from vitmed.scans.scan import Refused
+
+PLAIN = {"Modality": "DX", "RescaleIntercept": None, "RescaleSlope": None}
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("stored", [10, 12, 16])
+def test_unused_bits_do_not_count(dicom_slice, tmp_path, rng, signed, stored):
+    """Otherwise what a scanner left in the unused bits (overlays) is added to the pixels."""
+    pixels = rng.integers(0, 65536, (4, 6)).astype(np.uint16)
+    path = dicom_slice(
+        tmp_path / "a",
+        pixels,
+        **PLAIN,
+        BitsStored=stored,
+        HighBit=stored - 1,
+        PixelRepresentation=signed,
+    )
+    ours = dicom_pixels.decode(dicom_header.look(path))
+    low = pixels.astype(int) & (2**stored - 1)
+    wanted = np.where(low >= 2 ** (stored - 1), low - 2**stored, low) if signed else low
+    np.testing.assert_array_equal(ours, wanted)
+    np.testing.assert_array_equal(ours, pydicom.dcmread(path).pixel_array)
+
+
+def test_padding_is_air_in_a_ct_and_black_elsewhere(dicom_slice, tmp_path):
+    """Otherwise the corners of a CT are -2000 HU or +1000, and set the range of a radiograph."""
+    pixels = np.array([[-2000, 0], [100, 1064]], np.int16)
+    ct = dicom.read((dicom_slice(tmp_path / "a", pixels, PixelPaddingValue=-2000),))
+    np.testing.assert_array_equal(ct.array[..., 0], [[-1000, -1024], [-924, 40]])
+    pixels = np.array([[4095, 10], [100, 1064]], np.uint16)
+    dx = dicom.read((dicom_slice(tmp_path / "b", pixels, **PLAIN, PixelPaddingValue=4095),))
+    np.testing.assert_array_equal(dx.array[..., 0], [[10, 10], [100, 1064]])
+    grey = {
+        **PLAIN,
+        "PixelPaddingValue": 0,
+        "PixelPaddingRangeLimit": 50,
+        "PhotometricInterpretation": "MONOCHROME1",
+    }
+    dx = dicom.read((dicom_slice(tmp_path / "c", pixels, **grey),))
+    np.testing.assert_array_equal(dx.array[..., 0], [[-4095, -4095], [-100, -1064]])
+
+
+def table(values, first, bits):
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [len(values), first, bits], np.array(values, "<u2").tobytes()
+    item.ModalityLUTType = "US"
+    return [item]
+
+
+def test_tables_are_applied(dicom_slice, tmp_path):
+    """Otherwise a radiograph whose contrast lies in a table is shown, and learned from, without it."""
+    pixels = np.array([[0, 1], [2, 3]], np.uint16)
+    path = dicom_slice(tmp_path / "a", pixels, **PLAIN, ModalityLUTSequence=table([50, 40, 7, 5], 0, 16))
+    scan = dicom.read((path,))
+    np.testing.assert_array_equal(scan.array[..., 0], [[50, 40], [7, 5]])
+    np.testing.assert_array_equal(scan.array[..., 0], apply_modality_lut(pixels, pydicom.dcmread(path)))
+    path = dicom_slice(tmp_path / "b", pixels, **PLAIN, VOILUTSequence=table([0, 3000, 4000, 4095], 0, 12))
+    scan = dicom.read((path,))
+    assert scan.span == (0, 4095)
+    np.testing.assert_array_equal(scan.array[..., 0], apply_voi(pixels, pydicom.dcmread(path)))
+
+
+@pytest.mark.parametrize("tags", [{"RescaleSlope": 0}, {"RescaleType": "OD"}])
+def test_a_ct_must_be_in_hounsfield_units(dicom_slice, tmp_path, tags):
+    """Otherwise densities, or nothing at all, pass for Hounsfield units."""
+    with pytest.raises(Refused, match="RescaleSlope|RescaleType"):
+        dicom.read((dicom_slice(tmp_path / "a", np.ones((4, 6), np.uint16), **tags),))
+
+
+def test_rescaling_keeps_its_fractions(dicom_slice, tmp_path, rng):
+    """Otherwise a slope is rounded away; whole numbers stay 16 bits wide, which halves the memory."""
+    pixels = rng.integers(0, 4000, (4, 6)).astype(np.uint16)
+    scan = dicom.read((dicom_slice(tmp_path / "a", pixels, RescaleSlope=0.25, RescaleIntercept=-1024.5),))
+    np.testing.assert_allclose(scan.array[..., 0], pixels * 0.25 - 1024.5)
+    assert dicom.read((dicom_slice(tmp_path / "b", pixels),)).array.dtype == np.int16
+
+
+def test_damaged_codestreams_never_raise_anything_else(tmp_path, rng):
+    """Otherwise a flipped bit in one of a thousand files ends the ingest with a decoder's own words."""
+    names = [
+        "JPEG2000.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "MR_small_RLE.dcm",
+        "image_dfl.dcm",
+    ]
+    outcomes = set()
+    for name in names:
+        whole = open(pydicom.data.get_testdata_file(name, download=False), "rb").read()
+        for trial in range(12):
+            data = bytearray(whole[: rng.integers(len(whole) // 2, len(whole))] if trial % 3 == 0 else whole)
+            for place in rng.integers(132, len(data), 5):
+                data[place] = rng.integers(0, 256)
+            (tmp_path / "x.dcm").write_bytes(bytes(data))
+            try:
+                dicom_pixels.values(dicom_header.look(str(tmp_path / "x.dcm"), ("localiser", "secondary")))
+                outcomes.add("read")
+            except Refused as fault:
+                outcomes.add(fault.reason)
+    assert "read" in outcomes and len(outcomes) > 2
+
+
+@pytest.fixture
+def dicom_slice(dicom):  # the module of that name is under test here
+    return dicom

@@ -1,0 +1,192 @@
+"""DICOM files to scans: which images make one volume, and which are pictures by themselves.
+
+A series is one volume only most of the time. It may hold several orientations, echoes, b-values, time points
+or acquisitions, each of them a volume; and in a series of radiographs or of ultrasound every image is a scan.
+"""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from vitmed.scans.dicom_header import Image
+from vitmed.scans.how import How
+from vitmed.scans.how import chosen as frames_chosen
+from vitmed.scans.scan import Source
+
+Part = tuple[Image, int]  # a file's image and the frame of it
+Refusals = list[tuple[str, str, str]]  # file, reason, detail
+
+# Modalities whose images are slices of a volume; of the others only those that say where they lie.
+_SLICES = {"CT", "MR", "PT"}
+# What makes two images different at any place, and what does only where several lie at one.
+_ALWAYS = ("stack", "echo", "b", "time")
+_IF_REPEATED = ("type", "trigger", "acquisition")
+
+
+def sources(
+    images: Iterable[Image], names: dict[str, str], how: How, root: str
+) -> tuple[list[Source], Refusals]:
+    """Every scan that the files hold, named, and the files that are left out.
+
+    A scan of one file is called by the file, a series that has a folder to itself by the folder, and one of
+    several in a folder by its first file; ``#`` and a word follow where one series or file holds several.
+
+    Args:
+        names: what each path is called.
+        root: what the source folder itself is called.
+    """
+    series: dict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        series[image.series].append(image)
+    alone = Counter(
+        folder for group in series.values() for folder in {os.path.dirname(i.path) for i in group}
+    )
+    found: list[Source] = []
+    refused: Refusals = []
+    for group in series.values():
+        group.sort(key=lambda i: i.path)
+        called = _called(group, names, alone, root)
+        patients = {i.patient for i in group if i.patient}
+        if len(patients) > 1:
+            reason = "several patients in one series"
+            refused.append((called, reason, " and ".join(sorted(patients)[:3])))
+            continue
+        group, twice = _once(group, names)
+        refused += twice
+        found_here, bad = _scans(group, called, names, how)
+        found += found_here
+        refused += bad
+    return found, refused
+
+
+def stacks(parts: list[Part]) -> list[tuple[str, list[Part]]]:
+    """Parts of one series as volumes: (what sets it apart, "" where nothing does, its parts)."""
+    groups = _by_orientation(parts)
+    for name in _ALWAYS:
+        groups = _split(groups, lambda part, name=name: _value(part, name), name)
+    for name in _IF_REPEATED:
+        more = []
+        for label, held in groups:
+            one = [(label, held)]
+            more += _split(one, lambda part, name=name: _value(part, name), name) if _repeated(held) else one
+        groups = more
+    return groups
+
+
+def _scans(group: list[Image], called: str, names: dict[str, str], how: How) -> tuple[list[Source], Refusals]:
+    found: list[Source] = []
+    refused: Refusals = []
+    slices: list[Part] = []
+    for image in group:
+        placed = all(p.position and p.orientation for p in image.planes)
+        if image.frames == 1:
+            if image.modality in _SLICES or (placed and len(group) > 1):
+                slices.append((image, 0))
+            else:
+                found.append(Source(names[image.path], "dicom", (image.path,), parts=((image, 0),)))
+        elif placed and len(image.planes) == image.frames:
+            made = [
+                (label, tuple(parts)) for label, parts in stacks([(image, f) for f in range(image.frames)])
+            ]
+            for label, parts in made:
+                name = names[image.path] + (f"#{label}" if len(made) > 1 else "")
+                item = ("stack", label) if len(made) > 1 else None
+                found.append(Source(name, "dicom", (image.path,), item, parts))
+        elif how.frames == "refuse":
+            refused.append(
+                (names[image.path], "several images in one file", f"{image.frames} frames; see --frames")
+            )
+        elif how.frames == "channels":
+            parts = tuple((image, f) for f in range(image.frames))
+            found.append(Source(names[image.path], "dicom", (image.path,), ("channels", image.frames), parts))
+        else:
+            for frame in frames_chosen(image.frames, how.frames):
+                name = f"{names[image.path]}#{frame:04d}"
+                found.append(Source(name, "dicom", (image.path,), ("frame", frame), ((image, frame),)))
+    if slices:
+        made = stacks(slices)
+        for label, parts in made:
+            files = tuple(image.path for image, _ in parts)
+            name = called if len(made) == 1 else f"{called}#{label}"
+            found.append(Source(name, "dicom", files, None, tuple(parts)))
+    return found, refused
+
+
+def _called(group: list[Image], names: dict[str, str], alone: Counter, root: str) -> str:
+    folder = os.path.dirname(group[0].path)
+    inside = all(os.path.dirname(i.path) == folder for i in group)
+    first = names[group[0].path]
+    if len(group) == 1 or not inside or alone[folder] != 1:
+        return first
+    parent = Path(first).parent.as_posix()
+    return root if parent == "." else parent
+
+
+def _once(group: list[Image], names: dict[str, str]) -> tuple[list[Image], Refusals]:
+    """Leaves out the second copy of an image: the same instance at the same place."""
+    seen: dict[tuple, Image] = {}
+    refused: Refusals = []
+    for image in group:
+        key = (image.instance, image.planes[0].position) if image.instance else (image.path,)
+        if key in seen:
+            refused.append((names[image.path], "the same image twice", f"as {names[seen[key].path]}"))
+        else:
+            seen[key] = image
+    return list(seen.values()), refused
+
+
+def _split(groups: list[tuple[str, list[Part]]], value, name: str) -> list[tuple[str, list[Part]]]:
+    made = []
+    for label, parts in groups:
+        by: dict[object, list[Part]] = defaultdict(list)
+        for part in parts:
+            by[value(part)].append(part)
+        if len(by) == 1:
+            made.append((label, parts))
+            continue
+        for found in sorted(by, key=lambda v: (isinstance(v, str), v if v is not None else -1, str(v))):
+            word = f"{name}-{found:g}" if isinstance(found, float | int) else f"{name}-{found or 'none'}"
+            made.append((f"{label}+{word}" if label else word, by[found]))
+    return made
+
+
+def _value(part: Part, name: str):
+    return dict(part[0].plane(part[1]).apart).get(name)
+
+
+def _by_orientation(parts: list[Part]) -> list[tuple[str, list[Part]]]:
+    """Parts whose directions agree to a hundredth go together; where one has none, all stay together."""
+    planes = [image.plane(frame) for image, frame in parts]
+    if any(p.orientation is None or p.position is None for p in planes):
+        return [("", parts)]
+    kinds: list[tuple[np.ndarray, list[Part]]] = []
+    for part, plane in zip(parts, planes, strict=True):
+        direction = np.array(plane.orientation)
+        for other, held in kinds:
+            if np.abs(direction - other).max() < 0.01:
+                held.append(part)
+                break
+        else:
+            kinds.append((direction, [part]))
+    if len(kinds) == 1:
+        return [("", parts)]
+    ways = [way_of(direction) for direction, _ in kinds]
+    named = [w if ways.count(w) == 1 else f"{w}-{ways[: i + 1].count(w)}" for i, w in enumerate(ways)]
+    return [(name, held) for name, (_, held) in zip(named, kinds, strict=True)]
+
+
+def way_of(orientation) -> str:
+    """``sagittal``, ``coronal`` or ``axial``: the plane that an orientation is nearest to."""
+    normal = np.cross(orientation[:3], orientation[3:])
+    return ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
+
+
+def _repeated(parts: list[Part]) -> bool:
+    """Whether several slices lie at one place."""
+    planes = [image.plane(frame) for image, frame in parts]
+    if any(p.position is None for p in planes):
+        return False
+    return len({tuple(round(v, 3) for v in p.position) for p in planes}) < len(planes)
