@@ -24,6 +24,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless, generate_uid
 
 from vitmed.data.ingest import ingest
+from vitmed.data.pseudonyms import hidden, open_key
 
 GOOD = 3
 SECONDS = 2.0
@@ -501,7 +502,10 @@ def test_it_is_left_out_with_its_reason_and_the_rest_goes_in(tmp_path, monkeypat
     tracemalloc.stop()
     sheet = json.loads((tmp_path / "out" / "datasheet.json").read_text())
     told = {f["file"]: f["reason"] for f in sheet["refused_files"]}
+    key = open_key()
     for file in names:
+        # Of a DICOM file that cannot be read whole, nobody knows whether its name tells who the patient is.
+        file = file if file in told else hidden(file, key)
         assert file in told, f"{file} is not in the datasheet: {told}"
         assert re.match(reason, told[file]) and told[file], told[file]
         assert not told[file].startswith("cannot be read"), f"no reader expected it: {told[file]}"

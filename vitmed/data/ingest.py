@@ -371,8 +371,9 @@ def _discreet(refused: Refusals, files: dict, source: Path, told: Annotations, n
         if file not in files and ".zip" in file.lower():  # a member that was not unpacked cannot be asked
             out.append((names.nothing_of(file), reason, ""))
             continue
-        if kind_of(path) == "dicom" or is_dicom(path):
-            found = deidentify.look(path).values
+        regular = os.path.isfile(path)  # to open a pipe is to wait for ever
+        if kind_of(path) == "dicom" or (regular and is_dicom(path)):
+            found = deidentify.look(path).values if regular else None
             if found is None:
                 out.append((names.nothing_of(file), reason, ""))
                 continue

@@ -10,8 +10,9 @@ in paths and in messages.
 import dataclasses
 import warnings
 
-import pydicom
 from pydicom.multival import MultiValue
+
+from vitmed.scans import dicom_header
 
 _TELLING = set("PN LO SH ST LT UT UC UI DA DT TM AE AS UR".split())
 _HARMLESS = {"Manufacturer", "ManufacturerModelName"}
@@ -37,7 +38,7 @@ def look(path: str) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True)
+            header = dicom_header.header(path)
             if "PatientID" not in header and "Rows" not in header:
                 return Header(None, None)  # cut off: pydicom does not say so
             said = str(header.get("BurnedInAnnotation", "")).strip().upper()

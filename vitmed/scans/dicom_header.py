@@ -105,6 +105,17 @@ def look(path: str, include: tuple[str, ...] = ()) -> Image:
         raise Refused("not a readable DICOM file", first_line(error)) from None
 
 
+def header(path: str) -> Dataset:
+    """All of a file before its pixels, as pydicom gives it; no allocation goes by what the file declares.
+
+    Raises:
+        Exception: whatever pydicom makes of a fault.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _read(path)[0]
+
+
 def dataset(path: str) -> Dataset:
     """The whole file as pydicom gives it, with a transfer syntax, and nothing inflated beyond the limit."""
     with warnings.catch_warnings():
