@@ -141,7 +141,7 @@ class Dataset:
         Raises:
             InputError: no such split or column.
         """
-        texts = [name for name in self._decoder.texts if name not in ("id", "patient")]
+        texts = sorted(set(self._decoder.texts) - {"id", "patient"})
         if column in texts:
             return [self._decoder(record, [column])[column] for record in self._whole(split)]
         labels = list(self.datasheet["classes"]) if self.datasheet["task"] == "multilabel" else []
