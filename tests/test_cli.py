@@ -247,7 +247,7 @@ def test_a_workdir_made_with_another_config(vitmed, tiny_dataset, tmp_path):
     kept = {f: f.read_bytes() for f in (tmp_path / "r").rglob("*") if f.is_file()}
     code, _, err = vitmed(*words, "--config.optim.lr=0.5")
     assert code == 2 and "Traceback" not in err
-    for name in ("optim.lr", "0.5", "0.001", str(tmp_path / "r")):
+    for name in ("optim.lr", "0.5", "0.0001", str(tmp_path / "r")):
         assert name in err.splitlines()[-1]
     assert kept == {f: f.read_bytes() for f in (tmp_path / "r").rglob("*") if f.is_file()}
 

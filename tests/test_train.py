@@ -143,6 +143,12 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_and_keeps_its_recipe(
     assert same(state["params"]["encoder"], former)
     assert same(state["ema"]["encoder"], former)
     assert job.recipe.mean == vitmed.runs.folder.recipe_of(pretrained).mean
+    assert np.any(state["params"]["head"]["scores"]["kernel"]), "the head starts as a probe of what it knows"
+    assert same(state["ema"]["head"], state["params"]["head"])
+    zero = settings(CLASSIFY, tiny_dataset, init_from=pretrained, objective__head="zero")
+    plain = training.Job(training.check(zero))
+    fresh = plain.with_former(plain.engine.to_host(plain.engine.init(plain.fresh_state, plain.seed)))
+    assert not np.any(fresh["params"]["head"]["scores"]["kernel"])
     result = train(CLASSIFY, tiny_dataset, tmp_path / "tuned", init_from=pretrained)
     assert result["metrics"]["accuracy"] >= 0
     assert not same(vitmed.runs.load(tmp_path / "tuned")["encoder"], former)
