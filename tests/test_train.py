@@ -18,7 +18,9 @@ import pytest
 import vitmed.runs
 from vitmed import config
 from vitmed import train as training
+from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
+from vitmed.infer import Model
 from vitmed.models.build import encoder
 from vitmed.models.head import pooled
 from vitmed.objectives import registry
@@ -68,6 +70,17 @@ def test_runs_that_differ_in_their_seed_share_one_program(tiny_dataset):
         batch = job.engine.put_batch(next(job.batches(0)))
         texts.add(job.update.lower(state, batch).as_text())
     assert len(texts) == 1
+
+
+def test_folders_may_be_named_from_where_one_stands(tiny_dataset, tmp_path, monkeypatch):
+    """``--workdir runs/mae`` is what people type."""
+    monkeypatch.chdir(tmp_path)
+    data = os.path.relpath(tiny_dataset, tmp_path)
+    train(MAE, data, "runs/mae", train__steps=2)
+    assert train(MAE, data, "runs/mae", train__steps=2)["resumed_from"] == 2
+    train(CLASSIFY, data, "runs/tuned", train__steps=2, init_from="runs/mae")
+    assert Model.open("runs/tuned").logits(Dataset.open(data), "test").shape[1] > 1
+    assert same(vitmed.runs.load("runs/mae"), vitmed.runs.load(tmp_path / "runs" / "mae"))
 
 
 def start(spec, dataset, workdir, **keys):

@@ -63,8 +63,9 @@ class Checkpoints:
     def __init__(self, run_dir: Path | str, config: CheckpointConfig):
         self.run = Path(run_dir)
         self.config = config
-        self._folder = self.run / "checkpoints"
-        self._staging = self.run / ".saving"
+        whole = self.run.absolute()  # orbax takes no relative paths
+        self._folder = whole / "checkpoints"
+        self._staging = whole / ".saving"
         # Uncompressed: weights hardly shrink, and compressing would take time from the training's cores.
         self._orbax = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
