@@ -11,7 +11,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "vitmed"
 # so it lies under all.
 FLOORS = {
     "vitmed": -1,
-    **dict.fromkeys(("scans", "physics", "errors", "config", "progress", "memory"), 0),
+    **dict.fromkeys(("scans", "physics", "errors", "config", "progress", "memory", "pool"), 0),
     **dict.fromkeys(("models", "optim", "parallel", "data", "phantoms"), 1),
     **dict.fromkeys(("objectives", "runs", "weights"), 2),
     **dict.fromkeys(("infer",), 3),
@@ -21,8 +21,8 @@ FLOORS = {
     **dict.fromkeys(("cli",), 7),
     **dict.fromkeys(("__main__",), 8),
 }
-# On the ground floor itself, yet its neighbours there need it: every room may name a fault.
-GROUND = {"vitmed", "errors"}
+# On the ground floor themselves, yet their neighbours there need them: every room may name a fault, or use all cores.
+GROUND = {"vitmed", "errors", "pool"}
 
 
 def room(module: str) -> str:

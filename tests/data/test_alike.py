@@ -150,6 +150,19 @@ def leaky(tmp_path):
     return tmp_path / "scans"
 
 
+def test_a_contradiction_of_equal_pixels_is_not_counted_again_as_a_near_one(tmp_path):
+    """Otherwise the two counts do not add up; with two in one cluster, the second was below zero."""
+    picture = scene(0, (64, 64))
+    for name in ("sick", "well"):
+        (tmp_path / "s" / name).mkdir(parents=True)
+        for k, held in enumerate((picture, jpeg(picture, 60), scene(5 + (name == "well"), (64, 64)))):
+            Image.fromarray((held * 255).astype(np.uint8)).save(tmp_path / "s" / name / f"{k}.png")
+    ingest(tmp_path / "s", tmp_path / "set", label_from="folder", progress=False)
+    sheet = read(tmp_path / "set")
+    assert len(sheet["near_duplicate_groups"]) == 1, "the picture and its re-encoded copy"
+    assert sheet["contradictions"] == 2 and sheet["near_contradictions"] == 0
+
+
 def test_dedupe_brings_what_looks_alike_to_one_split(leaky, tmp_path):
     """Otherwise the same picture is trained and tested on, though the user asked that it be not."""
     ingest(leaky, tmp_path / "torn", label_from="folder", split="50/25/25", progress=False)

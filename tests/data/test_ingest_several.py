@@ -39,6 +39,32 @@ def test_frames_of_one_file_stay_on_one_side_and_share_its_label(tmp_path, rng):
         assert {(float(e["label"][0]), float(e["label_weight"][0])) for e in mine} == {(k % 2, 1)}
 
 
+def test_a_hash_in_a_name_makes_no_film_of_pictures(tmp_path, rng):
+    """Otherwise a folder of scan#1.png, scan#2.png, ... counts as one scan, and all of it goes to one split."""
+    (tmp_path / "in").mkdir()
+    for k in range(20):
+        Image.fromarray(rng.integers(0, 256, (8, 8)).astype(np.uint8)).save(tmp_path / "in" / f"scan#{k}.png")
+    result = ingest(tmp_path / "in", tmp_path / "out", split="50/25/25", progress=False)
+    assert result["examples"] == {"train": 10, "val": 5, "test": 5}
+
+
+def test_films_that_share_a_frame_stay_on_one_side(tmp_path, rng):
+    """Otherwise a copied frame tears the second film in two."""
+    films(tmp_path / "in", rng)
+    for k in range(0, 12, 2):  # the last page of each even film is the first of the next
+        with Image.open(tmp_path / "in" / f"{k:02}.tif") as film:
+            film.seek(3)
+            shared = film.copy()
+        rest = [Image.fromarray(rng.integers(0, 256, (8, 8)).astype(np.uint8)) for _ in range(3)]
+        shared.save(tmp_path / "in" / f"{k + 1:02}.tif", save_all=True, append_images=rest)
+    ingest(tmp_path / "in", tmp_path / "out", split="40/30/30", progress=False)
+    found = examples(tmp_path / "out")
+    for k in range(0, 12, 2):
+        names = (f"{k:02}.tif#", f"{k + 1:02}.tif#")
+        assert len({e["split"] for name, e in found.items() if name.startswith(names)}) == 1
+    assert len({e["split"] for e in found.values()}) > 1
+
+
 def test_the_options_are_there_for_everybody(tmp_path, rng, capsys):
     """Otherwise they can be used from Python only."""
     films(tmp_path / "in", rng, count=2, pages=5)

@@ -128,4 +128,11 @@ def test_chosen_series_are_in_the_datasheet_with_the_reason(tmp_path, rng, dicom
     sheet = json.loads((tmp_path / "out" / "datasheet.json").read_text())
     assert sheet["series"] == [{"id": "long", "chosen": "6 slices: 1 of 2 that fit, of 2 series"}]
     (other,) = sheet["refused_files"]
+    (tmp_path / "in" / "next").mkdir()
+    for k in range(6):
+        pixels = rng.integers(0, 900, (8, 8)).astype(np.uint16)
+        dicom(tmp_path / "in" / "next" / f"{k}", pixels, "1.9", position=(0, 0, k), StudyInstanceUID="2")
+    ingest(tmp_path / "in", tmp_path / "out", series=tmp_path / "rule.toml", append=True, progress=False)
+    grown = json.loads((tmp_path / "out" / "datasheet.json").read_text())
+    assert grown["series"] == [*sheet["series"], {"id": "next", "chosen": "the only series, and it fits"}]
     assert other["file"] == "short" and "long was preferred with 6 slices" in other["reason"]

@@ -1,5 +1,8 @@
 """Which images of a series make one volume."""
 
+import functools
+import os
+
 import numpy as np
 import pydicom
 import pytest
@@ -8,6 +11,7 @@ from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from vitmed.errors import MachineError
 from vitmed.scans.find import find
 from vitmed.scans.how import How
 from vitmed.scans.read import read
@@ -194,3 +198,25 @@ def test_files_need_neither_suffix_nor_preamble(tmp_path, dicom, rng):
     assert [s.id for s in found] == ["IM0001", "IM0002"] and refused == []
     for source in found:
         np.testing.assert_array_equal(read(source).array[..., 0], pixels.astype(int) - 1024)
+
+
+@pytest.fixture
+def many(tmp_path, series, monkeypatch):
+    """Six slices that count as many, so that worker processes read their headers."""
+    series(np.arange(6 * 16).reshape(6, 4, 4).astype(np.int16))
+    monkeypatch.setattr("vitmed.scans.find._MANY", 1)
+    return tmp_path
+
+
+def test_headers_read_by_workers_give_the_same_scans(many):
+    """Otherwise large folders hold other scans than small ones."""
+    (one,), none = find(many, how=How(workers=1))
+    (two,), neither = find(many, how=How(workers=2))
+    assert one == two and one.parts == two.parts and none == neither == []
+
+
+def test_a_worker_that_dies_of_a_header_is_told(many, monkeypatch):
+    """Otherwise the person sees a fault of vitmed."""
+    monkeypatch.setattr("vitmed.pool._begin", functools.partial(os._exit, 1))
+    with pytest.raises(MachineError, match="a worker process died reading DICOM headers"):
+        find(many, how=How(workers=2))

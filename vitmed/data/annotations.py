@@ -319,9 +319,8 @@ def _each(lines, key: str, sources: list[Source]):
     """Rows that name a file or series of several scans, once for each of these; the others as they are."""
     several: dict[str, list[str]] = defaultdict(list)
     for source in sources:
-        whole, apart, _ = source.id.rpartition("#")
-        if apart:
-            several[_normal(whole)].append(source.id)
+        if source.part_of:
+            several[_normal(source.part_of)].append(source.id)
     for number, line in lines:
         for scan in several.get(_normal(line[key]), [line[key]]):
             yield number, {**line, key: scan}

@@ -14,6 +14,7 @@ from vitmed.data.prepare import BINS
 from vitmed.data.splits import NAMES, Splits
 from vitmed.errors import InputError
 from vitmed.scans.recipe import unit_of, window_of
+from vitmed.scans.scan import Refusals
 
 FILE = "datasheet.json"
 PAGE = "datasheet.html"
@@ -36,8 +37,9 @@ def make(
     cluster: list[int],
     privacy: dict,
     plan: dict,
+    series: list[dict],
     history: list[dict],
-    refused: list[tuple[str, str, str]],
+    refused: Refusals,
     notes: list[str],
     simulated: bool,
     content_hash: str,
@@ -50,6 +52,7 @@ def make(
         cluster: of each example, by ``duplicates.clusters``.
         privacy: what is said of pseudonyms, beside what pixels expose.
         plan: what was done to every scan.
+        series: ``id`` and why it was ``chosen``, of each scan that a rule for series chose.
         history: earlier states of a set that was appended to or withdrawn from.
         refused: (file, reason, detail).
         content_hash: SHA-256 over the records.
@@ -58,6 +61,7 @@ def make(
     used = [n for n in NAMES if n in set(splits.split)]
     torn = duplicates.contradictions(digests, labels.label, labels.weight, ids) if labels.task else []
     near = duplicates.contradictions(cluster, labels.label, labels.weight, ids) if labels.task else []
+    told = {scan for group in torn for scan in group}  # the cluster of an exact contradiction is no other one
     train = [m for m, s in zip(metas, splits.split, strict=True) if s == "train"] or metas
     return {
         "format": 1,
@@ -92,7 +96,7 @@ def make(
         "near_duplicates": duplicates.count_near(digests, cluster, splits.split),
         "near_duplicate_groups": duplicates.near_groups(digests, cluster, ids)[: duplicates.SHOWN],
         "contradictions": len(torn),
-        "near_contradictions": len(near) - len(torn),
+        "near_contradictions": sum(told.isdisjoint(group) for group in near),
         "contradiction_groups": near[: duplicates.SHOWN],
         "privacy": privacy
         | {
@@ -100,6 +104,7 @@ def make(
             for name in (TEXT, FACE)
         },
         "plan": plan,
+        "series": series,
         "history": history,
         "notes": notes,
         "simulated": simulated,

@@ -1,44 +1,33 @@
 """Ingest: scans in, one dataset out, whole or not at all.
 
-Whoever has the scans keeps the key of pseudonyms: a patient is a keyed hash in the dataset, and what a header or
-a path says of the person stays outside. Appending writes the whole set anew beside the old one and changes
-places with it, so that a set is never half of each.
-
-Scans are prepared one by one (``prepare``) by worker processes, wait in ``DATASET.partial/``, are judged as a
-set, split by patient, written in the order of their ids, and appear as ``DATASET`` by one rename. A fault of
+Scans are prepared one by one (``prepare``) by worker processes, wait in ``DATASET.partial/``, are assembled
+to a set (``assembly``), and appear as ``DATASET`` by one rename (``replacing``). A fault of
 a file is refused and counted; a fault of the set ends it. The bytes do not depend on the number of workers.
 """
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from vitmed.data import annotations as known
-from vitmed.data import datasheet, duplicates, living, pseudonyms, splits, spool
-from vitmed.data.annotations import TOLD, Annotations, Labels, Row
-from vitmed.data.living import Entry
-from vitmed.data.prepare import UNMARKED, Plan, Task
-from vitmed.data.records import Writer, features, identity
+from vitmed.data import datasheet, living, splits, spool
+from vitmed.data.annotations import Annotations, Row
+from vitmed.data.assembly import Entry, assemble
+from vitmed.data.names import Names, discreet
+from vitmed.data.prepare import Plan, Task
+from vitmed.data.replacing import partial_of
 from vitmed.data.spool import Stored
-from vitmed.errors import InputError, MachineError
+from vitmed.errors import InputError
 from vitmed.progress import Bar
 from vitmed.scans import arrays, medmnist
-from vitmed.scans.find import find, kind_of
+from vitmed.scans.find import find
 from vitmed.scans.how import How
-from vitmed.scans.intensity import widen
 from vitmed.scans.recipe import modality as canonical_modality
-from vitmed.scans.scan import Source
-
-Refusals = list[tuple[str, str, str]]  # file, reason, detail
+from vitmed.scans.scan import Refusals, Source
 
 
 def ingest(
@@ -146,7 +135,8 @@ def ingest(
                     f"all {len(passed)} scans of {source} are in {out} already; nothing to append"
                 )
             raise InputError(_nothing(source, refused))
-        entries = [_entry(m, told.rows.get(m.id, Row()), names) for m in fresh]
+        by_id = {s.id: s for s in sources}
+        entries = [_entry(m, by_id[m.id], told.rows.get(m.id, Row()), names) for m in fresh]
         again = [e for e in entries if e.id in there]
         new = [e for e in entries if e.id not in there]
         if not new:
@@ -157,27 +147,26 @@ def ingest(
             notes.append(f"{len(passed) + len(again)} scans were in the dataset already and are passed over.")
         split = _hidden_site(split, entries, names)
         files = {s.id: s.files for s in sources}
-        sheet = write(
+        chosen = [{"id": e.id, "chosen": by_id[e.meta.id].chosen} for e in new if by_id[e.meta.id].chosen]
+        sheet = assemble(
             partial,
             entries,
             living.annotations(old, told, entries),
-            name=old.datasheet["name"] if old else _set_name(source, fresh, names),
+            name=old.datasheet["name"] if old else _called(source, fresh, names),
             plan=plan,
             rule=split,
             seed=seed,
             dedupe=dedupe,
-            refused=[*{*_discreet(refused, files, source, told, names), *living.refused(old)}],
+            refused=[*{*discreet(refused, files, source, told, names), *living.refused(old)}],
             notes=notes,
             simulated=simulated,
             key=living.key_of(old) if names.key is None else names.key.name,
+            series=living.series(old, entries) + chosen,
             history=living.history(old),
             progress=progress,
         )
         shutil.rmtree(spooled)
         shutil.rmtree(how.unpack)
-        if series is not None:
-            why = {s.id: s.chosen for s in sources if s.chosen}
-            sheet["series"] = [{"id": e.id, "chosen": why[e.meta.id]} for e in new if e.meta.id in why]
         (partial / datasheet.FILE).write_text(json.dumps(sheet, indent=2) + "\n")
     return {
         "dataset": str(out),
@@ -282,44 +271,7 @@ def _nothing(source: Path, refused: Refusals) -> str:
     return f"{source} holds no scan that can be used: {len(refused)} refused, the first is {file}: {why}"
 
 
-class Names:
-    """What things are called inside the dataset; opens the key when the first pseudonym is needed.
-
-    Attributes:
-        key: the key, or None as long as none was needed.
-    """
-
-    def __init__(self, path: str | Path | None, asked: bool = True, made_with: str | None = None):
-        self._path, self._made_with = path, made_with
-        self._asked = asked  # simulated patients have no name to hide
-        self.key: pseudonyms.Key | None = None
-
-    def hide(self, kind: str, text: str) -> str:
-        """The pseudonym of ``text``; "" stays "".
-
-        Raises:
-            InputError: the key is not the one that the dataset was made with.
-        """
-        return self._opened().hide(kind, text) if text and self._asked else text
-
-    def public(self, path: str, values: Iterable[str]) -> str:
-        """A path without what shows who the patient is."""
-        if not self._asked or not any(pseudonyms.shows(part, values) for part in path.split("/")):
-            return path
-        return pseudonyms.public(path, values, self._opened())
-
-    def nothing_of(self, path: str) -> str:
-        """A path of which nothing is known but that it may identify."""
-        return pseudonyms.hidden(path, self._opened()) if self._asked else path
-
-    def _opened(self) -> pseudonyms.Key:
-        if self.key is None:
-            self.key = pseudonyms.open_key(self._path, make=self._made_with is None)
-            pseudonyms.same_key(self.key, self._made_with)
-        return self.key
-
-
-def _entry(meta: Stored, row: Row, names: Names) -> Entry:
+def _entry(meta: Stored, source: Source, row: Row, names: Names) -> Entry:
     patient = row.patient or meta.patient
     values = (*meta.telling, patient) if patient else meta.telling
     name = names.public(meta.id, values)
@@ -334,6 +286,7 @@ def _entry(meta: Stored, row: Row, names: Names) -> Entry:
         timepoint=row.timepoint,
         split=row.split,
         drawn_by=patient or meta.id,
+        part_of=source.part_of,
         meta=meta,
         fixed=None,
     )
@@ -349,235 +302,10 @@ def _hidden_site(rule: str | None, entries: list[Entry], names: Names) -> str | 
     return rule
 
 
-def _set_name(source: Path, fresh: list[Stored], names: Names) -> str:
+def _called(source: Path, fresh: list[Stored], names: Names) -> str:
     name = source.resolve().name.removesuffix(source.suffix)
     telling = {value for m in fresh for value in m.telling}
     return names.public(name, telling) if telling else name
-
-
-def _discreet(refused: Refusals, files: dict, source: Path, told: Annotations, names: Names) -> Refusals:
-    """What was refused and why, without what a DICOM header says of the person; nothing of an unreadable one."""
-    if not refused:
-        return []
-    from vitmed.scans import deidentify
-    from vitmed.scans.dicom_header import is_dicom
-
-    root = source if source.is_dir() else source.parent
-    out = []
-    for file, reason, detail in refused:
-        path = str(files[file][0] if file in files else root / file)
-        row = told.rows.get(file, Row())
-        values = (row.patient,) if row.patient else ()
-        if file not in files and ".zip" in file.lower():  # a member that was not unpacked cannot be asked
-            out.append((names.nothing_of(file), reason, ""))
-            continue
-        regular = os.path.isfile(path)  # to open a pipe is to wait for ever
-        if kind_of(path) == "dicom" or (regular and is_dicom(path)):
-            found = deidentify.look(path).values if regular else None
-            if found is None:
-                out.append((names.nothing_of(file), reason, ""))
-                continue
-            values += found
-        out.append((names.public(file, values), reason, "" if pseudonyms.shows(detail, values) else detail))
-    return out
-
-
-def write(
-    partial: Path,
-    entries: list[Entry],
-    told: Annotations,
-    *,
-    name: str,
-    plan: Plan,
-    rule: str | None,
-    seed: int,
-    dedupe: bool,
-    refused: Refusals,
-    notes: list[str],
-    simulated: bool,
-    key: str | None,
-    history: list[dict],
-    progress: bool,
-) -> dict:
-    """Writes shards and TFDS's metadata into ``partial``; returns the datasheet.
-
-    Args:
-        entries: what the set is to hold, in any order.
-        told: labels by the ids of ``entries``.
-        key: the name of the key of pseudonyms, None where there are none.
-    """
-    entries = sorted(entries, key=lambda e: e.id)
-    kept, ids = [e.meta for e in entries], [e.id for e in entries]
-    labels = known.encode(told, ids)
-    patients = [e.patient for e in entries]
-    digests = [m.digest for m in kept]
-    cluster = duplicates.clusters(digests, [m.signature for m in kept], kept[0].shape[:-1])
-    # Where no patient is known, copies count as one person's, so that none lies on both sides of a split.
-    # Likewise the frames and stacks of one file or series, which differ after the "#".
-    first = {m.digest: e for e, m in reversed(list(zip(entries, kept, strict=True)))}
-    own = [first[d].meta.id.rpartition("#")[0] or first[d].meta.id for d in digests]
-    parts = splits.make(
-        own,
-        patients,
-        _strata(labels),
-        [e.split for e in entries],
-        rule,
-        seed,
-        sites=[e.site for e in entries],
-        clusters=cluster if dedupe else None,
-        fixed=[e.fixed for e in entries],
-        drawn_by=[e.drawn_by if e.patient else f"\0{o}" for e, o in zip(entries, own, strict=True)],
-    )
-    dtype = np.result_type(*{m.dtype for m in kept})
-    masks = any(m.mask_bytes for m in kept)
-    shape = kept[0].shape
-    writer = Writer(partial, features(shape[:-1], shape[-1], dtype, labels.label.shape[1], masks))
-    with Bar("writing", len(kept), "scans", quiet=not progress) as bar:
-        for split in splits.NAMES:
-            for i, entry in enumerate(entries):
-                if parts.split[i] == split:
-                    writer.add(split, _example(entry, labels, i, dtype, masks))
-                    bar.advance()
-    notes = [*notes, *parts.notes]
-    missing = int((labels.weight == 0).all(axis=1).sum())
-    if labels.task and missing:
-        notes.append(f"{missing} scan{'s' * (missing > 1)} without a label: kept, as unlabelled.")
-    hidden = sum(pseudonyms.is_hidden(i) for i in ids)
-    if hidden:
-        notes.append(f"{hidden} ids hold pseudonyms in place of parts that showed who the patient is.")
-    return datasheet.make(
-        name=name,
-        modality=kept[0].modality,
-        dtype=dtype,
-        metas=kept,
-        labels=labels,
-        splits=parts,
-        seed=seed,
-        dedupe=dedupe,
-        ids=ids,
-        patients=patients,
-        sites=[e.site for e in entries],
-        cluster=cluster,
-        privacy={
-            "pseudonyms": "HMAC-SHA256" if key is not None else None,
-            "key": key,
-            "hidden_ids": hidden,
-        },
-        plan=dataclasses.asdict(plan),
-        history=history,
-        refused=sorted(refused),
-        notes=notes,
-        simulated=simulated,
-        content_hash=writer.close(),
-    )
-
-
-def _strata(labels: Labels) -> list[str]:
-    """What the splits are made alike in: the class, or the set of findings; nothing for numbers."""
-    if labels.task not in ("multiclass", "multilabel"):
-        return [""] * len(labels.label)
-    pairs = zip(labels.label, labels.weight, strict=True)
-    return [str(row.astype(int).tolist()) if weight.any() else "" for row, weight in pairs]
-
-
-def _example(entry: Entry, labels: Labels, i: int, dtype: np.dtype, masks: bool) -> dict:
-    meta = entry.meta
-    image, mask = meta.load()
-    scale = meta.scale
-    if image.dtype != dtype:
-        image, scale = widen(image), scale / np.float32(257)
-    example = {
-        "image": image,
-        "scale": scale,
-        "offset": meta.offset,
-        "spacing": meta.spacing,
-        "affine": meta.affine,
-        "label": labels.label[i],
-        "label_weight": labels.weight[i],
-        "example": identity(entry.id),
-        "id": entry.id,
-        "patient": entry.patient,
-        "site": entry.site,
-        **{name: getattr(entry, name) for name in TOLD},
-        "read_size": meta.read_size,
-        "read_spacing": meta.read_spacing,
-        "exposed": ",".join(meta.exposed),
-        "orientation": meta.orientation,
-    }
-    if masks:
-        example["mask"] = np.full(meta.shape[:-1], UNMARKED, np.uint8) if mask is None else mask
-    return example
-
-
-@contextlib.contextmanager
-def partial_of(out: Path, replace: bool = False):
-    """``OUT.partial/`` to work in, which becomes ``out`` at the end and is gone after any fault.
-
-    A folder left by a killed ingest is cleared; one that another ingest holds is not touched.
-
-    Args:
-        replace: ``out`` is there, and gives way at the end.
-    """
-    partial = out.with_name(out.name + ".partial")
-    made = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
-    lock = None
-    try:
-        with _disk(partial):
-            partial.mkdir(parents=True, exist_ok=True)
-            lock = os.open(partial / ".lock", os.O_RDWR | os.O_CREAT)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                made = []
-                os.close(lock)
-                lock = None
-                raise InputError(
-                    f"{out} is being made by another ingest; wait for it or give another"
-                ) from None
-            for stale in partial.iterdir():
-                if stale.name != ".lock":
-                    shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-            yield partial
-            (partial / ".lock").unlink()
-            if replace:
-                _give_way(out)
-            os.rename(partial, out)
-        if replace:
-            shutil.rmtree(living.former_of(out))
-    except BaseException:
-        if lock is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def _give_way(out: Path) -> None:
-    """Moves a dataset aside; if nothing takes its place, it is found as ``OUT.former``, whole."""
-    shutil.rmtree(living.former_of(out), ignore_errors=True)
-    os.rename(out, living.former_of(out))
-
-
-@contextlib.contextmanager
-def _disk(folder: Path):
-    """The operating system's complaints about writing, said plainly."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise MachineError(
-                f"no space left on the disk of {folder}; free some and run the same command again"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise MachineError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            where = error.filename2 or error.filename or folder
-            raise InputError(f"{where} is in the way ({error.strerror}); give --out a new path") from error
-        raise
 
 
 def _positive(values: tuple | None, name: str) -> tuple | None:

@@ -9,38 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
+from vitmed.data import replacing
 from vitmed.data.annotations import TOLD, Annotations, Row
+from vitmed.data.assembly import Entry
 from vitmed.data.dataset import Dataset
-from vitmed.data.prepare import Plan, digest, statistics
-from vitmed.data.spool import Stored
+from vitmed.data.prepare import Described, Plan, digest, statistics
 from vitmed.errors import InputError
 from vitmed.scans.recipe import window_of
+from vitmed.scans.scan import Refusals
 
 
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """A scan that is in a dataset already; the fields are those of ``Stored``."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept(Described):
+    """A scan that is in a dataset already."""
 
     dataset: Dataset
     split: str
     index: int
-    id: str
-    modality: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    scale: np.ndarray
-    offset: np.ndarray
-    spacing: np.ndarray
-    affine: np.ndarray
-    orientation: str
-    digest: bytes
-    total: np.ndarray
-    square: np.ndarray
-    histogram: np.ndarray
-    signature: np.ndarray
-    read_size: np.ndarray
-    read_spacing: np.ndarray
-    exposed: tuple[str, ...]
     mask_bytes: int
 
     def load(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -49,42 +36,13 @@ class Kept:
         return record["image"], record.get("mask")
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One example that a set is to hold, as the set calls it.
-
-    Attributes:
-        split: the split that its source gives, or None.
-        fixed: the split that it has already and keeps, or None for a new one.
-        drawn_by: the name that its patient is drawn by when splits are.
-        meta: what was read.
-    """
-
-    id: str
-    patient: str
-    site: str
-    study: str
-    series: str
-    view: str
-    timepoint: str
-    split: str | None
-    fixed: str | None
-    drawn_by: str
-    meta: Stored | Kept
-
-
-def former_of(path: Path) -> Path:
-    """Where a dataset lies while a changed one takes its place."""
-    return path.with_name(path.name + ".former")
-
-
 def open_for_change(path: str | Path) -> Dataset:
     """A dataset that can be taken up again.
 
     Raises:
         InputError: it is none, or was made before its records told all that is needed.
     """
-    former = former_of(Path(path))
+    former = replacing.former_of(Path(path))
     if former.is_dir() and not Path(path).exists():
         raise InputError(
             f"{path} is not there, but {former} is, from a change that was cut short; rename it back"
@@ -161,27 +119,27 @@ def kept(dataset: Dataset | None) -> list[Kept]:
             )
             out.append(
                 Kept(
-                    dataset,
-                    split,
-                    index,
-                    record["id"],
-                    sheet["modality"],
-                    image.shape,
-                    image.dtype,
-                    scale,
-                    offset,
-                    record["spacing"],
-                    record["affine"],
-                    record["orientation"],
-                    digest(image),
-                    total,
-                    square,
-                    histogram,
-                    signature,
-                    record["read_size"],
-                    record["read_spacing"],
-                    tuple(filter(None, record["exposed"].split(","))),
-                    record["mask"].size if "mask" in record else 0,
+                    dataset=dataset,
+                    split=split,
+                    index=index,
+                    id=record["id"],
+                    modality=sheet["modality"],
+                    shape=image.shape,
+                    dtype=image.dtype,
+                    scale=scale,
+                    offset=offset,
+                    spacing=record["spacing"],
+                    affine=record["affine"],
+                    orientation=record["orientation"],
+                    digest=digest(image),
+                    total=total,
+                    square=square,
+                    histogram=histogram,
+                    signature=signature,
+                    read_size=record["read_size"],
+                    read_spacing=record["read_spacing"],
+                    exposed=tuple(filter(None, record["exposed"].split(","))),
+                    mask_bytes=record["mask"].size if "mask" in record else 0,
                 )
             )
     return out
@@ -206,6 +164,7 @@ def entries(dataset: Dataset | None, scans: list) -> list[Entry]:
             split=m.split,
             fixed=m.split,
             drawn_by=columns[m.split]["patient"][m.index] or m.id,
+            part_of="",
             meta=m,
         )
         for m in scans
@@ -218,11 +177,19 @@ def ids(dataset: Dataset | None) -> set[str]:
     return set() if dataset is None else {i for split in dataset.splits for i in dataset.ids(split)}
 
 
-def refused(dataset: Dataset | None) -> list[tuple[str, str, str]]:
+def refused(dataset: Dataset | None) -> Refusals:
     """What was refused when the dataset was made."""
     if dataset is None:
         return []
     return [(e["file"], *_parted(e["reason"])) for e in dataset.datasheet["refused_files"]]
+
+
+def series(dataset: Dataset | None, staying: list[Entry]) -> list[dict]:
+    """Why each series of those that stay was chosen, as far as a rule chose them."""
+    if dataset is None:
+        return []
+    names = {e.id for e in staying}
+    return [chosen for chosen in dataset.datasheet.get("series", []) if chosen["id"] in names]
 
 
 def key_of(dataset: Dataset | None) -> str | None:

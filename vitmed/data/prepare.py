@@ -42,15 +42,15 @@ class Task:
     modality: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A scan ready to be written, with what the datasheet wants to know of it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Described:
+    """What is known of a prepared scan beside its pixels, wherever these are.
 
     Attributes:
-        image: (*S, C) uint8, int16 or uint16; with ``scale`` and ``offset`` (C,) float32 to units.
+        id: what the scan is called.
+        scale, offset: (C,) float32, from stored integers to units.
         spacing: (n,) float32 millimetres, NaN unknown.
         affine: (4, 4) float64 index to LPS millimetres, NaN unknown.
-        mask: (*S) uint8 or None.
         orientation: the sides the axes of the file ran towards, such as "LPI"; "" unknown.
         digest: of the stored pixels and their shape, by which exact copies are found.
         total, square: per channel, the sum of clipped units and of their squares (float64).
@@ -58,19 +58,14 @@ class Prepared:
         signature: by which near-duplicates are found (``vitmed.data.alike``).
         read_size, read_spacing: (n,) voxels int64 and millimetres float32 (NaN unknown) as the file has them.
         exposed: how its pixels may show who the patient is (``vitmed.data.exposed``).
-        telling: values of its header that may identify and stand in its path, so that they can be taken out there.
     """
 
     id: str
     modality: str
-    image: np.ndarray
     scale: np.ndarray
     offset: np.ndarray
     spacing: np.ndarray
     affine: np.ndarray
-    mask: np.ndarray | None
-    patient: str
-    site: str
     orientation: str
     digest: bytes
     total: np.ndarray
@@ -80,7 +75,28 @@ class Prepared:
     read_size: np.ndarray
     read_spacing: np.ndarray
     exposed: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Read(Described):
+    """A scan just read, with what ingest turns into pseudonyms before anything is written.
+
+    Attributes:
+        patient, site: as the header has them, "" unknown.
+        telling: values of its header that may identify and stand in its path, so that they can be taken out there.
+    """
+
+    patient: str
+    site: str
     telling: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared(Read):
+    """A scan ready to be stored: ``image`` (*S, C) uint8, int16 or uint16, ``mask`` (*S) uint8 or None."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
 
 
 def prepare(task: Task, plan: Plan) -> Prepared:

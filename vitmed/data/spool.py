@@ -4,21 +4,18 @@ What a set is made of (its channels, its type, its splits) is known only when th
 prepared scans need not fit in memory; so they wait on disk, in ``DATASET.partial/spool``.
 """
 
-import concurrent.futures
 import dataclasses
 import math
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 
-from vitmed.data.prepare import Plan, Prepared, Task, prepare
+from vitmed.data.prepare import Plan, Prepared, Read, Task, prepare
 from vitmed.errors import MachineError
+from vitmed.pool import pool
 from vitmed.scans.scan import Refused
 
 # Scans prepared by one call of a worker: enough to make the call worth it, few enough for the bar to move.
@@ -27,30 +24,12 @@ PER_CALL = {"npz": 512, "picture": 32, "volume": 1}
 ALONE = {"npz": math.inf, "picture": 64, "volume": 4}
 
 
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A prepared scan whose pixels (and mask) lie in a spool file; the fields are those of ``Prepared``."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stored(Read):
+    """A prepared scan whose pixels (and mask) lie in a spool file."""
 
-    id: str
-    modality: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    scale: np.ndarray
-    offset: np.ndarray
-    spacing: np.ndarray
-    affine: np.ndarray
-    patient: str
-    site: str
-    orientation: str
-    digest: bytes
-    total: np.ndarray
-    square: np.ndarray
-    histogram: np.ndarray
-    signature: np.ndarray
-    read_size: np.ndarray
-    read_spacing: np.ndarray
-    exposed: tuple[str, ...]
-    telling: tuple[str, ...]
     file: str
     start: int
     mask_bytes: int
@@ -89,10 +68,10 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
         return
     start = 0
     while start < len(chunks):
-        pool = _pool(1 if few else workers)
+        processes = pool(1 if few else workers)
         try:
             futures = [
-                pool.submit(_prepare_chunk, chunk, plan, str(folder / f"{i:06d}"))
+                processes.submit(_prepare_chunk, chunk, plan, str(folder / f"{i:06d}"))
                 for i, chunk in enumerate(chunks[start:], start)
             ]
             for future in futures:
@@ -103,13 +82,7 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
             yield from _one_by_one(chunks[start], plan, folder / f"{start:06d}")
             start += 1
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    # Started afresh, not forked: JAX or a reader may already run threads here.
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker)
+            processes.shutdown(wait=True, cancel_futures=True)
 
 
 def _one_by_one(chunk: list[Task], plan: Plan, path: Path) -> Iterator[Outcome]:
@@ -119,9 +92,9 @@ def _one_by_one(chunk: list[Task], plan: Plan, path: Path) -> Iterator[Outcome]:
         MachineError: a process died of a scan that no decoder can crash on.
     """
     for k, task in enumerate(chunk):
-        pool = _pool(1)
+        process = pool(1)
         try:
-            yield from pool.submit(_prepare_chunk, [task], plan, f"{path}-{k}").result()
+            yield from process.submit(_prepare_chunk, [task], plan, f"{path}-{k}").result()
         except BrokenProcessPool:
             if not _perilous(task):
                 raise MachineError(
@@ -130,7 +103,7 @@ def _one_by_one(chunk: list[Task], plan: Plan, path: Path) -> Iterator[Outcome]:
                 ) from None
             yield task.source.id, "broken DICOM file", "its decoder crashed on it"
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            process.shutdown(wait=True, cancel_futures=True)
 
 
 def _perilous(task: Task) -> bool:
@@ -176,8 +149,7 @@ def _store(scan: Prepared, file, path: str) -> Stored:
     file.write(np.ascontiguousarray(scan.image).data)
     if scan.mask is not None:
         file.write(np.ascontiguousarray(scan.mask).data)
-    names = [f.name for f in dataclasses.fields(Prepared) if f.name not in ("image", "mask")]
-    kept = {name: getattr(scan, name) for name in names}
+    kept = {field.name: getattr(scan, field.name) for field in dataclasses.fields(Read)}
     return Stored(
         **kept,
         shape=scan.image.shape,
@@ -186,15 +158,3 @@ def _store(scan: Prepared, file, path: str) -> Stored:
         start=start,
         mask_bytes=0 if scan.mask is None else scan.mask.size,
     )
-
-
-def _quiet_worker() -> None:
-    """Ctrl-C is the parent's to answer, and a worker does not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def leave_with_parent():
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()

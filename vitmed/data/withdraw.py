@@ -5,8 +5,9 @@ from pathlib import Path
 
 from vitmed.data import datasheet, living, pseudonyms
 from vitmed.data.annotations import Annotations
+from vitmed.data.assembly import assemble
 from vitmed.data.dataset import Dataset
-from vitmed.data.ingest import partial_of, write
+from vitmed.data.replacing import partial_of
 from vitmed.errors import InputError
 
 
@@ -42,7 +43,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
     rule, seed, dedupe = living.rule_of(old)
     hashes = [state["content_hash"] for state in living.history(old)]
     with partial_of(path, replace=True) as partial:
-        new = write(
+        new = assemble(
             partial,
             staying,
             living.annotations(old, Annotations(), staying),
@@ -55,6 +56,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
             notes=[],
             simulated=sheet["simulated"],
             key=living.key_of(old),
+            series=living.series(old, staying),
             history=living.history(old),
             progress=progress,
         )

@@ -8,11 +8,9 @@ OUT/../truth/OUT/...    masks (codes in phantoms.json) and findings.csv; outside
 for scans
 """
 
-import concurrent.futures
 import csv
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 from collections import Counter
@@ -24,6 +22,7 @@ from vitmed.errors import InputError
 from vitmed.phantoms import files
 from vitmed.phantoms.example import Example, check, example
 from vitmed.phantoms.findings import CLASSES, CODES
+from vitmed.pool import pool
 
 FORMAT = 1
 
@@ -119,10 +118,8 @@ def run(job, patients: int, workers: int | None):
     if workers == 1:
         yield from map(job, range(patients))
         return
-    # Spawned, not forked: a parent that has started JAX holds threads, which a fork would lose.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(job, range(patients), chunksize=max(1, min(8, patients // (4 * workers))))
+    with pool(workers) as processes:
+        yield from processes.map(job, range(patients), chunksize=max(1, min(8, patients // (4 * workers))))
 
 
 @functools.cache

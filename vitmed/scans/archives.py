@@ -12,14 +12,14 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from vitmed.scans import limits
-from vitmed.scans.scan import Refused
+from vitmed.scans.scan import Refusals, Refused
 
 MAX_GROWTH = 100  # times the archive; DICOM grows two to five times
 MIN_BYTES = 64 * 2**20  # growth up to this does no harm
 MAX_MEMBERS = 1_000_000
 
 
-def unpack(path: str, folder: Path) -> tuple[list[tuple[Path, str]], list[tuple[str, str, str]]]:
+def unpack(path: str, folder: Path) -> tuple[list[tuple[Path, str]], Refusals]:
     """Unpacks an archive into ``folder``, which is made.
 
     Returns:

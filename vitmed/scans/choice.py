@@ -1,16 +1,7 @@
 """Which series of a study to take, by a rule in a file.
 
-The file is TOML. A series must fit every line that is given; of those that fit, the best ``take`` are kept:
-
-    format = 1
-    take = 1                            # series of each study; 0: all that fit
-    modality = ["ct"]
-    orientation = ["axial"]             # axial, coronal, sagittal, unknown
-    slice_thickness = [0.5, 3.0]        # millimetres from slice to slice, measured from their positions
-    slices = [20, 2000]
-    description = ["thorax", "lung"]    # regular expressions, any case: one must be found
-    not_description = ["mip", "recon"]  # none may be found
-    prefer = ["most slices", "thinnest", "largest matrix"]   # the first decides, the next breaks ties
+The file is TOML; ``vitmed ingest --help`` shows one with all its lines. A series must fit every line that is given; of
+those that fit, the best ``take`` are kept: the first of ``prefer`` decides, the next breaks ties.
 """
 
 import dataclasses
@@ -22,9 +13,9 @@ from difflib import get_close_matches
 import numpy as np
 
 from vitmed.errors import InputError
-from vitmed.scans.dicom_group import Refusals, way_of
+from vitmed.scans.dicom_group import way_of
 from vitmed.scans.recipe import modality as canonical_modality
-from vitmed.scans.scan import Source
+from vitmed.scans.scan import Refusals, Source
 
 WAYS = ("axial", "coronal", "sagittal", "unknown")
 _LISTS = ("modality", "orientation", "description", "not_description", "prefer")
@@ -39,7 +30,7 @@ class _Series:
         self.sources = sources
         image, frame = sources[0].parts[0]
         plane = image.plane(frame)
-        self.id = sources[0].id if len(sources) == 1 else sources[0].id.partition("#")[0]
+        self.id = sources[0].id if len(sources) == 1 else sources[0].part_of
         self.study = image.study
         self.modality = _modality(image.modality)
         self.description = image.description
@@ -76,7 +67,7 @@ def choose(sources: list[Source], path: str) -> tuple[list[Source], Refusals]:
     for source in sources:
         if source.kind == "dicom":
             frame = source.item is not None and source.item[0] == "frame"
-            series[source.id.partition("#")[0] if frame else source.id].append(source)
+            series[source.part_of if frame else source.id].append(source)
     studies: dict[str, list[_Series]] = defaultdict(list)
     for held in map(_Series, series.values()):
         studies[held.study or held.id].append(held)

@@ -14,10 +14,9 @@ import numpy as np
 from vitmed.scans.dicom_header import Image
 from vitmed.scans.how import How
 from vitmed.scans.how import chosen as frames_chosen
-from vitmed.scans.scan import Source
+from vitmed.scans.scan import Refusals, Source
 
 Part = tuple[Image, int]  # a file's image and the frame of it
-Refusals = list[tuple[str, str, str]]  # file, reason, detail
 
 # Modalities whose images are slices of a volume; of the others only those that say where they lie.
 _SLICES = {"CT", "MR", "PT"}
@@ -92,9 +91,12 @@ def _scans(group: list[Image], called: str, names: dict[str, str], how: How) -> 
                 (label, tuple(parts)) for label, parts in stacks([(image, f) for f in range(image.frames)])
             ]
             for label, parts in made:
-                name = names[image.path] + (f"#{label}" if len(made) > 1 else "")
-                item = ("stack", label) if len(made) > 1 else None
-                found.append(Source(name, "dicom", (image.path,), item, parts))
+                whole = names[image.path]
+                if len(made) == 1:
+                    found.append(Source(whole, "dicom", (image.path,), None, parts))
+                else:
+                    item = ("stack", label)
+                    found.append(Source(f"{whole}#{label}", "dicom", (image.path,), item, parts, whole))
         elif how.frames == "refuse":
             refused.append(
                 (names[image.path], "several images in one file", f"{image.frames} frames; see --frames")
@@ -104,14 +106,17 @@ def _scans(group: list[Image], called: str, names: dict[str, str], how: How) -> 
             found.append(Source(names[image.path], "dicom", (image.path,), ("channels", image.frames), parts))
         else:
             for frame in frames_chosen(image.frames, how.frames):
-                name = f"{names[image.path]}#{frame:04d}"
-                found.append(Source(name, "dicom", (image.path,), ("frame", frame), ((image, frame),)))
+                whole, item = names[image.path], ("frame", frame)
+                name = f"{whole}#{frame:04d}"
+                found.append(Source(name, "dicom", (image.path,), item, ((image, frame),), whole))
     if slices:
         made = stacks(slices)
         for label, parts in made:
             files = tuple(image.path for image, _ in parts)
-            name = called if len(made) == 1 else f"{called}#{label}"
-            found.append(Source(name, "dicom", files, None, tuple(parts)))
+            if len(made) == 1:
+                found.append(Source(called, "dicom", files, None, tuple(parts)))
+            else:
+                found.append(Source(f"{called}#{label}", "dicom", files, None, tuple(parts), called))
     return found, refused
 
 

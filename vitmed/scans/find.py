@@ -1,15 +1,15 @@
 """Which scans a path holds: a folder walked, a zip archive, or one file."""
 
-import concurrent.futures
 import functools
-import multiprocessing
 import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from vitmed.errors import InputError
+from vitmed.errors import InputError, MachineError
+from vitmed.pool import pool
 from vitmed.scans.how import How
 from vitmed.scans.how import chosen as frames_chosen
-from vitmed.scans.scan import Refused, Source
+from vitmed.scans.scan import Refusals, Refused, Source
 
 # Each reader's suffixes, told here once more so that looking through a folder imports no reader.
 _KINDS = {
@@ -28,7 +28,7 @@ _BESIDE = set(
 _BESIDE_NAMES = {"dicomdir", "readme", "license", "licence", "citation.cff", "makefile"}
 _MANY = 4000  # DICOM headers that are read faster by worker processes, which take a second to start
 
-Found = tuple[list[Source], list[tuple[str, str, str]]]
+Found = tuple[list[Source], Refusals]
 
 
 def kind_of(path: str) -> str | None:
@@ -53,12 +53,13 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
 
     Raises:
         InputError: no such path, or a rule for series that is none.
+        MachineError: a worker process died.
     """
     how = how or How()
     if not root.exists():
         raise InputError(f"{root} does not exist; give a folder of scans, a manifest CSV or an npz file")
     base = root if root.is_dir() else root.parent
-    refused: list[tuple[str, str, str]] = []
+    refused: Refusals = []
     names = _names(only or [root], base, refused)
     names = _unpacked(names, how, root, refused)
     sources: list[Source] = []
@@ -159,7 +160,7 @@ def _in_file(path: str, name: str, kind: str, how: How) -> list[Source]:
             f"{count}; say whether they are times (--frames each) or contrasts (--frames channels)",
         )
     frames = frames_chosen(count, how.frames)
-    return [Source(f"{name}#{i:04d}", kind, (path,), ("frame", i)) for i in frames]
+    return [Source(f"{name}#{i:04d}", kind, (path,), ("frame", i), part_of=name) for i in frames]
 
 
 def _count(path: str, kind: str) -> int:
@@ -219,9 +220,13 @@ def _looks(files: list[str], how: How) -> list:
     look = functools.partial(_look, include=how.include)
     if how.workers < 2 or len(files) < _MANY:
         return [look(file) for file in files]
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(how.workers, mp_context=context) as pool:
-        return list(pool.map(look, files, chunksize=256))
+    try:
+        with pool(how.workers) as processes:
+            return list(processes.map(look, files, chunksize=256))
+    except BrokenProcessPool:
+        raise MachineError(
+            "a worker process died reading DICOM headers, out of memory perhaps; run again with --workers 1"
+        ) from None
 
 
 def _look(file: str, include: tuple[str, ...]):

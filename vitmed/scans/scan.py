@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+Refusals = list[tuple[str, str, str]]  # file or id, reason, detail
+
 
 class Refused(Exception):
     """A fault of one file: it is left out with a reason, counted, and the rest goes on.
@@ -34,6 +36,7 @@ class Source:
         item: which of several scans of a file: (split, index) inside an ``.npz``, ("frame", i) of a cine, a
             TIFF or a 4D volume, ("stack", name) of a multi-frame file, ("channels", n) for all as channels.
         parts: what the reader noted when it looked, so that it need not look again.
+        part_of: the file or series of which this is one of several scans; "" where it is the only one.
         chosen: why this series of its study was taken, "" where no rule was given.
     """
 
@@ -42,6 +45,7 @@ class Source:
     files: tuple[str, ...]
     item: tuple[str, int | str] | None = None
     parts: tuple = dataclasses.field(default=(), repr=False, compare=False)
+    part_of: str = ""
     chosen: str = ""
 
 

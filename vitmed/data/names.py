@@ -1,0 +1,78 @@
+"""What things are called inside a dataset, where nothing may tell who a patient is.
+
+Whoever has the scans keeps the key of pseudonyms: a patient is a keyed hash in the dataset, and what a header or a
+path says of the person stays outside.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from vitmed.data import pseudonyms
+from vitmed.data.annotations import Annotations, Row
+from vitmed.scans.find import kind_of
+from vitmed.scans.scan import Refusals
+
+
+class Names:
+    """What things are called inside the dataset; opens the key when the first pseudonym is needed.
+
+    Attributes:
+        key: the key, or None as long as none was needed.
+    """
+
+    def __init__(self, path: str | Path | None, asked: bool = True, made_with: str | None = None):
+        self._path, self._made_with = path, made_with
+        self._asked = asked  # simulated patients have no name to hide
+        self.key: pseudonyms.Key | None = None
+
+    def hide(self, kind: str, text: str) -> str:
+        """The pseudonym of ``text``; "" stays "".
+
+        Raises:
+            InputError: the key is not the one that the dataset was made with.
+        """
+        return self._opened().hide(kind, text) if text and self._asked else text
+
+    def public(self, path: str, values: Iterable[str]) -> str:
+        """A path without what shows who the patient is."""
+        if not self._asked or not any(pseudonyms.shows(part, values) for part in path.split("/")):
+            return path
+        return pseudonyms.public(path, values, self._opened())
+
+    def nothing_of(self, path: str) -> str:
+        """A path of which nothing is known but that it may identify."""
+        return pseudonyms.hidden(path, self._opened()) if self._asked else path
+
+    def _opened(self) -> pseudonyms.Key:
+        if self.key is None:
+            self.key = pseudonyms.open_key(self._path, make=self._made_with is None)
+            pseudonyms.same_key(self.key, self._made_with)
+        return self.key
+
+
+def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, names: Names) -> Refusals:
+    """What was refused and why, without what a DICOM header says of the person; nothing of an unreadable one."""
+    if not refused:
+        return []
+    from vitmed.scans import deidentify  # and pydicom with it
+    from vitmed.scans.dicom_header import is_dicom
+
+    root = source if source.is_dir() else source.parent
+    out = []
+    for file, reason, detail in refused:
+        path = str(files[file][0] if file in files else root / file)
+        row = told.rows.get(file, Row())
+        values = (row.patient,) if row.patient else ()
+        if file not in files and ".zip" in file.lower():  # a member that was not unpacked cannot be asked
+            out.append((names.nothing_of(file), reason, ""))
+            continue
+        regular = os.path.isfile(path)  # to open a pipe is to wait for ever
+        if kind_of(path) == "dicom" or (regular and is_dicom(path)):
+            found = deidentify.look(path).values if regular else None
+            if found is None:
+                out.append((names.nothing_of(file), reason, ""))
+                continue
+            values += found
+        out.append((names.public(file, values), reason, "" if pseudonyms.shows(detail, values) else detail))
+    return out

@@ -1,0 +1,89 @@
+"""A dataset comes to its place by one rename, whole or not at all.
+
+A changed one is written anew beside the old one and changes places with it, so that a set is never half of each.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from vitmed.errors import InputError, MachineError
+
+
+@contextlib.contextmanager
+def partial_of(out: Path, replace: bool = False):
+    """``OUT.partial/`` to work in, which becomes ``out`` at the end and is gone after any fault.
+
+    A folder left by a killed ingest is cleared; one that another ingest holds is not touched.
+
+    Args:
+        replace: ``out`` is there, and gives way at the end.
+    """
+    partial = out.with_name(out.name + ".partial")
+    made = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
+    lock = None
+    try:
+        with _disk(partial):
+            partial.mkdir(parents=True, exist_ok=True)
+            lock = os.open(partial / ".lock", os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                made = []
+                os.close(lock)
+                lock = None
+                raise InputError(
+                    f"{out} is being made by another ingest; wait for it or give another"
+                ) from None
+            for stale in partial.iterdir():
+                if stale.name != ".lock":
+                    shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+            yield partial
+            (partial / ".lock").unlink()
+            if replace:
+                _give_way(out)
+            os.rename(partial, out)
+        if replace:
+            shutil.rmtree(former_of(out))
+    except BaseException:
+        if lock is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _give_way(out: Path) -> None:
+    """Moves a dataset aside; if nothing takes its place, it is found as ``OUT.former``, whole."""
+    shutil.rmtree(former_of(out), ignore_errors=True)
+    os.rename(out, former_of(out))
+
+
+@contextlib.contextmanager
+def _disk(folder: Path):
+    """The operating system's complaints about writing, said plainly."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise MachineError(
+                f"no space left on the disk of {folder}; free some and run the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise MachineError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            where = error.filename2 or error.filename or folder
+            raise InputError(f"{where} is in the way ({error.strerror}); give --out a new path") from error
+        raise
+
+
+def former_of(path: Path) -> Path:
+    """Where a dataset lies while a changed one takes its place."""
+    return path.with_name(path.name + ".former")
