@@ -26,6 +26,7 @@ from vitmed.models.head import pooled
 from vitmed.objectives import registry
 from vitmed.objectives.interface import Objective, weighted_mean
 from vitmed.runs import metrics as run_metrics
+from vitmed.runs.late_metrics import LateMetrics
 
 PROJECT = Path(__file__).resolve().parents[1]
 MAE = str(PROJECT / "configs" / "pretrain_mae.py:tiny")
@@ -303,6 +304,6 @@ def test_an_objective_with_a_teacher_needs_no_change_of_the_loop(tiny_dataset, t
         return ""
 
     with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(training.Told, "note", note)
+        patch.setattr(LateMetrics, "note", note)
         memory_of(tmp_path / "cut", train__steps=6)
     assert same(whole, memory_of(tmp_path / "cut", train__steps=6))

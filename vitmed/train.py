@@ -9,11 +9,9 @@ example), and the state holds all else, so a run killed anywhere goes on to the 
 import contextlib
 import dataclasses
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +27,19 @@ from vitmed.data.augment import AugmentConfig, augment
 from vitmed.data.dataset import Dataset
 from vitmed.data.keys import example_keys, step_key
 from vitmed.data.loader import DataConfig
-from vitmed.errors import InputError, Preempted
+from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.objectives import registry
 from vitmed.objectives.interface import Objective, Spec
-from vitmed.objectives.probe import linear_probe
-from vitmed.objectives.supervised import Classifier
 from vitmed.optim.optimiser import OptimConfig, ema_update, optimiser, schedule
 from vitmed.parallel.engine import ParallelConfig, engine
 from vitmed.progress import Bar
 from vitmed.runs import folder
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+from vitmed.runs.late_metrics import LateMetrics
 from vitmed.runs.metrics import MetricsWriter
 from vitmed.runs.metrics import read as metrics_of
+from vitmed.runs.stopping import stop_requests
 from vitmed.runs.transfer import start_from
 from vitmed.scans.recipe import Recipe, normalise
 
@@ -203,33 +201,24 @@ class Job:
         }
 
     def with_former(self, state: dict) -> dict:
-        """The state with the encoder of the run that ``config.init_from`` names, and a head that suits it."""
+        """The state with the encoder of the run that ``config.init_from`` names, and what follows from it."""
         params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
-        if getattr(self.config.objective, "head", None) == "probe":
-            params["head"] = {**params["head"], "scores": self._probed(params)}
+        if self.objective.after_transfer is not None:
+            params = self.objective.after_transfer(params, self._training_set())
         return {**state, "params": params, "ema": params if self.config.optim.ema else {}}
 
-    def _probed(self, params: dict) -> dict:
-        """The head's linear layer, fitted to the features of what is trained on, not augmented."""
-        config, data = self.config, self.config.data
-        network = Classifier(config.model, self.spec, config.parallel.remat)
-
-        @jax.jit
-        def features(params, stream):
-            return network.normed(params, self._prepare({"main": stream}, None)["main"]["image"])
-
-        swept = [
-            (features(params, batch["main"]), batch["main"])
-            for batch in loader.sweep(self.dataset, data.split, config.train.batch_size, self.indices)
-        ]
-        known = np.concatenate([stream["weight"] > 0 for _, stream in swept])
-        label, weight = (
-            np.concatenate([np.asarray(stream[name]) for _, stream in swept])[known]
-            for name in ("label", "label_weight")
-        )
-        made = np.concatenate([np.asarray(values) for values, _ in swept])[known]
-        kernel, bias = linear_probe(made, label, weight, self.spec.task, self.spec.outputs)
-        return {"kernel": kernel, "bias": bias}
+    def _training_set(self) -> Iterator[dict]:
+        """What is trained on, once, in order, prepared and not augmented."""
+        config = self.config
+        prepare = jax.jit(lambda batch: self._prepare(batch, None))
+        for batch in loader.sweep(
+            self.dataset,
+            config.data.split,
+            config.train.batch_size,
+            self.indices,
+            workers=config.data.workers,
+        ):
+            yield prepare(batch)
 
     def batches(self, start: int):
         """Training batches from step ``start`` on."""
@@ -333,101 +322,43 @@ def _loop(
 ) -> dict:
     """Steps ``start`` to the end; returns the part of ``train``'s result that the loop knows."""
     config = job.config
-    told = Told(job, checkpoints, writer)
+    remedy = f"Lower config.optim.lr (now {config.optim.lr}) or set config.optim.clip"
+    metrics = LateMetrics(writer, checkpoints, job.engine.to_host, config.train.log_every, job.steps, remedy)
     waited = 0.0
     began = None
     batches = job.batches(start)
-    with Bar(config.objective.name, job.steps, "steps", start, quiet) as bar, _signals() as stop:
+    with Bar(config.objective.name, job.steps, "steps", start, quiet) as bar, stop_requests() as stop:
         for step in range(start, job.steps):
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
-            state, metrics = job.update(state, job.engine.put_batch(batch))
-            told.later(step + 1, metrics)
+            state, values = job.update(state, job.engine.put_batch(batch))
+            metrics.later(step + 1, values)
             if began is None:  # the first step compiles; time from its end
-                told.now()
+                metrics.now()
                 began, waited = time.perf_counter(), 0.0
             done = step + 1
             validating = config.train.val_every and (done % config.train.val_every == 0 or done == job.steps)
             if validating:
-                told.now()
-                told.also(done, job.validation(state))
+                metrics.now()
+                metrics.also(done, job.validation(state))
             if done % config.checkpoint.every == 0 or done == job.steps or stop():
-                told.now()  # a checkpoint is only made of a state whose loss is known to be finite
-                checkpoints.save(done, job.engine.to_host(state), told.of(done))
-            bar.advance(1, told.note())
+                metrics.now()  # a checkpoint is only made of a state whose loss is known to be finite
+                checkpoints.save(done, job.engine.to_host(state), metrics.of(done))
+            bar.advance(1, metrics.note())
             if stop() and done < job.steps:
                 checkpoints.close()
                 raise stop()(f"stopped at step {done}, saved; the same command goes on from there")
-    told.now()
+    metrics.now()
     seconds = time.perf_counter() - began if began else 0.0
     images = (job.steps - start - 1) * config.train.batch_size
     return {
         "step": job.steps,
-        "metrics": told.last
+        "metrics": metrics.last
         or {name: float(values[-1]) for name, (_, values) in metrics_of(checkpoints.run).items()},
         "images_per_second": round(images / seconds, 2) if images > 0 else None,
         "data_wait": round(waited / seconds, 4) if images > 0 else None,
     }
-
-
-class Told:
-    """Metrics on their way from the device: asked for a step late, so that the loop never waits for a value."""
-
-    def __init__(self, job: Job, checkpoints: Checkpoints, writer: MetricsWriter):
-        self._job, self._checkpoints, self._writer = job, checkpoints, writer
-        self._pending: tuple[int, Any] | None = None
-        self.last: dict[str, float] = {}
-        self._step = 0  # of the newest values in ``last``
-        self._fresh: dict[str, float] = {}  # measured at that step itself
-
-    def later(self, step: int, metrics: Any) -> None:
-        """Takes the step's metrics and settles those of the step before."""
-        self.now()
-        self._pending = (step, metrics)
-
-    def now(self) -> None:
-        """Fetches what is pending; raises InputError where the loss or its gradient is not finite."""
-        if self._pending is None:
-            return
-        step, metrics = self._pending
-        self._pending = None
-        values = {name: float(value) for name, value in self._job.engine.to_host(metrics).items()}
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(values[name]):
-                self._diverged(step, name, values[name])
-        self._take(step, values)
-        if step % self._job.config.train.log_every == 0 or step in (1, self._job.steps):
-            self._writer.write(step, values)
-
-    def also(self, step: int, values: dict[str, float]) -> None:
-        """Metrics that are on the host already, of the same step."""
-        self._take(step, values)
-        self._writer.write(step, values)
-
-    def of(self, step: int) -> dict[str, float]:
-        """What was measured at this very step, by which a checkpoint may be called the best."""
-        return dict(self._fresh) if step == self._step else {}
-
-    def _take(self, step: int, values: dict[str, float]) -> None:
-        self._fresh = {**(self._fresh if step == self._step else {}), **values}
-        self._step = step
-        self.last.update(values)
-
-    def note(self) -> str:
-        """What stands beside the progress bar."""
-        shown = [f"loss {self.last['loss']:.4f}"] if "loss" in self.last else []
-        return ", ".join(shown + [f"{n} {v:.4f}" for n, v in self.last.items() if n.startswith("val/")])
-
-    def _diverged(self, step: int, name: str, value: float) -> None:
-        self._writer.write(step, {name: value})
-        self._checkpoints.close()
-        kept = self._checkpoints.latest()
-        saved = f"the last good checkpoint is step {kept}" if kept else "no checkpoint had been made yet"
-        raise InputError(
-            f"{name} became {value} at step {step}, so training stopped; {saved}. "
-            f"Lower config.optim.lr (now {self._job.config.optim.lr}) or set config.optim.clip"
-        )
 
 
 def _training_examples(dataset: Dataset, config: Config) -> np.ndarray | None:
@@ -440,33 +371,3 @@ def _training_examples(dataset: Dataset, config: Config) -> np.ndarray | None:
             )
         return None
     return budget.labelled(dataset, data.split, data.labels, data.label_seed)
-
-
-@contextlib.contextmanager
-def _signals():
-    """Ctrl-C and SIGTERM ask the loop to save and stop; a second one stops at once.
-
-    Yields a function that returns the exception to raise, or None.
-    """
-    asked: list[type[BaseException]] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-
-    def handler(kind: type[BaseException]) -> Callable:
-        def handle(number, frame):
-            if asked:
-                raise kind
-            asked.append(kind)
-
-        return handle
-
-    former = {
-        signal.SIGINT: signal.signal(signal.SIGINT, handler(KeyboardInterrupt)),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, handler(Preempted)),
-    }
-    try:
-        yield lambda: asked[0] if asked else None
-    finally:
-        for number, handle in former.items():
-            signal.signal(number, handle)

@@ -10,9 +10,12 @@ centres); the training loop carries it in its state and saves it. ``batch`` is `
 already normalised and augmented, float32 ``(B, *S, C)``. ``key`` is the step's key: whatever is random is drawn
 from it folded with each example's identity, never from its place in the batch. With ``train=False`` the key is
 a constant, so masks are a function of the example alone.
+
+Where the encoder came from another run, ``after_transfer(params, batches) -> params`` may fit the rest of the
+parameters to it before the first step; ``batches`` sweeps what is trained on once. Most objectives need none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,11 +41,12 @@ class Spec:
 
 
 class Objective(NamedTuple):
-    """The three functions; see this module's docstring."""
+    """The three functions, and the one that most do without; see this module's docstring."""
 
     init: Callable[[jax.Array, Spec], tuple[Any, Any]]
     loss: Callable[..., tuple[jax.Array, tuple[dict, Any]]]
     after_update: Callable[[Any, Any, jax.Array], Any]
+    after_transfer: Callable[[Any, Iterator[dict]], Any] | None = None
 
 
 def keep_memory(params: Any, memory: Any, step: jax.Array) -> Any:

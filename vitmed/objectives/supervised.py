@@ -3,11 +3,13 @@
 Label smoothing follows Szegedy et al. 2016; mixup follows Zhang et al. 2018, with one mixing weight an example.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vitmed.data.keys import example_keys
@@ -16,6 +18,7 @@ from vitmed.models.build import ModelConfig, encoder
 from vitmed.models.head import Head, pooled
 from vitmed.models.transformer import Remat, norm
 from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
+from vitmed.objectives.probe import linear_probe
 
 _DROP_PATH, _MIXUP = 1, 2  # separate streams of randomness within a step
 
@@ -105,7 +108,10 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
             return -(positive + (1 - target) * jax.nn.log_sigmoid(-logits))
         return (logits - target) ** 2
 
-    return Objective(init, loss, keep_memory)
+    def probe(params, batches):
+        return {**params, "head": {**params["head"], "scores": probed_scores(network, params, batches, spec)}}
+
+    return Objective(init, loss, keep_memory, probe if config.head == "probe" else None)
 
 
 class Classifier:
@@ -135,6 +141,21 @@ class Classifier:
     def logits(self, params: dict, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """``(B, outputs)`` scores, float32."""
         return self._head.apply({"params": params["head"]}, self.features(params, image, keys))
+
+
+def probed_scores(network: Classifier, params: dict, batches: Iterator[dict], spec: Spec) -> dict:
+    """The head's linear layer, fitted to the features that ``params`` give of what is trained on."""
+    features = jax.jit(network.normed)
+    made, label, weight = [], [], []
+    for batch in batches:
+        stream = batch["main"]
+        known = np.asarray(stream["weight"]) > 0  # the last batch is filled up
+        made.append(np.asarray(features(params, stream["image"]))[known])
+        label.append(np.asarray(stream["label"])[known])
+        weight.append(np.asarray(stream["label_weight"])[known])
+    joined = (np.concatenate(parts) for parts in (made, label, weight))
+    kernel, bias = linear_probe(*joined, spec.task, spec.outputs)
+    return {"kernel": kernel, "bias": bias}
 
 
 def targets(stream: dict, spec: Spec) -> jax.Array:
