@@ -14,6 +14,7 @@ import markupsafe
 
 import vitmed
 from vitmed.report import findings, gather, pictures, provenance, reconstructions, sections, words
+from vitmed.runs import durable
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -39,6 +40,7 @@ def write(
 
     Raises:
         InputError: a folder that is not what it is given as.
+        MachineError: the disk is full or refuses.
     """
     out = Path(out)
     home = out.resolve().parent
@@ -71,10 +73,9 @@ def write(
         "provenance": provenance.provenance(shown, opened, studied, home),
         "version": vitmed.__version__,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(environment().get_template("page.html").render(context), encoding="utf-8")
-    partial.replace(out)
+    with durable.disk(home, "the report"):
+        home.mkdir(parents=True, exist_ok=True)
+    durable.write_text(out, environment().get_template("page.html").render(context))
     return {
         "report": str(out),
         "runs": len(shown),
