@@ -252,6 +252,18 @@ def test_a_workdir_made_with_another_config(vitmed, tiny_dataset, tmp_path):
     assert kept == {f: f.read_bytes() for f in (tmp_path / "r").rglob("*") if f.is_file()}
 
 
+def test_where_nothing_can_be_written(vitmed, refused, tiny_dataset, tmp_path):
+    """Otherwise a slip in --out looks like a fault of vitmed."""
+    file = tmp_path / "file"
+    file.write_text("a file, where a folder is needed")
+    refused("demo", "--out", file, names=[file, "give --out a folder"])
+    for words in (["report", tiny_dataset, "--out", file / "r.html"], ["demo", "--out", file / "demo"]):
+        code, out, err = vitmed(*words)
+        assert code == 3 and "Traceback" not in out + err
+        assert err.strip().splitlines()[-1].startswith("vitmed: ") and str(file) in err
+    assert file.read_text() == "a file, where a folder is needed"
+
+
 def test_the_wrong_folder(refused, tiny_dataset, tmp_path):
     """Otherwise mixing up a dataset and a run, the two things that verbs take, is punished with a riddle."""
     refused("evaluate", tiny_dataset, names=[tiny_dataset])

@@ -42,7 +42,7 @@ def make(seed: int = 0) -> dict[str, np.ndarray]:
         patches
     )  # a fresh model of this release forgets the decoder's position table
     with torch.no_grad():  # biases and norms start at 0 and 1, where a mistake in them would not show
-        for name, weight in model.named_parameters():
+        for _, weight in model.named_parameters():
             if weight.requires_grad:
                 weight.add_(0.2 * torch.randn_like(weight))
     image, noise = torch.randn(2, 3, SHAPE["image_size"], SHAPE["image_size"]), torch.rand(2, patches)
