@@ -100,3 +100,23 @@ def test_pooling_and_a_fresh_head():
     np.testing.assert_allclose(pooled(tokens[:, 0], "mean"), tokens[:, 0])
     scores, _ = Head(5).init_with_output(jax.random.key(0), pooled(tokens))
     assert scores.shape == (2, 5) and not scores.any(), "a fresh head must not prefer a class"
+
+
+def test_a_grid_pool_keeps_where_a_finding_was():
+    """A mean over all patches cannot tell left from right; regions that do not divide evenly still count each patch."""
+    tokens = jnp.arange(2 * 8 * 5 * 3.0).reshape(2, 8, 5, 3)
+    output = jnp.concatenate([jnp.zeros((2, 1, 3)), tokens.reshape(2, 40, 3)], axis=1)
+    made = pooled(output, "grid", (8, 5)).reshape(2, 4, 4, 3)
+    np.testing.assert_allclose(
+        made[:, 1, 0], tokens[:, 2:4, 0:2].mean((1, 2)), rtol=1e-6
+    )  # 5 patches: 0-1, 1-2, 2-3, 3-4
+    np.testing.assert_allclose(made[:, 3, 3], tokens[:, 6:8, 3:5].mean((1, 2)), rtol=1e-6)
+    mirrored = jnp.concatenate([output[:, :1], tokens[:, :, ::-1].reshape(2, 40, 3)], axis=1)
+    np.testing.assert_allclose(pooled(mirrored, "mean"), pooled(output, "mean"), rtol=1e-6)
+    np.testing.assert_allclose(
+        pooled(mirrored, "grid", (8, 5)).reshape(2, 4, 4, 3), made[:, :, ::-1], rtol=1e-6
+    )
+    few = jnp.ones((1, 1 + 2 * 3 * 4, 5))
+    assert pooled(few, "grid", (2, 3, 4)).shape == (1, 2 * 3 * 4 * 5), (
+        "fewer patches than regions: each is one"
+    )

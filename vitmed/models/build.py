@@ -20,7 +20,8 @@ class ModelConfig:
     """``config.model``.
 
     ``patch_size`` has one entry an axis, in array order; a ResNet has none. ``dtype`` is that of the products:
-    parameters, norms and the loss are float32 always. ``width`` is a ResNet's, ``decoder_*`` a masked autoencoder's.
+    parameters, norms and the loss are float32 always. ``pool`` makes one feature vector of a ViT's tokens
+    (``vitmed.models.head.pooled``). ``width`` is a ResNet's, ``decoder_*`` a masked autoencoder's.
     """
 
     variant: Literal["nano", "ti", "s", "b", "l", "h", "g", "resnet10", "resnet18"]

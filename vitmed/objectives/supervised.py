@@ -16,6 +16,7 @@ from vitmed.data.keys import example_keys
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder
 from vitmed.models.head import Head, pooled
+from vitmed.models.patches import grid
 from vitmed.models.transformer import Remat, norm
 from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
 from vitmed.objectives.probe import linear_probe
@@ -120,6 +121,7 @@ class Classifier:
     def __init__(self, model: ModelConfig, spec: Spec, remat: Remat = "none"):
         self._encoder = encoder(model, spec.size, remat)
         self._head = Head(spec.outputs)
+        self._patches = grid(spec.size, model.patch_size) if model.patch_size else ()
         self._pool = model.pool
         self._image = jnp.zeros((1, *spec.size, spec.channels))
 
@@ -127,15 +129,18 @@ class Classifier:
         """Fresh parameters ``{encoder, head}``."""
         encoder_key, head_key = jax.random.split(key)
         encoded, encoder_params = self._encoder.init_with_output(encoder_key, self._image)
-        head_params = self._head.init(head_key, pooled(encoded, self._pool))
+        head_params = self._head.init(head_key, self._pooled(encoded))
         return {"encoder": encoder_params["params"], "head": head_params["params"]}
 
     def features(self, params: dict, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """``(B, D)`` pooled features, float32; ``keys`` ``(B,)`` drop paths in training."""
-        return pooled(self._encoder.apply({"params": params["encoder"]}, image, None, keys), self._pool)
+        """``(B, F)`` pooled features, float32; ``keys`` ``(B,)`` drop paths in training."""
+        return self._pooled(self._encoder.apply({"params": params["encoder"]}, image, None, keys))
+
+    def _pooled(self, encoded: jax.Array) -> jax.Array:
+        return pooled(encoded, self._pool, self._patches)
 
     def normed(self, params: dict, image: jax.Array) -> jax.Array:
-        """``(B, D)`` features as the head's linear layer sees them, float32."""
+        """``(B, F)`` features as the head's linear layer sees them, float32."""
         return norm("norm").apply({"params": params["head"]["norm"]}, self.features(params, image))
 
     def logits(self, params: dict, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
