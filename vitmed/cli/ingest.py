@@ -4,6 +4,7 @@
   vitmed ingest ultrasound/ --out data/us --label-from folder --modality ultrasound --size 64,64
   vitmed ingest mri/ --out data/mri --modality MR --spacing 1,1,1 --size 96,96,96
   vitmed ingest pneumoniamnist.npz --out data/pneumonia
+  vitmed ingest nnUNet_raw/Dataset004_Hippocampus/ --out data/hippocampus --spacing 1,1,1 --size 40,56,40
   vitmed ingest scans/ --out data/chest --labels scans/labels.csv --append     new scans join, nobody is moved
   vitmed ingest studies.zip --out data/ct --modality CT --series thin_axial.toml --spacing 2,1,1 --size 96,224,224
 
@@ -15,6 +16,11 @@ SOURCE may itself be such a CSV.
 DICOM files need no suffix. Those of a series are put together by their positions, apart by orientation, echo,
 b-value and time point. Localisers, secondary captures (pictures of a screen), dose reports, structured documents,
 segmentations and plans are told apart and left out.
+
+A raw folder of nnU-Net (dataset.json beside imagesTr; the Medical Segmentation Decathlon's too) is taken as such:
+the channels of a case are one scan, labelsTr are the masks, and dataset.json names the structures. Cases of imagesTs
+come in without masks and are split like all others. The modality is taken from channel_names where they say it
+beyond doubt (CT, MRI, T1w, FLAIR ...), else give --modality. Patients are not known there: see --patient-pattern.
 
 RULE.toml says which series of each study to take; every line but the first may be left out:
 

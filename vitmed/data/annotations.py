@@ -11,6 +11,7 @@ import numpy as np
 
 from vitmed.errors import InputError
 from vitmed.scans import arrays, medmnist
+from vitmed.scans.layout import Mask, Told
 from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Source
 
@@ -32,7 +33,7 @@ class Row:
     patient: str = ""
     site: str = ""
     split: str | None = None
-    mask: str | None = None
+    mask: Mask | None = None
     modality: str | None = None
     study: str = ""
     series: str = ""
@@ -53,6 +54,7 @@ class Annotations:
         origin: the file (or rule) the labels come from, for messages.
         notes: what a person should hear.
         classes: class names that keep their places; others come after them.
+        structures: the values that each structure has in the masks, by its name, as far as somebody named them.
     """
 
     columns: tuple[str, ...] = ()
@@ -63,6 +65,7 @@ class Annotations:
     origin: str = ""
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    structures: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +130,7 @@ def from_table(path: Path, root: Path, sources: list[Source], refused: set[str])
             patient=line.get("patient", ""),
             site=line.get("site", ""),
             split=_split(line.get("split", ""), path, number) if "split" in header else None,
-            mask=str(root / mask) if mask else None,
+            mask=Mask(str(root / mask)) if mask else None,
             modality=canonical_modality(line["modality"]) if line.get("modality") else None,
             **{name: _told(name, line.get(name, ""), path, number) for name in TOLD},
         )
@@ -137,6 +140,26 @@ def from_table(path: Path, root: Path, sources: list[Source], refused: set[str])
             f"the column {key} must give paths relative to it"
         )
     return Annotations(columns, rows, asked=bool(columns), origin=str(path), notes=tuple(notes))
+
+
+def from_layout(told: Told) -> Annotations:
+    """What a layout tells of its scans: no labels, but masks, patients and the names of structures.
+
+    Raises:
+        InputError: a timepoint that is a date.
+    """
+    scans = {*told.masks, *told.patients, *told.timepoints, *told.views, *told.modalities}
+    rows = {
+        scan: Row(
+            patient=told.patients.get(scan, ""),
+            mask=told.masks.get(scan),
+            modality=told.modalities.get(scan),
+            view=told.views.get(scan, ""),
+            timepoint=told.timepoints.get(scan, ""),
+        )
+        for scan in sorted(scans)
+    }
+    return Annotations(rows=rows, notes=told.notes, structures=told.structures)
 
 
 def from_folders(root: Path, sources: list[Source]) -> Annotations:

@@ -64,7 +64,7 @@ def assemble(
 
     Args:
         entries: what the set is to hold, in any order.
-        told: labels by the ids of ``entries``.
+        told: labels by the ids of ``entries``, and the names of structures.
         key: the name of the key of pseudonyms, None where there are none.
         series: why series were chosen, as the datasheet lists it.
     """
@@ -128,6 +128,7 @@ def assemble(
         refused=sorted(refused),
         notes=notes,
         simulated=simulated,
+        structures={name: list(values) for name, values in told.structures.items()},
         content_hash=writer.close(),
     )
 

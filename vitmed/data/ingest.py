@@ -6,25 +6,22 @@ a file is refused and counted; a fault of the set ends it. The bytes do not depe
 """
 
 import contextlib
-import dataclasses
 import json
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
 
 from vitmed.data import annotations as known
 from vitmed.data import datasheet, living, splits, spool
-from vitmed.data.annotations import Annotations, Row
+from vitmed.data.annotations import Row
 from vitmed.data.assembly import Entry, assemble
+from vitmed.data.look import look
 from vitmed.data.names import Names, discreet
 from vitmed.data.prepare import Plan, Task
 from vitmed.data.replacing import partial_of
 from vitmed.data.spool import Stored
 from vitmed.errors import InputError
 from vitmed.progress import Bar
-from vitmed.scans import arrays, medmnist
-from vitmed.scans.find import find
 from vitmed.scans.how import How
 from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Refusals, Source
@@ -106,7 +103,7 @@ def ingest(
     how = How(frames, tuple(include), None if series is None else str(series))
     with partial_of(out, replace=append) as partial:
         how = how.unpacking(partial / "unpacked", workers)
-        sources, refused, told, plan = _look(source, labels, label_from, plan, how)
+        sources, refused, told, plan = look(source, labels, label_from, plan, how)
         if patient_pattern is not None:
             told = known.with_patients(told, sources, patient_pattern)
         there = living.ids(old)
@@ -174,54 +171,6 @@ def ingest(
         "key": None if names.key is None else str(names.key.path),
         "key_made": names.key is not None and names.key.made,
     }
-
-
-def _look(
-    source: Path, labels: str | Path | None, label_from: str | None, plan: Plan, how: How
-) -> tuple[list[Source], Refusals, Annotations, Plan]:
-    """What there is, what is refused at first sight, and what is told of it."""
-    if label_from not in (None, "folder"):
-        raise InputError(f"--label-from {label_from!r} is not known; folder is the one way there is")
-    if labels is not None and label_from is not None:
-        raise InputError(f"labels are asked from {labels} and from folders; give --labels or --label-from")
-    if label_from is not None and source.is_file() and source.suffix.lower() != ".zip":
-        raise InputError(f"{source} is a file and has no class folders for --label-from; give their parent")
-    if source.suffix.lower() == ".npz" and source.is_file():
-        sources, refused = arrays.find(str(source)), []
-        told = known.from_npz(source, sources)
-        name = medmnist.known(source.stem)
-        if plan.modality is None and name is not None:
-            plan = Plan(name.modality, plan.spacing, plan.size)
-    elif source.suffix.lower() == ".csv" and source.is_file():
-        sources, refused = find(source.parent, known.paths_in(source), how)
-        told = known.from_table(source, source.parent, sources, {r[0] for r in refused})
-    else:
-        sources, refused = find(source, how=how)
-        told = Annotations()
-        table = source / "labels.csv"
-        if labels is None and label_from is None and table.is_file():
-            told = Annotations(notes=(f"{table} was not used; if it holds the labels, give --labels.",))
-    if labels is not None:
-        root = source if source.is_dir() else source.parent
-        own = told.rows
-        told = known.from_table(Path(labels), root, sources, {r[0] for r in refused})
-        told = _keep_splits(told, own)
-    elif label_from is not None:
-        told = known.from_folders(source, sources)
-    masks = {os.path.realpath(row.mask) for row in told.rows.values() if row.mask}
-    if masks:  # a mask that lies among the scans is not one of them
-        sources = [s for s in sources if not masks.intersection(map(os.path.realpath, s.files))]
-    return sources, list(refused), told, plan
-
-
-def _keep_splits(told: Annotations, own: dict[str, Row]) -> Annotations:
-    """A label table says nothing of splits: those of the source (an npz) stay."""
-    rows = dict(told.rows)
-    for scan, row in own.items():
-        mine = rows.get(scan, Row(labels=("",) * len(told.columns)))
-        if mine.split is None:
-            rows[scan] = dataclasses.replace(mine, split=row.split)
-    return dataclasses.replace(told, rows=rows)
 
 
 def _task(source: Source, row: Row | None) -> Task:

@@ -10,6 +10,7 @@ import numpy as np
 from vitmed.data import alike, exposed
 from vitmed.data.pseudonyms import shows
 from vitmed.scans import geometry, intensity
+from vitmed.scans.layout import Mask
 from vitmed.scans.read import read, read_mask
 from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refused, Scan, Source
@@ -35,10 +36,10 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One scan to prepare: its source, its mask file, and the modality its manifest row gives."""
+    """One scan to prepare: its source, its mask, and the modality that is told of it beside the file."""
 
     source: Source
-    mask: str | None = None
+    mask: Mask | None = None
     modality: str | None = None
 
 
@@ -162,8 +163,8 @@ def _agreed(file: str | None, row: str | None, given: str | None) -> str:
     return said or file or "unknown"
 
 
-def _mask(path: str, scan: Scan) -> np.ndarray:
-    found = read_mask(path)
+def _mask(mask: Mask, scan: Scan) -> np.ndarray:
+    found = read_mask(mask.file)
     if found.size != scan.size or found.array.shape[-1] != 1:
         raise Refused("mask of another shape", f"{found.array.shape[:-1]}, the scan has {scan.size}")
     both = found.affine is not None and scan.affine is not None
@@ -174,7 +175,10 @@ def _mask(path: str, scan: Scan) -> np.ndarray:
         raise Refused(
             "mask that holds no labels", "whole numbers from 0 to 254 (255: unmarked) were expected"
         )
-    return values.astype(np.uint8)
+    values = values.astype(np.uint8)
+    if mask.ignore is not None:
+        values[values == mask.ignore] = UNMARKED
+    return values
 
 
 def statistics(

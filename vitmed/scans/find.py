@@ -9,6 +9,7 @@ from vitmed.errors import InputError, MachineError
 from vitmed.pool import pool
 from vitmed.scans.how import How
 from vitmed.scans.how import chosen as frames_chosen
+from vitmed.scans.layout import Survey
 from vitmed.scans.scan import Refusals, Refused, Source
 
 # Each reader's suffixes, told here once more so that looking through a folder imports no reader.
@@ -38,9 +39,15 @@ def kind_of(path: str) -> str | None:
 
 
 def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> Found:
-    """Every scan under ``root``, DICOM files gathered into volumes, sorted by id.
+    """The sources of ``survey``, and what is refused already as (file, reason, detail)."""
+    held = survey(root, only, how)
+    return held.sources, held.refused
 
-    Hidden files, and tables and notes by their suffix, are passed over. A file without a known suffix is
+
+def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -> Survey:
+    """Every scan under ``root``, DICOM files gathered into volumes, sorted by id, and what is told of them.
+
+    A folder laid out as nnU-Net has it is taken as such, also inside ``root``. Hidden files, and tables and notes by their suffix, are passed over. A file without a known suffix is
     looked into for DICOM.
 
     Args:
@@ -48,11 +55,8 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
         only: look only at these files and folders of it (a manifest's).
         how: what a person decided.
 
-    Returns:
-        The sources, and what is refused already as (file, reason, detail).
-
     Raises:
-        InputError: no such path, or a rule for series that is none.
+        InputError: no such path, a rule for series that is none, or several layouts in one folder.
         MachineError: a worker process died.
     """
     how = how or How()
@@ -62,7 +66,9 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
     refused: Refusals = []
     names = _names(only or [root], base, refused)
     names = _unpacked(names, how, root, refused)
-    sources: list[Source] = []
+    laid = _laid_out(names, root) if only is None else Survey([], [])
+    refused += laid.refused
+    sources: list[Source] = list(laid.sources)
     dicom: list[str] = []
     for path, name in sorted(names.items()):
         kind = kind_of(path)
@@ -84,7 +90,33 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
 
         sources, others = choice.choose(sources, how.series)
         refused += others
-    return _named_once(sorted(sources, key=lambda s: s.id), refused)
+    sources, refused = _named_once(sorted(sources, key=lambda s: s.id), refused)
+    return Survey(sources, refused, laid.told)
+
+
+def _laid_out(names: dict[str, str], root: Path) -> Survey:
+    """What a convention says of the files that follow it, which are taken out of ``names``.
+
+    Raises:
+        InputError: two folders that follow one.
+    """
+    if not any(name.endswith("dataset.json") for name in names.values()):
+        return Survey([], [])
+    from vitmed.scans import nnunet
+
+    folders = nnunet.recognise(names)
+    if not folders:
+        return Survey([], [])
+    if len(folders) > 1:
+        raise InputError(
+            f"{root} holds {len(folders)} nnU-Net raw folders, {folders[0]} and {folders[1]} among them; "
+            "ingest them one by one, for the labels of each have a meaning of their own"
+        )
+    under = "" if folders[0] == "." else f"{folders[0]}/"
+    inside = {path: name for path, name in names.items() if name.startswith(under)}
+    for path in inside:
+        del names[path]
+    return nnunet.survey(inside, folders[0], kind_of)
 
 
 def _names(tops: list[Path], base: Path, refused: list) -> dict[str, str]:

@@ -1,0 +1,118 @@
+"""Folders laid out by others become datasets with masks, patients and names of structures."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from vitmed.cli.main import main
+from vitmed.data.dataset import Dataset
+from vitmed.data.datasheet import read
+from vitmed.data.ingest import ingest
+from vitmed.data.withdraw import withdraw
+from vitmed.errors import InputError
+
+
+def volume(path, values, affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(np.asarray(values), np.eye(4) if affine is None else affine).to_filename(path)
+
+
+def noise(seed, shape=(6, 7, 8)):
+    return np.random.Generator(np.random.Philox(key=seed)).integers(0, 1000, shape).astype(np.int16)
+
+
+def nnunet(folder, cases=range(4), tests=range(4, 6), labels=None):
+    """A raw folder of CT; the mask of case k is k + 1 at voxel (k, 0, 0), and 3 (ignore) at (0, 1, 0)."""
+    for part, held in (("imagesTr", cases), ("imagesTs", tests)):
+        for k in held:
+            volume(folder / part / f"case{k}_0000.nii.gz", noise(k))
+    for k in cases:
+        mask = np.zeros((6, 7, 8), np.uint8)
+        mask[k % 6, 0, 0], mask[0, 1, 0] = 1 + k % 2, 3
+        volume(folder / "labelsTr" / f"case{k}.nii.gz", mask)
+    labels = labels or {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}
+    table = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(table))
+    return folder
+
+
+def examples(dataset):
+    opened = Dataset.open(dataset)
+    return {e["id"]: e for split in opened.splits for e in opened.records(split)}
+
+
+def test_a_raw_folder_becomes_a_dataset_with_masks(tmp_path, capsys):
+    """Otherwise a structure has no name, a mask lies elsewhere, or imagesTs is lost or tested on."""
+    assert main(["ingest", str(nnunet(tmp_path / "raw")), "--out", str(tmp_path / "set"), "--json"]) == 0
+    told = capsys.readouterr()
+    assert "nnU-Net raw folder" in told.err and "not the test split" in told.err
+    sheet, found = read(tmp_path / "set"), examples(tmp_path / "set")
+    assert (sheet["modality"], sheet["structures"]) == ("ct", {"liver": [1], "tumour": [2]})
+    assert sorted(found) == [*(f"imagesTr/case{k}" for k in range(4)), "imagesTs/case4", "imagesTs/case5"]
+    mask = found["imagesTr/case3"]["mask"]  # stored z, y, x, turned to S, P, L
+    np.testing.assert_array_equal(np.argwhere(mask == 2), [[0, 6, 2]])
+    np.testing.assert_array_equal(np.argwhere(mask == 255), [[0, 5, 5]])
+    assert (found["imagesTs/case4"]["mask"] == 255).all()
+    np.testing.assert_array_equal(found["imagesTr/case3"]["image"][0, 6, 2, 0], noise(3)[3, 0, 0])
+
+
+def test_workers_do_not_change_the_bytes(tmp_path):
+    """Otherwise the same scans make two datasets."""
+    source = nnunet(tmp_path / "raw")
+    for n in (1, 2):
+        ingest(source, tmp_path / f"set{n}", workers=n, progress=False)
+    one, two = ({f.name: f.read_bytes() for f in sorted((tmp_path / f"set{n}").iterdir())} for n in (1, 2))
+    assert one == two
+
+
+def test_structures_stay_when_a_set_grows_and_shrinks(tmp_path):
+    """Otherwise a value means the liver in some masks and the kidney in others."""
+    ingest(nnunet(tmp_path / "raw"), tmp_path / "set", patient_pattern=r"case(\d)", progress=False)
+    more = nnunet(tmp_path / "more", range(6, 8), (), {"background": 0, "liver": 1, "tumour": 2, "cyst": 4})
+    ingest(more, tmp_path / "set", patient_pattern=r"case(\d)", append=True, progress=False)
+    together = {"liver": [1], "tumour": [2], "cyst": [4]}
+    assert read(tmp_path / "set")["structures"] == together and len(examples(tmp_path / "set")) == 8
+    withdraw("6", tmp_path / "set", progress=False)
+    assert read(tmp_path / "set")["structures"] == together and len(examples(tmp_path / "set")) == 7
+    for labels in ({"kidney": 1}, {"liver": 2}):
+        other = nnunet(tmp_path / f"other{labels}", range(8, 9), (), labels)
+        with pytest.raises(InputError, match="liver = 1, tumour = 2, cyst = 4, the new ones"):
+            ingest(other, tmp_path / "set", append=True, patient_pattern=r"case(\d)", progress=False)
+
+
+def test_a_table_and_a_layout_go_together(tmp_path):
+    """Otherwise whoever has labels of cases loses their masks, or the other way round."""
+    source = nnunet(tmp_path / "raw")
+    (tmp_path / "t.csv").write_text(
+        "id,label,patient\n" + "".join(f"case{k},{'ab'[k % 2]},p{k}\n" for k in range(4))
+    )
+    ingest(source, tmp_path / "set", labels=tmp_path / "t.csv", progress=False)
+    sheet, found = read(tmp_path / "set"), examples(tmp_path / "set")
+    assert sheet["classes"] == ["a", "b"] and sheet["masks"] and sheet["modality"] == "ct"
+    assert found["imagesTr/case1"]["label"] == 1 and (found["imagesTr/case1"]["mask"] == 2).any()
+    with pytest.raises(InputError, match="nnU-Net raw folder, whose folders are no classes"):
+        ingest(source, tmp_path / "no", label_from="folder", progress=False)
+
+
+def test_the_real_hippocampus_as_a_raw_folder(tmp_path, shared_data):
+    """Otherwise the layout works on made-up volumes alone."""
+    names = sorted(p.name for p in (shared_data / "hippocampus" / "images").glob("*.nii.gz"))[:3]
+    for part, kind in (("imagesTr", "images"), ("labelsTr", "labels")):
+        (tmp_path / "raw" / part).mkdir(parents=True)
+        for name in names:
+            held = name.replace(".nii.gz", "_0000.nii.gz") if part == "imagesTr" else name
+            (tmp_path / "raw" / part / held).symlink_to(shared_data / "hippocampus" / kind / name)
+    table = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "Anterior": 1, "Posterior": 2},
+        "file_ending": ".nii.gz",
+    }
+    (tmp_path / "raw" / "dataset.json").write_text(json.dumps(table))
+    ingest(tmp_path / "raw", tmp_path / "set", size=(40, 56, 40), progress=False)
+    found = examples(tmp_path / "set")
+    assert len(found) == 3 and read(tmp_path / "set")["structures"] == {"Anterior": [1], "Posterior": [2]}
+    for scan, example in found.items():
+        truth = nib.load(shared_data / "hippocampus" / "labels" / f"{scan.split('/')[1]}.nii.gz").get_fdata()
+        assert [(example["mask"] == v).sum() for v in (1, 2)] == [(truth == v).sum() for v in (1, 2)]
