@@ -116,3 +116,98 @@ def test_the_real_hippocampus_as_a_raw_folder(tmp_path, shared_data):
     for scan, example in found.items():
         truth = nib.load(shared_data / "hippocampus" / "labels" / f"{scan.split('/')[1]}.nii.gz").get_fdata()
         assert [(example["mask"] == v).sum() for v in (1, 2)] == [(truth == v).sum() for v in (1, 2)]
+
+
+def bids(folder, people=12, sessions=("0", "1")):
+    """Noise of each person in each session, T1w and FLAIR, and a table of participants."""
+    folder.mkdir()
+    (folder / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
+    lines = ["participant_id\tage\tsex\tgroup\tsite"]
+    for p in range(people):
+        who = f"sub-HX{p:03}"
+        for s, session in enumerate(sessions):
+            for c, suffix in enumerate(("T1w", "FLAIR")):
+                file = folder / who / f"ses-{session}" / "anat" / f"{who}_ses-{session}_{suffix}.nii.gz"
+                volume(file, noise(10 * p + 2 * s + c))
+        lines.append(
+            f"{who}\t{20 + p}.5\t{'MF'[p % 2]}\t{'n/a' if p == 3 else ('case', 'control')[p % 2]}\tBX"
+        )
+    (folder / "participants.tsv").write_text("\n".join([*lines, "sub-HX999\t1.5\tF\tcase\tBX"]) + "\n")
+    return folder
+
+
+def test_a_bids_folder_becomes_a_dataset_by_patient(tmp_path):
+    """Otherwise sessions of one person are split apart, or the table of participants cannot be used."""
+    source = bids(tmp_path / "in")
+    with pytest.raises(InputError, match="label columns age, sex, group.*--label-column"):
+        ingest(
+            source,
+            tmp_path / "set",
+            bids_suffix=("T1w",),
+            labels=source / "participants.tsv",
+            progress=False,
+        )
+    with pytest.raises(InputError, match="--label-column grp: .*age, sex, group"):
+        ingest(
+            source,
+            tmp_path / "set",
+            bids_suffix=("T1w",),
+            labels=source / "participants.tsv",
+            label_columns=("grp",),
+            progress=False,
+        )
+    told = ingest(
+        source,
+        tmp_path / "set",
+        bids_suffix=("T1w",),
+        labels=source / "participants.tsv",
+        label_columns=("group",),
+        progress=False,
+    )
+    sheet, found = read(tmp_path / "set"), examples(tmp_path / "set")
+    assert (sheet["modality"], sheet["classes"], sheet["splits"]["by"]) == (
+        "mr",
+        ["case", "control"],
+        "patient",
+    )
+    assert (
+        len(found) == 24 and sum(sheet["patients"].values()) == 12 and sum(sheet["unlabelled"].values()) == 2
+    )
+    assert {(e["timepoint"], e["view"], e["site"]) for e in found.values()} == {
+        ("0", "T1w", "BX"),
+        ("1", "T1w", "BX"),
+    }
+    assert "1 of 13 participants" in " ".join(told["notes"])
+    split = {}
+    for name in Dataset.open(tmp_path / "set").splits:
+        for patient in Dataset.open(tmp_path / "set").patients(name):
+            split.setdefault(patient, set()).add(name)
+    assert all(len(names) == 1 for names in split.values())
+    gone = withdraw("sub-HX004", tmp_path / "set", progress=False)
+    assert gone["withdrawn"] == 2
+
+
+def test_a_subject_of_bids_is_a_pseudonym_everywhere(tmp_path, capsys):
+    """Otherwise the names of folders tell whose scans a dataset holds, those that were refused among them."""
+    source = bids(tmp_path / "in")
+    volume(source / "sub-HX001" / "pet" / "sub-HX001_pet.nii.gz", noise(0))
+    volume(source / "sub-HX777" / "anat" / "sub-HX777_T1map.nii.gz", noise(0))
+    (source / "sub-HX002" / "ses-0" / "anat" / "sub-HX002_ses-0_T1w.nii.gz").write_bytes(b"broken")
+    assert main(["ingest", str(source), "--out", str(tmp_path / "set"), "--bids-suffix", "T1w,FLAIR"]) == 0
+    told = "".join(capsys.readouterr()).replace(str(tmp_path), "")
+    held = b"".join(f.read_bytes() for f in (tmp_path / "set").rglob("*") if f.is_file())
+    assert "HX0" not in told and "HX7" not in told
+    assert b"HX0" not in held and b"HX7" not in held and b"sub-" not in held
+    assert read(tmp_path / "set")["refused"] == {
+        "not a readable NIfTI file": 1,
+        "of a BIDS suffix that vitmed does not take": 2,
+    }
+    assert {e["view"] for e in examples(tmp_path / "set").values()} == {"T1w", "FLAIR"}
+
+
+def test_a_session_called_by_a_date_ends_it(tmp_path):
+    """Otherwise the day of a visit, which identifies, enters the dataset as its timepoint."""
+    with pytest.raises(InputError, match="session of sub-HX000.* by a date"):
+        ingest(
+            bids(tmp_path / "in", 1, ("20190312",)), tmp_path / "set", bids_suffix=("T1w",), progress=False
+        )

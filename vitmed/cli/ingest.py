@@ -5,6 +5,7 @@
   vitmed ingest mri/ --out data/mri --modality MR --spacing 1,1,1 --size 96,96,96
   vitmed ingest pneumoniamnist.npz --out data/pneumonia
   vitmed ingest nnUNet_raw/Dataset004_Hippocampus/ --out data/hippocampus --spacing 1,1,1 --size 40,56,40
+  vitmed ingest bids/ --out data/t1 --bids-suffix T1w --spacing 1,1,1 --size 160,192,160
   vitmed ingest scans/ --out data/chest --labels scans/labels.csv --append     new scans join, nobody is moved
   vitmed ingest studies.zip --out data/ct --modality CT --series thin_axial.toml --spacing 2,1,1 --size 96,224,224
 
@@ -21,6 +22,11 @@ A raw folder of nnU-Net (dataset.json beside imagesTr; the Medical Segmentation 
 the channels of a case are one scan, labelsTr are the masks, and dataset.json names the structures. Cases of imagesTs
 come in without masks and are split like all others. The modality is taken from channel_names where they say it
 beyond doubt (CT, MRI, T1w, FLAIR ...), else give --modality. Patients are not known there: see --patient-pattern.
+
+A BIDS folder (dataset_description.json beside sub-*/) is taken as such too: subjects are patients, sessions are
+timepoints, the suffix of a scan (T1w, FLAIR, bold, ct ...) tells its modality and is its view. Where there are
+several suffixes, --bids-suffix says which to take. derivatives/, field maps, phases and maps are left out. Its table
+gives labels: --labels participants.tsv --label-column group
 
 RULE.toml says which series of each study to take; every line but the first may be left out:
 
@@ -63,7 +69,14 @@ def arguments(parser):
         help="the folder to make; it must not exist, unless --append",
     )
     parser.add_argument(
-        "--labels", metavar="FILE.csv", help="labels, patients, sites, splits, masks, ... by path or id"
+        "--labels",
+        metavar="FILE.csv",
+        help="labels, patients, sites, splits, masks, ... by path or id (or participant_id); .tsv too",
+    )
+    parser.add_argument(
+        "--label-column",
+        metavar="NAME[,NAME]",
+        help="the columns of --labels that are labels (default: label, or else all that are nothing else)",
     )
     parser.add_argument(
         "--label-from", metavar="folder", help="folder: the class is the first folder of a scan's path"
@@ -89,6 +102,11 @@ def arguments(parser):
         "--series",
         metavar="RULE.toml",
         help="which DICOM series of each study to take, by a rule (see above); each choice is in datasheet.json",
+    )
+    parser.add_argument(
+        "--bids-suffix",
+        metavar="T1w[,FLAIR]",
+        help="which contrasts of a BIDS folder to take, each a scan of its own (needed where it holds several)",
     )
     parser.add_argument(
         "--frames",
@@ -149,6 +167,7 @@ def run(args) -> dict:
         args.out,
         labels=args.labels,
         label_from=args.label_from,
+        label_columns=tuple(args.label_column.split(",")) if args.label_column else (),
         modality=args.modality,
         spacing=_numbers(args.spacing, "--spacing", float),
         size=_numbers(args.size, "--size", int),
@@ -162,6 +181,7 @@ def run(args) -> dict:
         frames=int(args.frames) if args.frames and args.frames.isdecimal() else args.frames,
         include=tuple(args.include.split(",")) if args.include else (),
         series=args.series,
+        bids_suffix=tuple(args.bids_suffix.split(",")) if args.bids_suffix else (),
     )
     console = Console(stderr=args.json, soft_wrap=True)
     show(read(args.out), args.out, console)

@@ -32,6 +32,7 @@ def ingest(
     out: str | Path,
     labels: str | Path | None = None,
     label_from: str | None = None,
+    label_columns: tuple[str, ...] = (),
     modality: str | None = None,
     spacing: tuple[float, ...] | None = None,
     size: tuple[int, ...] | None = None,
@@ -46,6 +47,7 @@ def ingest(
     frames: str | int | None = None,
     include: tuple[str, ...] = (),
     series: str | Path | None = None,
+    bids_suffix: tuple[str, ...] = (),
 ) -> dict:
     """Makes the dataset ``out`` from ``source``.
 
@@ -53,8 +55,9 @@ def ingest(
         source: a folder of scans, a zip of one, a manifest CSV with a column ``path``, a MedMNIST ``.npz``,
             or one scan.
         out: the folder to make; it must not exist, unless ``append``.
-        labels: a CSV of labels by ``path`` or ``id``.
+        labels: a CSV or TSV of labels by ``path`` or ``id``, or by ``participant_id`` for a BIDS folder.
         label_from: ``"folder"``: the class is the first folder of a scan's path.
+        label_columns: those of the table that are labels; () for all that can be.
         modality: of all scans, in any usual name; None to believe the files.
         spacing: millimetres to resample to, array order.
         size: voxels of every example, array order.
@@ -66,7 +69,7 @@ def ingest(
         dedupe: bring scans that are copies or near-duplicates of one another to one split.
         append: add to the dataset ``out``; no patient in it changes its split, and what is in it is passed over.
         key: the file of the key of pseudonyms; None for ``pseudonyms.default_path()``. Made on first use.
-        frames, include, series: as ``vitmed.scans.how.How`` has them.
+        frames, include, series, bids_suffix: as ``vitmed.scans.how.How`` has them.
 
     Returns:
         ``dataset examples patients refused notes``, as ``vitmed ingest --json`` prints them, ``key`` (its path, or
@@ -100,10 +103,10 @@ def ingest(
             f"of {out} and {source} one holds simulated scans and the other real ones; keep them apart"
         )
     names = Names(key, asked=not simulated, made_with=living.key_of(old))
-    how = How(frames, tuple(include), None if series is None else str(series))
+    how = How(frames, tuple(include), None if series is None else str(series), tuple(bids_suffix))
     with partial_of(out, replace=append) as partial:
         how = how.unpacking(partial / "unpacked", workers)
-        sources, refused, told, plan = look(source, labels, label_from, plan, how)
+        sources, refused, told, plan = look(source, labels, label_from, label_columns, plan, how)
         if patient_pattern is not None:
             told = known.with_patients(told, sources, patient_pattern)
         there = living.ids(old)

@@ -15,7 +15,12 @@ from vitmed.scans.scan import Refusals, Source
 
 
 def look(
-    source: Path, labels: str | Path | None, label_from: str | None, plan: Plan, how: How
+    source: Path,
+    labels: str | Path | None,
+    label_from: str | None,
+    learn: tuple[str, ...],
+    plan: Plan,
+    how: How,
 ) -> tuple[list[Source], Refusals, Annotations, Plan]:
     """What there is, what is refused at first sight, and what is told of it."""
     if label_from not in (None, "folder"):
@@ -24,6 +29,9 @@ def look(
         raise InputError(f"labels are asked from {labels} and from folders; give --labels or --label-from")
     if label_from is not None and source.is_file() and source.suffix.lower() != ".zip":
         raise InputError(f"{source} is a file and has no class folders for --label-from; give their parent")
+    subjects: dict[str, str] = {}
+    if learn and labels is None and not (source.suffix.lower() == ".csv" and source.is_file()):
+        raise InputError(f"--label-column {','.join(learn)} is for a table of labels; give --labels too")
     if source.suffix.lower() == ".npz" and source.is_file():
         sources, refused = arrays.find(str(source)), []
         told = known.from_npz(source, sources)
@@ -33,12 +41,13 @@ def look(
     elif source.suffix.lower() == ".csv" and source.is_file():
         found = survey(source.parent, known.paths_in(source), how)
         sources, refused = found.sources, found.refused
-        told = known.from_table(source, source.parent, sources, {r[0] for r in refused})
+        told = known.from_table(source, source.parent, sources, {r[0] for r in refused}, learn=learn)
         told = _with_rest(told, known.from_layout(found.told))
     else:
         found = survey(source, how=how)
         sources, refused = found.sources, found.refused
         told = known.from_layout(found.told)
+        subjects = {s.id: found.told.patients[s.id] for s in sources if s.id in found.told.patients}
         table = source / "labels.csv"
         if labels is None and label_from is None and table.is_file():
             note = f"{table} was not used; if it holds the labels, give --labels."
@@ -50,7 +59,9 @@ def look(
             )
     if labels is not None:
         root = source if source.is_dir() else source.parent
-        table = known.from_table(Path(labels), root, sources, {r[0] for r in refused})
+        table = known.from_table(
+            Path(labels), root, sources, {r[0] for r in refused}, learn=learn, subjects=subjects
+        )
         told = _with_rest(table, told)
     elif label_from is not None:
         told = _with_rest(known.from_folders(source, sources), told)

@@ -47,7 +47,7 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
 def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -> Survey:
     """Every scan under ``root``, DICOM files gathered into volumes, sorted by id, and what is told of them.
 
-    A folder laid out as nnU-Net has it is taken as such, also inside ``root``. Hidden files, and tables and notes by their suffix, are passed over. A file without a known suffix is
+    A folder laid out as nnU-Net or BIDS has it is taken as such, also inside ``root``. Hidden files, and tables and notes by their suffix, are passed over. A file without a known suffix is
     looked into for DICOM.
 
     Args:
@@ -66,7 +66,7 @@ def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -
     refused: Refusals = []
     names = _names(only or [root], base, refused)
     names = _unpacked(names, how, root, refused)
-    laid = _laid_out(names, root) if only is None else Survey([], [])
+    laid = _laid_out(names, root, how) if only is None else Survey([], [])
     refused += laid.refused
     sources: list[Source] = list(laid.sources)
     dicom: list[str] = []
@@ -76,10 +76,10 @@ def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -
             dicom.append(path)
         elif kind is not None:
             try:
-                sources += _in_file(path, name, kind, how)
+                sources += in_file(path, name, kind, how)
             except Refused as fault:
                 refused.append((name, fault.reason, fault.detail))
-        elif not _is_beside(path):
+        elif not is_beside(path):
             refused.append((name, *_unknown(path)))
     if dicom:
         series, bad = _series(dicom, names, how, root.resolve().name.removesuffix(".zip"))
@@ -94,29 +94,37 @@ def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -
     return Survey(sources, refused, laid.told)
 
 
-def _laid_out(names: dict[str, str], root: Path) -> Survey:
+def _laid_out(names: dict[str, str], root: Path, how: How) -> Survey:
     """What a convention says of the files that follow it, which are taken out of ``names``.
 
     Raises:
-        InputError: two folders that follow one.
+        InputError: two folders that follow one, or a choice of contrasts where there is none.
     """
-    if not any(name.endswith("dataset.json") for name in names.values()):
-        return Survey([], [])
-    from vitmed.scans import nnunet
+    folders = []
+    marks = {os.path.basename(name) for name in names.values()}
+    if not marks.isdisjoint(("dataset.json", "dataset_description.json")):
+        from vitmed.scans import bids, nnunet
 
-    folders = nnunet.recognise(names)
+        folders = [(folder, nnunet) for folder in nnunet.recognise(names)]
+        folders += [(folder, bids) for folder in bids.recognise(names)]
+    if how.suffixes and all(layout.__name__ != "vitmed.scans.bids" for _, layout in folders):
+        raise InputError(
+            f"--bids-suffix is for BIDS folders, and {root} is none: no dataset_description.json"
+        )
     if not folders:
         return Survey([], [])
     if len(folders) > 1:
+        (one, _), (two, _) = folders[:2]
         raise InputError(
-            f"{root} holds {len(folders)} nnU-Net raw folders, {folders[0]} and {folders[1]} among them; "
-            "ingest them one by one, for the labels of each have a meaning of their own"
+            f"{root} holds {len(folders)} datasets with a layout of their own, {one} and {two} among them; ingest "
+            "them one by one"
         )
-    under = "" if folders[0] == "." else f"{folders[0]}/"
+    ((folder, layout),) = folders
+    under = "" if folder == "." else f"{folder}/"
     inside = {path: name for path, name in names.items() if name.startswith(under)}
     for path in inside:
         del names[path]
-    return nnunet.survey(inside, folders[0], kind_of)
+    return layout.survey(inside, folder, how)
 
 
 def _names(tops: list[Path], base: Path, refused: list) -> dict[str, str]:
@@ -173,7 +181,7 @@ def _unpacked(names: dict[str, str], how: How, root: Path, refused: list) -> dic
     return found
 
 
-def _in_file(path: str, name: str, kind: str, how: How) -> list[Source]:
+def in_file(path: str, name: str, kind: str, how: How) -> list[Source]:
     """The scan of a file, or the several of a multi-page TIFF or a 4D volume.
 
     Raises:
@@ -212,13 +220,14 @@ def _count(path: str, kind: str) -> int:
     return 1
 
 
-def _is_beside(path: str) -> bool:
+def is_beside(path: str) -> bool:
+    """Whether a file is one of those that lie beside scans: a table, a note, the data part of another."""
     name = os.path.basename(path).lower()
     return os.path.splitext(name)[1] in _BESIDE or name in _BESIDE_NAMES
 
 
 def _is_dicom(path: str) -> bool:
-    if _is_beside(path):
+    if is_beside(path):
         return False
     from vitmed.scans.dicom_header import is_dicom
 

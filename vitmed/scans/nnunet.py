@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 
 from vitmed.errors import InputError
+from vitmed.scans.find import kind_of
+from vitmed.scans.how import How
 from vitmed.scans.layout import Mask, Names, Survey, Told
 from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Refusals, Source
@@ -38,7 +40,7 @@ def recognise(names: Names) -> list[str]:
     return sorted(tables & images)
 
 
-def survey(names: Names, folder: str, kind_of) -> Survey:
+def survey(names: Names, folder: str, how: How) -> Survey:
     """The scans of one raw folder, with their masks.
 
     A case is a scan called ``imagesTr/CASE``; its channels are stacked. Cases of ``imagesTs`` are scans like the
@@ -47,7 +49,7 @@ def survey(names: Names, folder: str, kind_of) -> Survey:
     Args:
         names: the files under it.
         folder: its name, as ``recognise`` gives it.
-        kind_of: gives the reader for a path, or None.
+        how: not asked; all channels are taken.
 
     Raises:
         InputError: a ``dataset.json`` that is none.
