@@ -5,6 +5,8 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from vitmed.cli.main import main
 from vitmed.data.dataset import Dataset
@@ -211,3 +213,71 @@ def test_a_session_called_by_a_date_ends_it(tmp_path):
         ingest(
             bids(tmp_path / "in", 1, ("20190312",)), tmp_path / "set", bids_suffix=("T1w",), progress=False
         )
+
+
+def ct(folder, series, patient):
+    """Five slices of CT, 2 mm apart from (10, 20, 30), pixels of 0.5 x 0.25 mm, in a folder of their own."""
+    folder.mkdir(parents=True)
+    pixels = noise(sum(series.encode()), (5, 6, 8)).astype(np.uint16)
+    for k in range(5):
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
+        meta.MediaStorageSOPInstanceUID = f"{series}.{k}"
+        data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID, data.SeriesInstanceUID = (
+            CTImageStorage,
+            f"{series}.{k}",
+            series,
+        )
+        data.Modality, data.PatientID, data.PhotometricInterpretation = "CT", patient, "MONOCHROME2"
+        data.Rows, data.Columns, data.SamplesPerPixel, data.PixelRepresentation = 6, 8, 1, 0
+        data.BitsAllocated = data.BitsStored = 16
+        data.HighBit, data.RescaleSlope, data.RescaleIntercept = 15, 1, -1024
+        data.PixelSpacing, data.ImageOrientationPatient = [0.5, 0.25], [1, 0, 0, 0, 1, 0]
+        data.ImagePositionPatient = [10, 20, 30 + 2 * k]
+        data.PixelData = pixels[k].tobytes()
+        data.save_as(folder / f"{k}.dcm", enforce_file_format=True)
+    return folder
+
+
+def drawn(*voxel):
+    bits = np.zeros((5, 6, 8), bool)
+    bits[voxel] = True
+    return bits
+
+
+def test_segmentations_become_masks_with_one_meaning_a_value(tmp_path, write_seg):
+    """Otherwise segment 1 is the liver in one scan and the kidney in the next, or nobody can tell which it is."""
+    for k, labels in enumerate((("tumour", "liver"), ("kidney",))):
+        folder = ct(tmp_path / "in" / f"s{k}", f"1.2.{k}", f"p{k}")
+        segments = [(label, drawn(k, n, 3)) for n, label in enumerate(labels)]
+        write_seg(folder / "seg.dcm", segments, series=f"1.2.{k}")
+    ct(tmp_path / "in" / "s2", "1.2.2", "p2")
+    for workers in (1, 2):
+        ingest(tmp_path / "in", tmp_path / f"set{workers}", workers=workers, progress=False)
+    one, two = ({f.name: f.read_bytes() for f in (tmp_path / n).iterdir()} for n in ("set1", "set2"))
+    assert one == two
+    sheet, found = read(tmp_path / "set1"), examples(tmp_path / "set1")
+    assert sheet["structures"] == {"kidney": [1], "liver": [2], "tumour": [3]} and sheet["refused"] == {}
+    assert {name: sorted(np.unique(e["mask"]).tolist()) for name, e in found.items()} == {
+        "s0": [0, 2, 3],
+        "s1": [0, 1],
+        "s2": [255],
+    }
+    np.testing.assert_array_equal(np.argwhere(found["s0"]["mask"] == 2), [[0, 1, 3]])
+    folder = ct(tmp_path / "more" / "s9", "1.2.9", "p9")
+    write_seg(folder / "seg.dcm", [("bone", drawn(0, 0, 0)), ("liver", drawn(1, 0, 0))], series="1.2.9")
+    ingest(tmp_path / "more", tmp_path / "set1", append=True, progress=False)
+    assert read(tmp_path / "set1")["structures"] == {"kidney": [1], "liver": [2], "tumour": [3], "bone": [4]}
+    found = examples(tmp_path / "set1")
+    assert set(np.unique(found["s9"]["mask"])) == {0, 2, 4} and (found["s2"]["mask"] == 255).all()
+
+
+def test_a_segment_does_not_tell_who_the_patient_is(tmp_path, write_seg):
+    """Otherwise "Quixote's tumour" is in the datasheet of a set whose patients are pseudonyms."""
+    folder = ct(tmp_path / "in" / "s0", "1.2.0", "p0")
+    write_seg(folder / "seg_Quixote.dcm", [("tumour of QUIXOTE", drawn(0, 0, 0))], series="1.2.0")
+    ingest(tmp_path / "in", tmp_path / "set", progress=False)
+    sheet = read(tmp_path / "set")
+    assert sheet["refused"] == {"segment called by a person's name or number": 1} and not sheet["masks"]
+    assert not any(b"quixote" in f.read_bytes().lower() for f in (tmp_path / "set").iterdir())

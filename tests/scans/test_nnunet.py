@@ -42,7 +42,7 @@ def test_a_raw_folder_is_taken_apart(tmp_path):
     """Otherwise channels become scans of their own, and masks are learned as scans."""
     found = survey(raw(tmp_path))
     assert [s.id for s in found.sources] == ["imagesTr/a_1", "imagesTr/b", "imagesTs/t"] and not found.refused
-    assert {i: (m.file.rsplit("/", 2)[1:], m.ignore) for i, m in found.told.masks.items()} == {
+    assert {i: (m.files[0].rsplit("/", 2)[1:], m.ignore) for i, m in found.told.masks.items()} == {
         "imagesTr/a_1": (["labelsTr", "a_1.nii.gz"], 3),
         "imagesTr/b": (["labelsTr", "b.nii.gz"], 3),
     }

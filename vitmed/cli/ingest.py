@@ -15,8 +15,11 @@ in one column are classes, several columns of 0 and 1 are findings, other number
 SOURCE may itself be such a CSV.
 
 DICOM files need no suffix. Those of a series are put together by their positions, apart by orientation, echo,
-b-value and time point. Localisers, secondary captures (pictures of a screen), dose reports, structured documents,
-segmentations and plans are told apart and left out.
+b-value and time point. Localisers, secondary captures (pictures of a screen), dose reports, structured documents
+and plans are told apart and left out. A BINARY segmentation (SEG) becomes the mask of the series whose images it
+references, on that series' own grid by the nearest voxel; several of one series make its mask together. Segments of
+one label are one structure throughout the set, with its value in datasheet.json; a scan with segments of different
+labels that overlap is refused, and a segmentation that references nothing taken here is left out.
 
 A raw folder of nnU-Net (dataset.json beside imagesTr; the Medical Segmentation Decathlon's too) is taken as such:
 the channels of a case are one scan, labelsTr are the masks, and dataset.json names the structures. Cases of imagesTs

@@ -152,7 +152,7 @@ def from_table(
             patient=line.get("patient", ""),
             site=line.get("site", ""),
             split=_split(line.get("split", ""), path, number) if "split" in header else None,
-            mask=Mask(str(root / mask)) if mask else None,
+            mask=Mask((str(root / mask),)) if mask else None,
             modality=canonical_modality(line["modality"]) if line.get("modality") else None,
             **{name: _told(name, line.get(name, ""), path, number) for name in TOLD},
         )

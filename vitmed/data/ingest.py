@@ -106,7 +106,9 @@ def ingest(
     how = How(frames, tuple(include), None if series is None else str(series), tuple(bids_suffix))
     with partial_of(out, replace=append) as partial:
         how = how.unpacking(partial / "unpacked", workers)
-        sources, refused, told, plan = look(source, labels, label_from, label_columns, plan, how)
+        sources, refused, told, plan = look(
+            source, labels, label_from, label_columns, plan, how, living.structures(old)
+        )
         if patient_pattern is not None:
             told = known.with_patients(told, sources, patient_pattern)
         there = living.ids(old)

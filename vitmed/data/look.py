@@ -7,6 +7,7 @@ from pathlib import Path
 from vitmed.data import annotations as known
 from vitmed.data.annotations import Annotations, Row
 from vitmed.data.prepare import Plan
+from vitmed.data.structures import Structures, numbered
 from vitmed.errors import InputError
 from vitmed.scans import arrays, medmnist
 from vitmed.scans.find import survey
@@ -21,8 +22,14 @@ def look(
     learn: tuple[str, ...],
     plan: Plan,
     how: How,
+    held: Structures,
 ) -> tuple[list[Source], Refusals, Annotations, Plan]:
-    """What there is, what is refused at first sight, and what is told of it."""
+    """What there is, what is refused at first sight, and what is told of it.
+
+    Args:
+        learn: the columns of a table that are labels; () for all that can be.
+        held: the structures of the set that the scans are appended to, {} for a new one.
+    """
     if label_from not in (None, "folder"):
         raise InputError(f"--label-from {label_from!r} is not known; folder is the one way there is")
     if labels is not None and label_from is not None:
@@ -40,13 +47,15 @@ def look(
             plan = Plan(name.modality, plan.spacing, plan.size)
     elif source.suffix.lower() == ".csv" and source.is_file():
         found = survey(source.parent, known.paths_in(source), how)
-        sources, refused = found.sources, found.refused
+        beside, bad = numbered(found.told, held)
+        sources, refused = found.sources, found.refused + bad
         told = known.from_table(source, source.parent, sources, {r[0] for r in refused}, learn=learn)
-        told = _with_rest(told, known.from_layout(found.told))
+        told = _with_rest(told, known.from_layout(beside))
     else:
         found = survey(source, how=how)
-        sources, refused = found.sources, found.refused
-        told = known.from_layout(found.told)
+        beside, bad = numbered(found.told, held)
+        sources, refused = found.sources, found.refused + bad
+        told = known.from_layout(beside)
         subjects = {s.id: found.told.patients[s.id] for s in sources if s.id in found.told.patients}
         table = source / "labels.csv"
         if labels is None and label_from is None and table.is_file():
@@ -65,7 +74,7 @@ def look(
         told = _with_rest(table, told)
     elif label_from is not None:
         told = _with_rest(known.from_folders(source, sources), told)
-    masks = {os.path.realpath(row.mask.file) for row in told.rows.values() if row.mask}
+    masks = {os.path.realpath(f) for row in told.rows.values() if row.mask for f in row.mask.files}
     if masks:  # a mask that lies among the scans is not one of them
         sources = [s for s in sources if not masks.intersection(map(os.path.realpath, s.files))]
     return sources, list(refused), told, plan

@@ -164,7 +164,11 @@ def _agreed(file: str | None, row: str | None, given: str | None) -> str:
 
 
 def _mask(mask: Mask, scan: Scan) -> np.ndarray:
-    found = read_mask(mask.file)
+    if mask.segments:
+        from vitmed.scans import dicom_seg
+
+        return dicom_seg.read(mask, scan)
+    found = read_mask(mask.files[0])
     if found.size != scan.size or found.array.shape[-1] != 1:
         raise Refused("mask of another shape", f"{found.array.shape[:-1]}, the scan has {scan.size}")
     both = found.affine is not None and scan.affine is not None

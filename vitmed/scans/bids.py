@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from pathlib import PurePosixPath
 
 from vitmed.errors import InputError
-from vitmed.scans.find import in_file, is_beside, kind_of
 from vitmed.scans.how import How
+from vitmed.scans.kinds import in_file, is_beside, kind_of
 from vitmed.scans.layout import Names, Survey, Told
 from vitmed.scans.scan import Refusals, Refused, Source
 

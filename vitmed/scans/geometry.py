@@ -7,6 +7,7 @@ import dataclasses
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from vitmed.scans.scan import Refused, Scan
 
@@ -107,6 +108,42 @@ def resample(
     spacing = None if scan.spacing is None else tuple(h * s for h, s in zip(scan.spacing, step, strict=True))
     affine = _moved(scan.affine, start, step)
     return dataclasses.replace(scan, array=array, spacing=spacing, affine=affine), mask
+
+
+def onto(
+    array: np.ndarray,
+    affine: np.ndarray,
+    size: tuple[int, ...],
+    target: np.ndarray,
+    nearest: bool,
+    fill: float = 0.0,
+) -> np.ndarray:
+    """What ``array`` holds at the voxels of another grid.
+
+    A voxel fills its cell: what lies up to half a voxel beyond the outermost centres is inside.
+
+    Args:
+        array: (*S) numbers.
+        affine: (n + 1, n + 1) its index to a common space, such as LPS millimetres.
+        size: (n) voxels of the other grid.
+        target: (n + 1, n + 1) the other grid's index to that space.
+        nearest: take the nearest voxel, as labels need it, and keep the type; else interpolate linearly, to float32.
+        fill: the value of what lies outside.
+    """
+    n = array.ndim
+    matrix = np.linalg.inv(affine) @ target
+    # A millionth of a voxel decides what lies halfway, so that rounding errors do not.
+    move = matrix[:n, :n], matrix[:n, n] - 1e-6
+    if nearest:
+        return ndimage.affine_transform(array, *move, tuple(size), order=0, mode="grid-constant", cval=fill)
+    array = array.astype(np.float32)
+    inside = ndimage.affine_transform(
+        np.ones(array.shape, np.uint8), *move, tuple(size), order=0, mode="grid-constant"
+    )
+    values = ndimage.affine_transform(
+        array, matrix[:n, :n], matrix[:n, n], tuple(size), order=1, mode="nearest"
+    )
+    return np.where(inside, values, np.float32(fill))
 
 
 def crop_or_pad(

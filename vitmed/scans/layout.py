@@ -12,12 +12,25 @@ class Mask:
     """Where the mask of a scan lies.
 
     Attributes:
-        file: of the scan's own grid.
-        ignore: the value by which that file marks voxels that nobody has looked at, or None.
+        files: one of the scan's own grid, or the DICOM segmentations that make it together.
+        ignore: the value by which the file marks voxels that nobody has looked at, or None.
+        segments: whether they are DICOM segmentations.
+        values: (structure, value) for these, whose own numbers mean something else in each file.
     """
 
-    file: str
+    files: tuple[str, ...]
     ignore: int | None = None
+    segments: bool = False
+    values: tuple[tuple[str, int], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """A DICOM segmentation that is part of a mask: its path, its name, and what its structures are called."""
+
+    file: str
+    called: str
+    names: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +42,7 @@ class Told:
         masks, patients, timepoints, views, modalities: of each scan; ``patients`` also of each refused file by its
             name, so that it can be taken out of what is said of it.
         structures: the values that each structure of the masks has.
+        segments: what DICOM segmentations name, which has no values yet.
         notes: what a person should hear.
     """
 
@@ -39,6 +53,7 @@ class Told:
     views: dict[str, str] = dataclasses.field(default_factory=dict)
     modalities: dict[str, str] = dataclasses.field(default_factory=dict)
     structures: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    segments: tuple[Segments, ...] = ()
     notes: tuple[str, ...] = ()
 
 

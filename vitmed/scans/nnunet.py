@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 
 from vitmed.errors import InputError
-from vitmed.scans.find import kind_of
 from vitmed.scans.how import How
+from vitmed.scans.kinds import kind_of
 from vitmed.scans.layout import Mask, Names, Survey, Told
 from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Refusals, Source
@@ -103,7 +103,7 @@ def survey(names: Names, folder: str, how: How) -> Survey:
             item = ("channels", len(channels)) if decathlon and len(channels) > 1 else None
             sources.append(Source(name, kind if len(paths) == 1 else "channels", paths, item))
             if part == "imagesTr" and case in labels:
-                masks[name] = Mask(labels[case][0], ignore)
+                masks[name] = Mask((labels[case][0],), ignore)
     cases = {s.id.rsplit("/", 1)[-1] for s in sources if "/imagesTr/" in f"/{s.id}"}
     for case, (_, name) in labels.items():
         if case not in cases:

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from vitmed.errors import VitmedError
-from vitmed.scans.find import kind_of
+from vitmed.scans.kinds import kind_of
 from vitmed.scans.scan import Refused, Scan, Source
 
 NEAR, FAR = 1e-4, 1e3  # millimetres: finer than any micro-CT, and a metre
