@@ -4,7 +4,7 @@
   vitmed ingest ultrasound/ --out data/us --label-from folder --modality ultrasound --size 64,64
   vitmed ingest mri/ --out data/mri --modality MR --spacing 1,1,1 --size 96,96,96
   vitmed ingest pneumoniamnist.npz --out data/pneumonia
-  vitmed ingest nnUNet_raw/Dataset004_Hippocampus/ --out data/hippocampus --spacing 1,1,1 --size 40,56,40
+  vitmed ingest nnUNet_raw/Dataset004_Hippocampus/ --out data/hippocampus --spacing auto --size auto
   vitmed ingest bids/ --out data/t1 --bids-suffix T1w --spacing 1,1,1 --size 160,192,160
   vitmed ingest scans/ --out data/chest --labels scans/labels.csv --append     new scans join, nobody is moved
   vitmed ingest studies.zip --out data/ct --modality CT --series thin_axial.toml --spacing 2,1,1 --size 96,224,224
@@ -88,13 +88,17 @@ def arguments(parser):
         "--modality", metavar="M", help="xray, ct, mr, ultrasound or unknown (default: what DICOM says)"
     )
     parser.add_argument(
-        "--spacing", metavar="MM,MM[,MM]", help="resample to this spacing in millimetres, such as 1,1,1"
+        "--spacing",
+        metavar="MM,MM[,MM]",
+        help="resample to this spacing in millimetres, such as 1,1,1; auto: the median of the set, but the 10th "
+        "percentile on an axis whose median is over 3 times the smallest",
     )
     parser.add_argument(
         "--size",
         metavar="N,N[,N]",
         help="make all examples this size: volumes (and anything resampled) are cropped or padded around "
-        "their foreground, other images are shrunk or enlarged as a whole and padded",
+        "their foreground, other images are shrunk or enlarged as a whole and padded; auto: the median of the set, "
+        "after --spacing, rounded up to patches of 16 pixels or 8 voxels",
     )
     parser.add_argument(
         "--patient-pattern",
@@ -203,9 +207,11 @@ def run(args) -> dict:
 def _numbers(text, flag, kind):
     from vitmed.errors import InputError
 
-    if text is None:
-        return None
+    if text is None or text == "auto":
+        return text
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{flag} {text!r} is not numbers with commas between, such as 64,64") from None
+        raise InputError(
+            f"{flag} {text!r} is not numbers with commas between, such as 64,64, nor auto"
+        ) from None

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from vitmed.data import annotations as known
-from vitmed.data import datasheet, living, splits, spool
+from vitmed.data import datasheet, fingerprint, living, splits, spool
 from vitmed.data.annotations import Row
 from vitmed.data.assembly import Entry, assemble
 from vitmed.data.look import look
@@ -34,8 +34,8 @@ def ingest(
     label_from: str | None = None,
     label_columns: tuple[str, ...] = (),
     modality: str | None = None,
-    spacing: tuple[float, ...] | None = None,
-    size: tuple[int, ...] | None = None,
+    spacing: tuple[float, ...] | str | None = None,
+    size: tuple[int, ...] | str | None = None,
     patient_pattern: str | None = None,
     split: str | None = None,
     seed: int = 0,
@@ -59,8 +59,8 @@ def ingest(
         label_from: ``"folder"``: the class is the first folder of a scan's path.
         label_columns: those of the table that are labels; () for all that can be.
         modality: of all scans, in any usual name; None to believe the files.
-        spacing: millimetres to resample to, array order.
-        size: voxels of every example, array order.
+        spacing: millimetres to resample to, array order; ``"auto"`` as ``vitmed.data.fingerprint`` has it.
+        size: voxels of every example, array order, or ``"auto"``.
         patient_pattern: regular expression that finds the patient in a scan's path.
         split: a rule of ``vitmed.data.splits``, overruling what the source says.
         seed: draws the patients of each split.
@@ -88,8 +88,8 @@ def ingest(
         raise InputError(f"--workers is {workers}; at least 1 was expected")
     plan = Plan(
         None if modality is None else canonical_modality(modality),
-        _positive(spacing, "spacing"),
-        _positive(size, "size"),
+        None if spacing == fingerprint.AUTO else _positive(spacing, "spacing"),
+        None if size == fingerprint.AUTO else _positive(size, "size"),
     )
     old = None
     if append:
@@ -109,6 +109,8 @@ def ingest(
         sources, refused, told, plan = look(
             source, labels, label_from, label_columns, plan, how, living.structures(old)
         )
+        if old is None:  # a set keeps what was chosen for it
+            plan = fingerprint.resolved(plan, sources, spacing == fingerprint.AUTO, size == fingerprint.AUTO)
         if patient_pattern is not None:
             told = known.with_patients(told, sources, patient_pattern)
         there = living.ids(old)
@@ -124,7 +126,7 @@ def ingest(
         ):
             for outcome in outcomes:
                 if isinstance(outcome, Stored):
-                    _same_set(outcome, kept, plan)
+                    _same_set(outcome, kept, plan, sources)
                     kept.append(outcome)
                 else:
                     refused.append(outcome)
@@ -144,7 +146,7 @@ def ingest(
         if not new:
             raise InputError(f"all scans of {source} are in {out} already; nothing to append")
         entries = living.entries(old, kept) + new
-        notes = list(told.notes)
+        notes = [*told.notes, *filter(None, [plan.why if old is None else ""])]
         if passed or again:
             notes.append(f"{len(passed) + len(again)} scans were in the dataset already and are passed over.")
         split = _hidden_site(split, entries, names)
@@ -182,7 +184,7 @@ def _task(source: Source, row: Row | None) -> Task:
     return Task(source) if row is None else Task(source, row.mask, row.modality)
 
 
-def _same_set(new: Stored, kept: list[Stored], plan: Plan) -> None:
+def _same_set(new: Stored, kept: list[Stored], plan: Plan, sources: list[Source]) -> None:
     """Ends ingest as soon as two scans cannot be of one set."""
     if not kept:
         return
@@ -195,9 +197,12 @@ def _same_set(new: Stored, kept: list[Stored], plan: Plan) -> None:
     like = next((k for k in kept if k.shape[-1] == new.shape[-1]), None)
     if plan.size is None and like is not None and like.shape != new.shape:
         a, b = (" x ".join(map(str, m.shape[:-1])) for m in (like, new))
+        if isinstance(like, living.Kept):
+            raise InputError(
+                f"the scans of the dataset are {a}, {new.id} is {b}; ingest all of them again with --size"
+            )
         raise InputError(
-            f"images differ in size: {like.id} is {a}, {new.id} is {b}; give --size, such as "
-            f"--size {','.join(map(str, like.shape[:-1]))}"
+            f"images differ in size: {like.id} is {a}, {new.id} is {b}; {fingerprint.advice(sources, plan)}"
         )
 
 

@@ -89,7 +89,8 @@ def same_rule(dataset: Dataset, split: str | None, seed: int, dedupe: bool) -> N
 def plan_of(dataset: Dataset) -> Plan:
     """What was done to every scan of a dataset."""
     held = dataset.datasheet["plan"]
-    return Plan(held["modality"], *(None if held[k] is None else tuple(held[k]) for k in ("spacing", "size")))
+    spacing, size = (None if held[k] is None else tuple(held[k]) for k in ("spacing", "size"))
+    return Plan(held["modality"], spacing, size, held.get("why", ""))
 
 
 def same_plan(dataset: Dataset, plan: Plan) -> Plan:

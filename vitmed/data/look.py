@@ -44,7 +44,7 @@ def look(
         told = known.from_npz(source, sources)
         name = medmnist.known(source.stem)
         if plan.modality is None and name is not None:
-            plan = Plan(name.modality, plan.spacing, plan.size)
+            plan = dataclasses.replace(plan, modality=name.modality)
     elif source.suffix.lower() == ".csv" and source.is_file():
         found = survey(source.parent, known.paths_in(source), how)
         beside, bad = numbered(found.told, held)

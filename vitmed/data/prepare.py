@@ -27,11 +27,13 @@ class Plan:
         modality: given for the whole set, or None to believe the files.
         spacing: millimetres to resample to, array order, or None.
         size: voxels to end with, array order, or None.
+        why: how spacing and size were chosen, where the set chose them and not a person.
     """
 
     modality: str | None = None
     spacing: tuple[float, ...] | None = None
     size: tuple[int, ...] | None = None
+    why: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
