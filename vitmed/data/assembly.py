@@ -167,6 +167,7 @@ def _example(entry: Entry, labels: Labels, i: int, dtype: np.dtype, masks: bool)
         "offset": meta.offset,
         "spacing": meta.spacing,
         "affine": meta.affine,
+        "grid": meta.grid,
         "label": labels.label[i],
         "label_weight": labels.weight[i],
         "example": identity(entry.id),

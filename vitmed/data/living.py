@@ -48,7 +48,7 @@ def open_for_change(path: str | Path) -> Dataset:
             f"{path} is not there, but {former} is, from a change that was cut short; rename it back"
         )
     dataset = Dataset.open(path)
-    if "plan" not in dataset.datasheet:
+    if not {"plan", "structures"} <= dataset.datasheet.keys():
         raise InputError(f"{path} was made by an older vitmed and cannot be changed; ingest its scans again")
     return dataset
 
@@ -131,6 +131,7 @@ def kept(dataset: Dataset | None) -> list[Kept]:
                     offset=offset,
                     spacing=record["spacing"],
                     affine=record["affine"],
+                    grid=record["grid"],
                     orientation=record["orientation"],
                     digest=digest(image),
                     total=total,
@@ -259,7 +260,7 @@ def structures(dataset: Dataset | None) -> dict[str, tuple[int, ...]]:
     """The values of each structure in the masks of a dataset, by its name."""
     if dataset is None:
         return {}
-    return {name: tuple(values) for name, values in dataset.datasheet.get("structures", {}).items()}
+    return {name: tuple(values) for name, values in dataset.datasheet["structures"].items()}
 
 
 def _structures(dataset: Dataset, new: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -54,6 +54,7 @@ class Described:
         scale, offset: (C,) float32, from stored integers to units.
         spacing: (n,) float32 millimetres, NaN unknown.
         affine: (4, 4) float64 index to LPS millimetres, NaN unknown.
+        grid: (n + 1, n + 1) float64 index to that of the scan as read, before it was resampled, cropped or padded.
         orientation: the sides the axes of the file ran towards, such as "LPI"; "" unknown.
         digest: of the stored pixels and their shape, by which exact copies are found.
         total, square: per channel, the sum of clipped units and of their squares (float64).
@@ -69,6 +70,7 @@ class Described:
     offset: np.ndarray
     spacing: np.ndarray
     affine: np.ndarray
+    grid: np.ndarray
     orientation: str
     digest: bytes
     total: np.ndarray
@@ -128,6 +130,7 @@ def prepare(task: Task, plan: Plan) -> Prepared:
         offset=offset,
         spacing=np.asarray(scan.spacing or unknown, np.float32),
         affine=np.full((4, 4), np.nan) if scan.affine is None else np.asarray(scan.affine, np.float64),
+        grid=np.eye(len(scan.size) + 1) if scan.grid is None else scan.grid,
         mask=mask,
         patient=scan.patient,
         site=scan.site,

@@ -106,8 +106,7 @@ def resample(
     if scan.array.dtype == np.uint8:
         array = np.rint(array).astype(np.uint8)
     spacing = None if scan.spacing is None else tuple(h * s for h, s in zip(scan.spacing, step, strict=True))
-    affine = _moved(scan.affine, start, step)
-    return dataclasses.replace(scan, array=array, spacing=spacing, affine=affine), mask
+    return dataclasses.replace(_moved(scan, start, step), array=array, spacing=spacing), mask
 
 
 def onto(
@@ -171,7 +170,7 @@ def crop_or_pad(
         start.append(int(np.clip(round(centre - (want - 1) / 2), 0, have - want)))
     array = _window(scan.array, (*start, 0), (*size, scan.array.shape[-1]), fill)
     mask = None if mask is None else _window(mask, start, size, 0)
-    return dataclasses.replace(scan, array=array, affine=_moved(scan.affine, start, (1.0,) * len(size))), mask
+    return dataclasses.replace(_moved(scan, start, (1.0,) * len(size)), array=array), mask
 
 
 def _filter(array: np.ndarray, axis: int, centres: np.ndarray, width: float) -> np.ndarray:
@@ -199,10 +198,12 @@ def _window(array: np.ndarray, start, size, fill: float) -> np.ndarray:
     return out
 
 
-def _moved(affine: np.ndarray | None, start, step) -> np.ndarray | None:
-    """The affine after new index i means old index ``start + i * step``."""
-    if affine is None:
-        return None
+def _moved(scan: Scan, start, step) -> Scan:
+    """The scan's affine and grid after new index i means old index ``start + i * step``."""
     change = np.diag([*step, 1.0])
-    change[:3, 3] = start
-    return affine @ change
+    change[:-1, -1] = start
+    return dataclasses.replace(
+        scan,
+        affine=None if scan.affine is None else scan.affine @ change,
+        grid=change if scan.grid is None else scan.grid @ change,
+    )

@@ -64,6 +64,8 @@ class Scan:
         site: where it was acquired, "" unknown.
         orientation: three letters, the sides (of L R, P A, S I) that the axes of the file ran towards before
             they were turned to S, P, L; "" unknown. With ``affine`` it leads back to the file's own order.
+        grid: (n + 1, n + 1) float64, index of ``array`` to the index of the scan as it was read (turned, but not
+            yet resampled, cropped or padded); None where it is as it was read.
     """
 
     array: np.ndarray
@@ -74,6 +76,7 @@ class Scan:
     patient: str = ""
     site: str = ""
     orientation: str = ""
+    grid: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, ...]:
