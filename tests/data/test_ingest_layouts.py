@@ -1,6 +1,7 @@
 """Folders laid out by others become datasets with masks, patients and names of structures."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -60,6 +61,28 @@ def test_a_raw_folder_becomes_a_dataset_with_masks(tmp_path, capsys):
     np.testing.assert_array_equal(found["imagesTr/case3"]["image"][0, 6, 2, 0], noise(3)[3, 0, 0])
 
 
+def test_a_value_without_a_name_is_refused(tmp_path):
+    """Otherwise a voxel is learned as a structure that dataset.json does not know."""
+    source = nnunet(tmp_path / "raw")
+    volume(source / "labelsTr" / "case2.nii.gz", np.full((6, 7, 8), 7, np.uint8))
+    told = ingest(source, tmp_path / "set", progress=False)
+    assert told["refused"] == {"mask with values that nobody named": 1}
+    assert read(tmp_path / "set")["refused_files"][0]["file"] == "imagesTr/case2"
+
+
+def test_a_zip_of_a_raw_folder_is_the_same(tmp_path):
+    """Otherwise the archive that a set is published as has its masks learned as scans."""
+    source = nnunet(tmp_path / "x" / "Dataset007_X")
+    shutil.make_archive(str(tmp_path / "published"), "zip", tmp_path / "x")
+    ingest(source, tmp_path / "one", progress=False)
+    ingest(tmp_path / "published.zip", tmp_path / "two", progress=False)
+    assert read(tmp_path / "one")["structures"] == read(tmp_path / "two")["structures"]
+    one, two = examples(tmp_path / "one"), examples(tmp_path / "two")
+    assert {f"Dataset007_X/{name}" for name in one} == set(two)
+    for name, example in one.items():
+        np.testing.assert_array_equal(example["mask"], two[f"Dataset007_X/{name}"]["mask"])
+
+
 def test_workers_do_not_change_the_bytes(tmp_path):
     """Otherwise the same scans make two datasets."""
     source = nnunet(tmp_path / "raw")
@@ -72,14 +95,14 @@ def test_workers_do_not_change_the_bytes(tmp_path):
 def test_structures_stay_when_a_set_grows_and_shrinks(tmp_path):
     """Otherwise a value means the liver in some masks and the kidney in others."""
     ingest(nnunet(tmp_path / "raw"), tmp_path / "set", patient_pattern=r"case(\d)", progress=False)
-    more = nnunet(tmp_path / "more", range(6, 8), (), {"background": 0, "liver": 1, "tumour": 2, "cyst": 4})
+    more = nnunet(tmp_path / "more", range(6, 8), (), {"liver": 1, "tumour": 2, "cyst": 4, "ignore": 3})
     ingest(more, tmp_path / "set", patient_pattern=r"case(\d)", append=True, progress=False)
     together = {"liver": [1], "tumour": [2], "cyst": [4]}
     assert read(tmp_path / "set")["structures"] == together and len(examples(tmp_path / "set")) == 8
     withdraw("6", tmp_path / "set", progress=False)
     assert read(tmp_path / "set")["structures"] == together and len(examples(tmp_path / "set")) == 7
-    for labels in ({"kidney": 1}, {"liver": 2}):
-        other = nnunet(tmp_path / f"other{labels}", range(8, 9), (), labels)
+    for labels in ({"kidney": 1, "x": 2, "ignore": 3}, {"liver": 2, "x": 1, "ignore": 3}):
+        other = nnunet(tmp_path / f"other{labels['x']}", range(8, 9), (), labels)
         with pytest.raises(InputError, match="liver = 1, tumour = 2, cyst = 4, the new ones"):
             ingest(other, tmp_path / "set", append=True, patient_pattern=r"case(\d)", progress=False)
 

@@ -185,6 +185,10 @@ def _mask(mask: Mask, scan: Scan) -> np.ndarray:
             "mask that holds no labels", "whole numbers from 0 to 254 (255: unmarked) were expected"
         )
     values = values.astype(np.uint8)
+    named = {0, UNMARKED, mask.ignore, *(value for _, value in mask.values)}
+    unnamed = set(np.flatnonzero(np.bincount(values.ravel())).tolist()) - named
+    if mask.values and unnamed:
+        raise Refused("mask with values that nobody named", ", ".join(map(str, sorted(unnamed))))
     if mask.ignore is not None:
         values[values == mask.ignore] = UNMARKED
     return values

@@ -15,7 +15,8 @@ class Mask:
         files: one of the scan's own grid, or the DICOM segmentations that make it together.
         ignore: the value by which the file marks voxels that nobody has looked at, or None.
         segments: whether they are DICOM segmentations.
-        values: (structure, value) for these, whose own numbers mean something else in each file.
+        values: (structure, value) of all that may be in it; () where nobody named them. The numbers that DICOM
+            segmentations have themselves mean something else in each file.
     """
 
     files: tuple[str, ...]

@@ -69,6 +69,7 @@ def survey(names: Names, folder: str, how: How) -> Survey:
         elif kind_of(path) is not None:
             refused.append((name, "not part of the nnU-Net layout", f"only {', '.join(_FOLDERS[:3])} are"))
     ending = ending or _ending(files["imagesTr"], table)
+    pairs = tuple((name, value) for name, held in values.items() for value in held)
     labels = {n[: -len(ending)]: f for n, f in files["labelsTr"].items() if n.endswith(ending)}
     decathlon = not any(re.search(r"_\d{4}$", n.removesuffix(ending)) for n in files["imagesTr"])
     sources: list[Source] = []
@@ -103,7 +104,7 @@ def survey(names: Names, folder: str, how: How) -> Survey:
             item = ("channels", len(channels)) if decathlon and len(channels) > 1 else None
             sources.append(Source(name, kind if len(paths) == 1 else "channels", paths, item))
             if part == "imagesTr" and case in labels:
-                masks[name] = Mask((labels[case][0],), ignore)
+                masks[name] = Mask((labels[case][0],), ignore, values=pairs)
     cases = {s.id.rsplit("/", 1)[-1] for s in sources if "/imagesTr/" in f"/{s.id}"}
     for case, (_, name) in labels.items():
         if case not in cases:
