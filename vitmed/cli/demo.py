@@ -41,9 +41,7 @@ def run(args) -> dict:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give --out a folder")
     if args.data is not None and not Path(args.data).exists():
-        raise InputError(
-            f"--data {args.data} does not exist; give a dataset of `vitmed ingest` or a MedMNIST .npz"
-        )
+        raise InputError(f"--data {args.data} does not exist; give a dataset of `vitmed ingest` or a MedMNIST .npz")
     with durable.disk(out, "the demo"):
         out.mkdir(parents=True, exist_ok=True)
     told = _Steps(5 if args.data is None else 3)

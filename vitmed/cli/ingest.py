@@ -49,6 +49,7 @@ sizes and spacings are in array order: rows,columns for images and z,y,x for vol
 Nothing that a header says of a person enters the dataset. A patient becomes a keyed hash (HMAC-SHA256), and so do
 studies, series, the institution of a DICOM header, and any part of a path that holds such a value. The key lies in
 a file of yours, made on first use; keep it apart from the dataset, for --append and `vitmed withdraw` need it.
+Segments keep their labels, unless one holds the patient's name or a number: then that segmentation is left out.
 Files whose names tell who the patient is in a way that no header does must be renamed first. Pixels are not
 changed: likely burned-in text and faces in head MR are named in the datasheet.
 
