@@ -41,8 +41,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import nibabel  # noqa: E402
 import numpy as np  # noqa: E402
+import pydicom  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -147,3 +150,103 @@ def _no_skips(report):
         report.outcome = "failed"
         report.longrepr = f"skipped, and .ci/run allows no skips: {report.longrepr[-1]}"
     return report
+
+
+_AXIAL = (1, 0, 0, 0, 1, 0)
+_SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+def _item(**values):
+    data = Dataset()
+    for name, value in values.items():
+        setattr(data, name, value)
+    return data
+
+
+def _write_seg(
+    path,
+    segments,
+    position=(10, 20, 30),
+    spacing=(0.5, 0.25),
+    between=2.0,
+    orientation=_AXIAL,
+    series="1.2.3",
+    instances=(),
+    **tags,
+):
+    """Writes a BINARY segmentation.
+
+    Args:
+        segments: (label, (slices, rows, columns) bool) of each; empty slices are left out, as the standard allows.
+        position: of the first voxel of slice 0.
+        between: millimetres from slice to slice, along the normal.
+        series, instances: UIDs of what it references, none where empty.
+        tags: override what is written by default, or remove it, given None.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = _SEG_STORAGE
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    normal = np.cross(orientation[:3], orientation[3:])
+    frames, groups = [], []
+    for number, (_, bits) in enumerate(segments, 1):
+        for k, plane in enumerate(np.asarray(bits, bool)):
+            if plane.any():
+                place = [float(v) for v in np.array(position) + k * between * normal]
+                frames.append(plane)
+                groups.append(
+                    _item(
+                        SegmentIdentificationSequence=[_item(ReferencedSegmentNumber=number)],
+                        PlanePositionSequence=[_item(ImagePositionPatient=place)],
+                    )
+                )
+    measures = _item(PixelSpacing=list(spacing), SliceThickness=between, SpacingBetweenSlices=between)
+    shared = _item(
+        PixelMeasuresSequence=[measures],
+        PlaneOrientationSequence=[_item(ImageOrientationPatient=list(orientation))],
+    )
+    code = _item(CodeValue="85756007", CodingSchemeDesignator="SCT", CodeMeaning="Tissue")
+    held = [
+        _item(SegmentNumber=n, SegmentLabel=label, SegmentedPropertyTypeCodeSequence=[code])
+        for n, (label, _) in enumerate(segments, 1)
+    ]
+    values = {
+        "SOPClassUID": _SEG_STORAGE,
+        "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+        "SeriesInstanceUID": generate_uid(entropy_srcs=["series", str(path)]),
+        "Modality": "SEG",
+        "PatientID": "p1",
+        "PatientName": "Quixote^Alonso",
+        "SegmentationType": "BINARY",
+        "Rows": frames[0].shape[0],
+        "Columns": frames[0].shape[1],
+        "NumberOfFrames": len(frames),
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 1,
+        "BitsStored": 1,
+        "HighBit": 0,
+        "PixelRepresentation": 0,
+        "SegmentSequence": held,
+        "SharedFunctionalGroupsSequence": [shared],
+        "PerFrameFunctionalGroupsSequence": groups,
+    }
+    if series:
+        refs = [_item(ReferencedSOPClassUID=_SEG_STORAGE, ReferencedSOPInstanceUID=uid) for uid in instances]
+        values["ReferencedSeriesSequence"] = [
+            _item(SeriesInstanceUID=series, ReferencedInstanceSequence=refs)
+        ]
+    for name, value in {**values, **tags}.items():
+        if value is not None:
+            setattr(data, name, value)
+    packed = np.packbits(np.concatenate([f.ravel() for f in frames]), bitorder="little").tobytes()
+    data.PixelData = packed + b"\0" * (len(packed) % 2)
+    pydicom.dcmwrite(str(path), data, enforce_file_format=True)
+    return str(path)
+
+
+@pytest.fixture
+def write_seg():
+    """The function ``_write_seg`` above: a DICOM segmentation made to order."""
+    return _write_seg

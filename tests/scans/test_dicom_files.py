@@ -26,6 +26,7 @@ FILES = sorted({f for f in get_testdata_files() if os.path.isfile(f)})
 NO_SCANS = (
     "DICOM without a SeriesInstanceUID",
     "segmentation, not a scan",
+    "segmentation of no scan here",
     "radiotherapy object, not a scan",
 )
 

@@ -4,6 +4,8 @@
   vitmed ingest ultrasound/ --out data/us --label-from folder --modality ultrasound --size 64,64
   vitmed ingest mri/ --out data/mri --modality MR --spacing 1,1,1 --size 96,96,96
   vitmed ingest pneumoniamnist.npz --out data/pneumonia
+  vitmed ingest nnUNet_raw/Dataset004_Hippocampus/ --out data/hippocampus --spacing auto --size auto
+  vitmed ingest bids/ --out data/t1 --bids-suffix T1w --spacing 1,1,1 --size 160,192,160
   vitmed ingest scans/ --out data/chest --labels scans/labels.csv --append     new scans join, nobody is moved
   vitmed ingest studies.zip --out data/ct --modality CT --series thin_axial.toml --spacing 2,1,1 --size 96,224,224
 
@@ -13,8 +15,21 @@ in one column are classes, several columns of 0 and 1 are findings, other number
 SOURCE may itself be such a CSV.
 
 DICOM files need no suffix. Those of a series are put together by their positions, apart by orientation, echo,
-b-value and time point. Localisers, secondary captures (pictures of a screen), dose reports, structured documents,
-segmentations and plans are told apart and left out.
+b-value and time point. Localisers, secondary captures (pictures of a screen), dose reports, structured documents
+and plans are told apart and left out. A BINARY segmentation (SEG) becomes the mask of the series whose images it
+references, on that series' own grid by the nearest voxel; several of one series make its mask together. Segments of
+one label are one structure throughout the set, with its value in datasheet.json; a scan with segments of different
+labels that overlap is refused, and a segmentation that references nothing taken here is left out.
+
+A raw folder of nnU-Net (dataset.json beside imagesTr; the Medical Segmentation Decathlon's too) is taken as such:
+the channels of a case are one scan, labelsTr are the masks, and dataset.json names the structures. Cases of imagesTs
+come in without masks and are split like all others. The modality is taken from channel_names where they say it
+beyond doubt (CT, MRI, T1w, FLAIR ...), else give --modality. Patients are not known there: see --patient-pattern.
+
+A BIDS folder (dataset_description.json beside sub-*/) is taken as such too: subjects are patients, sessions are
+timepoints, the suffix of a scan (T1w, FLAIR, bold, ct ...) tells its modality and is its view. Where there are
+several suffixes, --bids-suffix says which to take. derivatives/, field maps, phases and maps are left out. Its table
+gives labels: --labels participants.tsv --label-column group
 
 RULE.toml says which series of each study to take; every line but the first may be left out:
 
@@ -34,6 +49,7 @@ sizes and spacings are in array order: rows,columns for images and z,y,x for vol
 Nothing that a header says of a person enters the dataset. A patient becomes a keyed hash (HMAC-SHA256), and so do
 studies, series, the institution of a DICOM header, and any part of a path that holds such a value. The key lies in
 a file of yours, made on first use; keep it apart from the dataset, for --append and `vitmed withdraw` need it.
+Segments keep their labels, unless one holds the patient's name or a number: then that segmentation is left out.
 Files whose names tell who the patient is in a way that no header does must be renamed first. Pixels are not
 changed: likely burned-in text and faces in head MR are named in the datasheet.
 
@@ -57,7 +73,14 @@ def arguments(parser):
         help="the folder to make; it must not exist, unless --append",
     )
     parser.add_argument(
-        "--labels", metavar="FILE.csv", help="labels, patients, sites, splits, masks, ... by path or id"
+        "--labels",
+        metavar="FILE.csv",
+        help="labels, patients, sites, splits, masks, ... by path or id (or participant_id); .tsv too",
+    )
+    parser.add_argument(
+        "--label-column",
+        metavar="NAME[,NAME]",
+        help="the columns of --labels that are labels (default: label, or else all that are nothing else)",
     )
     parser.add_argument(
         "--label-from", metavar="folder", help="folder: the class is the first folder of a scan's path"
@@ -66,13 +89,17 @@ def arguments(parser):
         "--modality", metavar="M", help="xray, ct, mr, ultrasound or unknown (default: what DICOM says)"
     )
     parser.add_argument(
-        "--spacing", metavar="MM,MM[,MM]", help="resample to this spacing in millimetres, such as 1,1,1"
+        "--spacing",
+        metavar="MM,MM[,MM]",
+        help="resample to this spacing in millimetres, such as 1,1,1; auto: the median of the set, but the 10th "
+        "percentile on an axis whose median is over 3 times the smallest",
     )
     parser.add_argument(
         "--size",
         metavar="N,N[,N]",
         help="make all examples this size: volumes (and anything resampled) are cropped or padded around "
-        "their foreground, other images are shrunk or enlarged as a whole and padded",
+        "their foreground, other images are shrunk or enlarged as a whole and padded; auto: the median of the set, "
+        "after --spacing, rounded up to patches of 16 pixels or 8 voxels",
     )
     parser.add_argument(
         "--patient-pattern",
@@ -83,6 +110,11 @@ def arguments(parser):
         "--series",
         metavar="RULE.toml",
         help="which DICOM series of each study to take, by a rule (see above); each choice is in datasheet.json",
+    )
+    parser.add_argument(
+        "--bids-suffix",
+        metavar="T1w[,FLAIR]",
+        help="which contrasts of a BIDS folder to take, each a scan of its own (needed where it holds several)",
     )
     parser.add_argument(
         "--frames",
@@ -143,6 +175,7 @@ def run(args) -> dict:
         args.out,
         labels=args.labels,
         label_from=args.label_from,
+        label_columns=tuple(args.label_column.split(",")) if args.label_column else (),
         modality=args.modality,
         spacing=_numbers(args.spacing, "--spacing", float),
         size=_numbers(args.size, "--size", int),
@@ -156,6 +189,7 @@ def run(args) -> dict:
         frames=int(args.frames) if args.frames and args.frames.isdecimal() else args.frames,
         include=tuple(args.include.split(",")) if args.include else (),
         series=args.series,
+        bids_suffix=tuple(args.bids_suffix.split(",")) if args.bids_suffix else (),
     )
     console = Console(stderr=args.json, soft_wrap=True)
     show(read(args.out), args.out, console)
@@ -174,9 +208,11 @@ def run(args) -> dict:
 def _numbers(text, flag, kind):
     from vitmed.errors import InputError
 
-    if text is None:
-        return None
+    if text is None or text == "auto":
+        return text
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{flag} {text!r} is not numbers with commas between, such as 64,64") from None
+        raise InputError(
+            f"{flag} {text!r} is not numbers with commas between, such as 64,64, nor auto"
+        ) from None

@@ -88,6 +88,9 @@ def show(sheet: dict, path, console) -> None:
                 f"{n} {'across' if '/' in where else 'in'} {where}" for where, n in sheet[key].items() if n
             ]
             line(name, ", ".join(copies) or "none")
+    if sheet.get("structures"):
+        named = (f"{' '.join(map(str, values))} {name}" for name, values in sheet["structures"].items())
+        line("masks", ", ".join(named))
     if n := sheet["contradictions"]:
         line("contradiction", f"{n} image{'s' * (n > 1)} with more than one label")
     if n := sheet.get("near_contradictions"):

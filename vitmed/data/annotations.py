@@ -11,10 +11,12 @@ import numpy as np
 
 from vitmed.errors import InputError
 from vitmed.scans import arrays, medmnist
+from vitmed.scans.layout import Mask, Told
 from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Source
 
-NOT_LABELS = ("path", "id", "patient", "site", "split", "mask", "modality")
+SUBJECT = "participant_id"  # the column by which BIDS tells whose a row is
+NOT_LABELS = ("path", "id", SUBJECT, "patient", "site", "split", "mask", "modality")
 TOLD = ("study", "series", "view", "timepoint")  # columns that travel with the example as they are told
 NOT_LABELS += TOLD
 _DATE = re.compile(
@@ -32,7 +34,7 @@ class Row:
     patient: str = ""
     site: str = ""
     split: str | None = None
-    mask: str | None = None
+    mask: Mask | None = None
     modality: str | None = None
     study: str = ""
     series: str = ""
@@ -53,6 +55,7 @@ class Annotations:
         origin: the file (or rule) the labels come from, for messages.
         notes: what a person should hear.
         classes: class names that keep their places; others come after them.
+        structures: the values that each structure has in the masks, by its name, as far as somebody named them.
     """
 
     columns: tuple[str, ...] = ()
@@ -63,6 +66,7 @@ class Annotations:
     origin: str = ""
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    structures: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,28 +86,49 @@ class Labels:
     weight: np.ndarray
 
 
-def from_table(path: Path, root: Path, sources: list[Source], refused: set[str]) -> Annotations:
-    """Reads a CSV of a ``path`` or ``id`` column, optional ``patient site split mask modality
+def from_table(
+    path: Path,
+    root: Path,
+    sources: list[Source],
+    refused: set[str],
+    *,
+    learn: tuple[str, ...] = (),
+    subjects: dict[str, str] | None = None,
+) -> Annotations:
+    """Reads a CSV (or TSV) of a ``path`` or ``id`` column, optional ``patient site split mask modality
     study series view timepoint``, and labels.
 
-    Every other column is a label; where one is called ``label``, it is the only one.
+    Every other column is a label; where one is called ``label``, it is the only one. A table of BIDS' participants
+    has ``participant_id`` instead, and each row of it goes to all scans of that subject.
 
     Args:
         path: the CSV.
         root: the folder that paths in it are relative to.
         sources: what is there.
         refused: names of files that are there but were refused, whose rows are no fault.
+        learn: the columns that are labels; () for all that can be.
+        subjects: whose each scan is, in a BIDS folder.
 
     Raises:
-        InputError: unreadable, without ``path`` and ``id``, a scan that is not there or is named twice.
+        InputError: unreadable, without ``path`` and ``id``, a scan that is not there or is named twice, or no such
+            column as ``learn`` names.
     """
     header, lines = _read_csv(path)
-    key = next((name for name in ("path", "id") if name in header), None)
-    if key is None:
+    key = next((name for name in ("path", "id", SUBJECT) if name in header), None)
+    if key is None or (key == SUBJECT and not subjects):
         raise InputError(f"{path} has the columns {', '.join(header)}; a column path (or id) is needed")
     columns = tuple(name for name in header if name not in NOT_LABELS)
     notes = []
-    if "label" in columns and len(columns) > 1:
+    if key == SUBJECT:
+        lines = _by_scan(lines, subjects, path, notes)
+    if learn:
+        absent = [name for name in learn if name not in columns]
+        if absent:
+            raise InputError(
+                f"--label-column {absent[0]}: {path} has the columns {', '.join(columns) or 'none'} for labels"
+            )
+        columns = learn
+    elif "label" in columns and len(columns) > 1:
         others = ", ".join(name for name in columns if name != "label")
         notes.append(f"Labels are the column label of {path.name}; not used: {others}.")
         columns = ("label",)
@@ -127,7 +152,7 @@ def from_table(path: Path, root: Path, sources: list[Source], refused: set[str])
             patient=line.get("patient", ""),
             site=line.get("site", ""),
             split=_split(line.get("split", ""), path, number) if "split" in header else None,
-            mask=str(root / mask) if mask else None,
+            mask=Mask((str(root / mask),)) if mask else None,
             modality=canonical_modality(line["modality"]) if line.get("modality") else None,
             **{name: _told(name, line.get(name, ""), path, number) for name in TOLD},
         )
@@ -137,6 +162,57 @@ def from_table(path: Path, root: Path, sources: list[Source], refused: set[str])
             f"the column {key} must give paths relative to it"
         )
     return Annotations(columns, rows, asked=bool(columns), origin=str(path), notes=tuple(notes))
+
+
+def _by_scan(
+    lines: list[dict[str, str]], subjects: dict[str, str], path: Path, notes: list[str]
+) -> list[dict[str, str]]:
+    """Each row of a table of participants once for each scan of its subject; subjects without a scan are noted."""
+    scans: dict[str, list[str]] = defaultdict(list)
+    for scan, subject in subjects.items():
+        scans[subject].append(scan)
+    held = Counter(f"sub-{line[SUBJECT].removeprefix('sub-')}" for line in lines)
+    twice = [subject for subject, n in held.items() if n > 1]
+    if twice:
+        raise InputError(f"{path} names {twice[0]} twice; keep one row")
+    found = [subject for subject in held if subject in scans]
+    if not found:
+        raise InputError(f"{path} names no subject that has a scan, such as {min(scans)}")
+    if len(found) < len(held):
+        notes.append(
+            f"{len(held) - len(found)} of {len(held)} participants of {path.name} have no scan here."
+        )
+    return [
+        {**line, SUBJECT: scan}
+        for line in lines
+        for scan in scans.get(f"sub-{line[SUBJECT].removeprefix('sub-')}", ())
+    ]
+
+
+def from_layout(told: Told) -> Annotations:
+    """What a layout tells of its scans: no labels, but masks, patients and the names of structures.
+
+    Raises:
+        InputError: a timepoint that is a date.
+    """
+    for scan, timepoint in told.timepoints.items():
+        if _DATE.fullmatch(timepoint):
+            raise InputError(
+                f"the session of {scan} is called by a date; dates identify people: call sessions by the days "
+                "since the first, or 0, 1, 2"
+            )
+    scans = {*told.masks, *told.patients, *told.timepoints, *told.views, *told.modalities}
+    rows = {
+        scan: Row(
+            patient=told.patients.get(scan, ""),
+            mask=told.masks.get(scan),
+            modality=told.modalities.get(scan),
+            view=told.views.get(scan, ""),
+            timepoint=told.timepoints.get(scan, ""),
+        )
+        for scan in sorted(scans)
+    }
+    return Annotations(rows=rows, notes=told.notes, structures=told.structures)
 
 
 def from_folders(root: Path, sources: list[Source]) -> Annotations:
@@ -246,14 +322,15 @@ def _task(columns, values, origin) -> str:
     word = next(v for v in sorted(values) if not _number(v))
     raise InputError(
         f"{origin} has the label columns {', '.join(columns)}, with words such as {word!r} in them; "
-        "call the one to learn label, or give numbers"
+        "say which to learn with --label-column, or give numbers"
     )
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            table = path.suffix.lower() == ".tsv"
+            reader = csv.reader(file, delimiter="\t" if table else ",")
             header = [name.strip() for name in next(reader, [])]
             lines = []
             for cells in reader:
@@ -263,7 +340,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
                     raise InputError(
                         f"{path} has {len(cells)} cells in line {reader.line_num}, but {len(header)} columns"
                     )
-                lines.append({name: _cell(cell) for name, cell in zip(header, cells, strict=True)})
+                lines.append({name: _cell(cell, table) for name, cell in zip(header, cells, strict=True)})
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; a CSV with a column path or id was expected") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -294,9 +371,10 @@ def paths_in(path: Path) -> list[Path]:
     return paths
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, tabs: bool) -> str:
     text = text.strip()
-    return "" if text.lower() == "nan" else text
+    missing = ("nan", "n/a") if tabs else ("nan",)  # BIDS writes n/a
+    return "" if text.lower() in missing else text
 
 
 def _split(text: str, path: Path, number: int) -> str:

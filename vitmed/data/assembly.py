@@ -64,7 +64,7 @@ def assemble(
 
     Args:
         entries: what the set is to hold, in any order.
-        told: labels by the ids of ``entries``.
+        told: labels by the ids of ``entries``, and the names of structures.
         key: the name of the key of pseudonyms, None where there are none.
         series: why series were chosen, as the datasheet lists it.
     """
@@ -128,6 +128,7 @@ def assemble(
         refused=sorted(refused),
         notes=notes,
         simulated=simulated,
+        structures={name: list(values) for name, values in told.structures.items()},
         content_hash=writer.close(),
     )
 
@@ -166,6 +167,7 @@ def _example(entry: Entry, labels: Labels, i: int, dtype: np.dtype, masks: bool)
         "offset": meta.offset,
         "spacing": meta.spacing,
         "affine": meta.affine,
+        "grid": meta.grid,
         "label": labels.label[i],
         "label_weight": labels.weight[i],
         "example": identity(entry.id),

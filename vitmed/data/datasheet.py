@@ -42,6 +42,7 @@ def make(
     refused: Refusals,
     notes: list[str],
     simulated: bool,
+    structures: dict[str, list[int]],
     content_hash: str,
 ) -> dict:
     """The datasheet of a set, as it is written to ``datasheet.json``.
@@ -55,6 +56,7 @@ def make(
         series: ``id`` and why it was ``chosen``, of each scan that a rule for series chose.
         history: earlier states of a set that was appended to or withdrawn from.
         refused: (file, reason, detail).
+        structures: the values of each structure in the masks, by its name; {} where nobody named them.
         content_hash: SHA-256 over the records.
     """
     digests = [m.digest for m in metas]
@@ -91,6 +93,7 @@ def make(
         "intensity": _intensity(train, window_of(modality)),
         "splits": {"how": splits.how, "by": splits.by, "seed": seed, "dedupe": dedupe},
         "masks": any(m.mask_bytes for m in metas),
+        "structures": structures,
         "duplicates": duplicates.count(digests, splits.split),
         "duplicate_groups": duplicates.groups(digests, ids)[: duplicates.SHOWN],
         "near_duplicates": duplicates.count_near(digests, cluster, splits.split),

@@ -6,25 +6,22 @@ a file is refused and counted; a fault of the set ends it. The bytes do not depe
 """
 
 import contextlib
-import dataclasses
 import json
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
 
 from vitmed.data import annotations as known
-from vitmed.data import datasheet, living, splits, spool
-from vitmed.data.annotations import Annotations, Row
+from vitmed.data import datasheet, fingerprint, living, splits, spool
+from vitmed.data.annotations import Row
 from vitmed.data.assembly import Entry, assemble
+from vitmed.data.look import look
 from vitmed.data.names import Names, discreet
 from vitmed.data.prepare import Plan, Task
 from vitmed.data.replacing import partial_of
 from vitmed.data.spool import Stored
 from vitmed.errors import InputError
 from vitmed.progress import Bar
-from vitmed.scans import arrays, medmnist
-from vitmed.scans.find import find
 from vitmed.scans.how import How
 from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Refusals, Source
@@ -35,9 +32,10 @@ def ingest(
     out: str | Path,
     labels: str | Path | None = None,
     label_from: str | None = None,
+    label_columns: tuple[str, ...] = (),
     modality: str | None = None,
-    spacing: tuple[float, ...] | None = None,
-    size: tuple[int, ...] | None = None,
+    spacing: tuple[float, ...] | str | None = None,
+    size: tuple[int, ...] | str | None = None,
     patient_pattern: str | None = None,
     split: str | None = None,
     seed: int = 0,
@@ -49,6 +47,7 @@ def ingest(
     frames: str | int | None = None,
     include: tuple[str, ...] = (),
     series: str | Path | None = None,
+    bids_suffix: tuple[str, ...] = (),
 ) -> dict:
     """Makes the dataset ``out`` from ``source``.
 
@@ -56,11 +55,12 @@ def ingest(
         source: a folder of scans, a zip of one, a manifest CSV with a column ``path``, a MedMNIST ``.npz``,
             or one scan.
         out: the folder to make; it must not exist, unless ``append``.
-        labels: a CSV of labels by ``path`` or ``id``.
+        labels: a CSV or TSV of labels by ``path`` or ``id``, or by ``participant_id`` for a BIDS folder.
         label_from: ``"folder"``: the class is the first folder of a scan's path.
+        label_columns: those of the table that are labels; () for all that can be.
         modality: of all scans, in any usual name; None to believe the files.
-        spacing: millimetres to resample to, array order.
-        size: voxels of every example, array order.
+        spacing: millimetres to resample to, array order; ``"auto"`` as ``vitmed.data.fingerprint`` has it.
+        size: voxels of every example, array order, or ``"auto"``.
         patient_pattern: regular expression that finds the patient in a scan's path.
         split: a rule of ``vitmed.data.splits``, overruling what the source says.
         seed: draws the patients of each split.
@@ -69,7 +69,7 @@ def ingest(
         dedupe: bring scans that are copies or near-duplicates of one another to one split.
         append: add to the dataset ``out``; no patient in it changes its split, and what is in it is passed over.
         key: the file of the key of pseudonyms; None for ``pseudonyms.default_path()``. Made on first use.
-        frames, include, series: as ``vitmed.scans.how.How`` has them.
+        frames, include, series, bids_suffix: as ``vitmed.scans.how.How`` has them.
 
     Returns:
         ``dataset examples patients refused notes``, as ``vitmed ingest --json`` prints them, ``key`` (its path, or
@@ -88,8 +88,8 @@ def ingest(
         raise InputError(f"--workers is {workers}; at least 1 was expected")
     plan = Plan(
         None if modality is None else canonical_modality(modality),
-        _positive(spacing, "spacing"),
-        _positive(size, "size"),
+        None if spacing == fingerprint.AUTO else _positive(spacing, "spacing"),
+        None if size == fingerprint.AUTO else _positive(size, "size"),
     )
     old = None
     if append:
@@ -103,10 +103,14 @@ def ingest(
             f"of {out} and {source} one holds simulated scans and the other real ones; keep them apart"
         )
     names = Names(key, asked=not simulated, made_with=living.key_of(old))
-    how = How(frames, tuple(include), None if series is None else str(series))
+    how = How(frames, tuple(include), None if series is None else str(series), tuple(bids_suffix))
     with partial_of(out, replace=append) as partial:
         how = how.unpacking(partial / "unpacked", workers)
-        sources, refused, told, plan = _look(source, labels, label_from, plan, how)
+        sources, refused, told, plan = look(
+            source, labels, label_from, label_columns, plan, how, living.structures(old)
+        )
+        if old is None:  # a set keeps what was chosen for it
+            plan = fingerprint.resolved(plan, sources, spacing == fingerprint.AUTO, size == fingerprint.AUTO)
         if patient_pattern is not None:
             told = known.with_patients(told, sources, patient_pattern)
         there = living.ids(old)
@@ -122,7 +126,7 @@ def ingest(
         ):
             for outcome in outcomes:
                 if isinstance(outcome, Stored):
-                    _same_set(outcome, kept, plan)
+                    _same_set(outcome, kept, plan, sources)
                     kept.append(outcome)
                 else:
                     refused.append(outcome)
@@ -142,7 +146,7 @@ def ingest(
         if not new:
             raise InputError(f"all scans of {source} are in {out} already; nothing to append")
         entries = living.entries(old, kept) + new
-        notes = list(told.notes)
+        notes = [*told.notes, *filter(None, [plan.why if old is None else ""])]
         if passed or again:
             notes.append(f"{len(passed) + len(again)} scans were in the dataset already and are passed over.")
         split = _hidden_site(split, entries, names)
@@ -176,59 +180,11 @@ def ingest(
     }
 
 
-def _look(
-    source: Path, labels: str | Path | None, label_from: str | None, plan: Plan, how: How
-) -> tuple[list[Source], Refusals, Annotations, Plan]:
-    """What there is, what is refused at first sight, and what is told of it."""
-    if label_from not in (None, "folder"):
-        raise InputError(f"--label-from {label_from!r} is not known; folder is the one way there is")
-    if labels is not None and label_from is not None:
-        raise InputError(f"labels are asked from {labels} and from folders; give --labels or --label-from")
-    if label_from is not None and source.is_file() and source.suffix.lower() != ".zip":
-        raise InputError(f"{source} is a file and has no class folders for --label-from; give their parent")
-    if source.suffix.lower() == ".npz" and source.is_file():
-        sources, refused = arrays.find(str(source)), []
-        told = known.from_npz(source, sources)
-        name = medmnist.known(source.stem)
-        if plan.modality is None and name is not None:
-            plan = Plan(name.modality, plan.spacing, plan.size)
-    elif source.suffix.lower() == ".csv" and source.is_file():
-        sources, refused = find(source.parent, known.paths_in(source), how)
-        told = known.from_table(source, source.parent, sources, {r[0] for r in refused})
-    else:
-        sources, refused = find(source, how=how)
-        told = Annotations()
-        table = source / "labels.csv"
-        if labels is None and label_from is None and table.is_file():
-            told = Annotations(notes=(f"{table} was not used; if it holds the labels, give --labels.",))
-    if labels is not None:
-        root = source if source.is_dir() else source.parent
-        own = told.rows
-        told = known.from_table(Path(labels), root, sources, {r[0] for r in refused})
-        told = _keep_splits(told, own)
-    elif label_from is not None:
-        told = known.from_folders(source, sources)
-    masks = {os.path.realpath(row.mask) for row in told.rows.values() if row.mask}
-    if masks:  # a mask that lies among the scans is not one of them
-        sources = [s for s in sources if not masks.intersection(map(os.path.realpath, s.files))]
-    return sources, list(refused), told, plan
-
-
-def _keep_splits(told: Annotations, own: dict[str, Row]) -> Annotations:
-    """A label table says nothing of splits: those of the source (an npz) stay."""
-    rows = dict(told.rows)
-    for scan, row in own.items():
-        mine = rows.get(scan, Row(labels=("",) * len(told.columns)))
-        if mine.split is None:
-            rows[scan] = dataclasses.replace(mine, split=row.split)
-    return dataclasses.replace(told, rows=rows)
-
-
 def _task(source: Source, row: Row | None) -> Task:
     return Task(source) if row is None else Task(source, row.mask, row.modality)
 
 
-def _same_set(new: Stored, kept: list[Stored], plan: Plan) -> None:
+def _same_set(new: Stored, kept: list[Stored], plan: Plan, sources: list[Source]) -> None:
     """Ends ingest as soon as two scans cannot be of one set."""
     if not kept:
         return
@@ -241,9 +197,12 @@ def _same_set(new: Stored, kept: list[Stored], plan: Plan) -> None:
     like = next((k for k in kept if k.shape[-1] == new.shape[-1]), None)
     if plan.size is None and like is not None and like.shape != new.shape:
         a, b = (" x ".join(map(str, m.shape[:-1])) for m in (like, new))
+        if isinstance(like, living.Kept):
+            raise InputError(
+                f"the scans of the dataset are {a}, {new.id} is {b}; ingest all of them again with --size"
+            )
         raise InputError(
-            f"images differ in size: {like.id} is {a}, {new.id} is {b}; give --size, such as "
-            f"--size {','.join(map(str, like.shape[:-1]))}"
+            f"images differ in size: {like.id} is {a}, {new.id} is {b}; {fingerprint.advice(sources, plan)}"
         )
 
 

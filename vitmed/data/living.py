@@ -48,7 +48,7 @@ def open_for_change(path: str | Path) -> Dataset:
             f"{path} is not there, but {former} is, from a change that was cut short; rename it back"
         )
     dataset = Dataset.open(path)
-    if "plan" not in dataset.datasheet:
+    if not {"plan", "structures"} <= dataset.datasheet.keys():
         raise InputError(f"{path} was made by an older vitmed and cannot be changed; ingest its scans again")
     return dataset
 
@@ -89,7 +89,8 @@ def same_rule(dataset: Dataset, split: str | None, seed: int, dedupe: bool) -> N
 def plan_of(dataset: Dataset) -> Plan:
     """What was done to every scan of a dataset."""
     held = dataset.datasheet["plan"]
-    return Plan(held["modality"], *(None if held[k] is None else tuple(held[k]) for k in ("spacing", "size")))
+    spacing, size = (None if held[k] is None else tuple(held[k]) for k in ("spacing", "size"))
+    return Plan(held["modality"], spacing, size, held.get("why", ""))
 
 
 def same_plan(dataset: Dataset, plan: Plan) -> Plan:
@@ -130,6 +131,7 @@ def kept(dataset: Dataset | None) -> list[Kept]:
                     offset=offset,
                     spacing=record["spacing"],
                     affine=record["affine"],
+                    grid=record["grid"],
                     orientation=record["orientation"],
                     digest=digest(image),
                     total=total,
@@ -209,13 +211,15 @@ def annotations(dataset: Dataset | None, told: Annotations, entries: list[Entry]
     """Labels by the ids of ``entries``: those that a dataset holds, and what is told of new scans.
 
     Raises:
-        InputError: the new labels are of another task, or of other columns, than those in the dataset.
+        InputError: the new labels are of another task, or of other columns, than those in the dataset, or the
+            values of masks mean other structures.
     """
     new = [e for e in entries if e.fixed is None]
     rows = {e.id: told.rows.get(e.meta.id, Row(("",) * len(told.columns))) for e in new}
     if dataset is None:
         return dataclasses.replace(told, rows=rows)
     sheet = dataset.datasheet
+    told = dataclasses.replace(told, structures=_structures(dataset, told.structures))
     task, classes = sheet["task"], tuple(sheet["classes"])
     if task is None:
         blank = ("",) * len(told.columns)
@@ -248,7 +252,39 @@ def annotations(dataset: Dataset | None, told: Annotations, entries: list[Entry]
         origin=told.origin,
         notes=told.notes,
         classes=classes if task == "multiclass" else (),
+        structures=told.structures,
     )
+
+
+def structures(dataset: Dataset | None) -> dict[str, tuple[int, ...]]:
+    """The values of each structure in the masks of a dataset, by its name."""
+    if dataset is None:
+        return {}
+    return {name: tuple(values) for name, values in dataset.datasheet["structures"].items()}
+
+
+def _structures(dataset: Dataset, new: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Those of a dataset and of new masks together."""
+    old = structures(dataset)
+    if not new:
+        return old
+    if dataset.datasheet["masks"] and not old:
+        raise InputError(
+            f"{dataset.path} has masks whose values nobody named, and the new ones are of {', '.join(new)}; ingest "
+            "them apart, or all again"
+        )
+    taken = {value: name for name, values in old.items() if len(values) == 1 for value in values}
+    for name, values in new.items():
+        other = taken.get(values[0], name) if len(values) == 1 else name
+        if old.get(name, values) != values or other != name:
+            raise InputError(
+                f"the masks of {dataset.path} have {_told(old)}, the new ones {_told(new)}; bring them to the same values"
+            )
+    return {**old, **new}
+
+
+def _told(structures: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} = {' and '.join(map(str, values))}" for name, values in structures.items())
 
 
 def _named(labels: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vitmed.data import pseudonyms
 from vitmed.data.annotations import Annotations, Row
-from vitmed.scans.find import kind_of
+from vitmed.scans.kinds import kind_of
 from vitmed.scans.scan import Refusals
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from vitmed.data import alike, exposed
 from vitmed.data.pseudonyms import shows
 from vitmed.scans import geometry, intensity
+from vitmed.scans.layout import Mask
 from vitmed.scans.read import read, read_mask
 from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refused, Scan, Source
@@ -26,19 +27,21 @@ class Plan:
         modality: given for the whole set, or None to believe the files.
         spacing: millimetres to resample to, array order, or None.
         size: voxels to end with, array order, or None.
+        why: how spacing and size were chosen, where the set chose them and not a person.
     """
 
     modality: str | None = None
     spacing: tuple[float, ...] | None = None
     size: tuple[int, ...] | None = None
+    why: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One scan to prepare: its source, its mask file, and the modality its manifest row gives."""
+    """One scan to prepare: its source, its mask, and the modality that is told of it beside the file."""
 
     source: Source
-    mask: str | None = None
+    mask: Mask | None = None
     modality: str | None = None
 
 
@@ -51,6 +54,7 @@ class Described:
         scale, offset: (C,) float32, from stored integers to units.
         spacing: (n,) float32 millimetres, NaN unknown.
         affine: (4, 4) float64 index to LPS millimetres, NaN unknown.
+        grid: (n + 1, n + 1) float64 index to that of the scan as read, before it was resampled, cropped or padded.
         orientation: the sides the axes of the file ran towards, such as "LPI"; "" unknown.
         digest: of the stored pixels and their shape, by which exact copies are found.
         total, square: per channel, the sum of clipped units and of their squares (float64).
@@ -66,6 +70,7 @@ class Described:
     offset: np.ndarray
     spacing: np.ndarray
     affine: np.ndarray
+    grid: np.ndarray
     orientation: str
     digest: bytes
     total: np.ndarray
@@ -125,6 +130,7 @@ def prepare(task: Task, plan: Plan) -> Prepared:
         offset=offset,
         spacing=np.asarray(scan.spacing or unknown, np.float32),
         affine=np.full((4, 4), np.nan) if scan.affine is None else np.asarray(scan.affine, np.float64),
+        grid=np.eye(len(scan.size) + 1) if scan.grid is None else scan.grid,
         mask=mask,
         patient=scan.patient,
         site=scan.site,
@@ -162,8 +168,12 @@ def _agreed(file: str | None, row: str | None, given: str | None) -> str:
     return said or file or "unknown"
 
 
-def _mask(path: str, scan: Scan) -> np.ndarray:
-    found = read_mask(path)
+def _mask(mask: Mask, scan: Scan) -> np.ndarray:
+    if mask.segments:
+        from vitmed.scans import dicom_seg
+
+        return dicom_seg.read(mask, scan)
+    found = read_mask(mask.files[0])
     if found.size != scan.size or found.array.shape[-1] != 1:
         raise Refused("mask of another shape", f"{found.array.shape[:-1]}, the scan has {scan.size}")
     both = found.affine is not None and scan.affine is not None
@@ -174,7 +184,14 @@ def _mask(path: str, scan: Scan) -> np.ndarray:
         raise Refused(
             "mask that holds no labels", "whole numbers from 0 to 254 (255: unmarked) were expected"
         )
-    return values.astype(np.uint8)
+    values = values.astype(np.uint8)
+    named = {0, UNMARKED, mask.ignore, *(value for _, value in mask.values)}
+    unnamed = set(np.flatnonzero(np.bincount(values.ravel())).tolist()) - named
+    if mask.values and unnamed:
+        raise Refused("mask with values that nobody named", ", ".join(map(str, sorted(unnamed))))
+    if mask.ignore is not None:
+        values[values == mask.ignore] = UNMARKED
+    return values
 
 
 def statistics(

@@ -29,11 +29,12 @@ def features(
     """What an example holds.
 
     ``image`` (*S, C) stored integers; ``scale``, ``offset`` (C,) to units; ``spacing`` (n,) millimetres and
-    ``affine`` (4, 4) from index (z, y, x, 1) to LPS millimetres, NaN unknown; ``label`` and ``label_weight``
+    ``affine`` (4, 4) from index (z, y, x, 1) to LPS millimetres, NaN unknown; ``grid`` (n + 1, n + 1) from index to
+    that of the scan as it was read and turned, before it was resampled, cropped or padded; ``label`` and ``label_weight``
     (K,), weight 0 where the label is missing; ``mask`` (*S) where the set has masks, 255 where nobody has
     looked; ``example`` (2,), from which random keys are folded; ``id``, ``patient``, ``site`` and what else is
     ``TOLD`` of a scan, "" unknown; ``orientation``, the sides the file's own axes ran towards before they were
-    turned ("LPI"; "" unknown); ``read_size`` and ``read_spacing`` (n,) as the file had them; ``exposed``, what
+    turned ("LPI"; "" unknown; with ``grid`` it leads back to the file's own voxels, see ``vitmed.scans.writeback``); ``read_size`` and ``read_spacing`` (n,) as the file had them; ``exposed``, what
     its pixels may show of the person, by commas.
     """
     tensor = tfds.features.Tensor
@@ -44,6 +45,7 @@ def features(
         "spacing": tensor(shape=(len(size),), dtype=np.float32),
         # As bytes: TFDS's plain encoding is a list of float32.
         "affine": tensor(shape=(4, 4), dtype=np.float64, encoding="bytes"),
+        "grid": tensor(shape=(len(size) + 1,) * 2, dtype=np.float64, encoding="bytes"),
         "label": tensor(shape=(outputs,), dtype=np.float32),
         "label_weight": tensor(shape=(outputs,), dtype=np.float32),
         "example": tensor(shape=(2,), dtype=np.uint32),

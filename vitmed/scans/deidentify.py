@@ -16,6 +16,7 @@ from vitmed.scans import dicom_header
 
 _TELLING = set("PN LO SH ST LT UT UC UI DA DT TM AE AS UR".split())
 _HARMLESS = {"Manufacturer", "ManufacturerModelName"}
+_PERSON = {"PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber"}
 _OF_THE_STANDARD = "1.2.840.10008."  # the root of UIDs that DICOM itself gives out
 
 
@@ -49,6 +50,22 @@ def look(path: str) -> Header:
     except Exception:  # values are decoded one by one, each with its own way to be wrong
         return Header(None, None)
     return Header(tuple(sorted(found)), {"YES": True, "NO": False}.get(said))
+
+
+def person(path: str) -> tuple[str, ...]:
+    """The names and numbers that a header gives to people: all of VR PN, patient ids and accession numbers.
+
+    For short texts that are meant to be read, such as what a structure is called, of which ``look`` counts every
+    one as identifying.
+
+    Raises:
+        Exception: whatever pydicom makes of a fault.
+    """
+    found: set[str] = set()
+    for element in dicom_header.header(path).iterall():
+        if element.VR == "PN" or element.keyword in _PERSON:
+            found.update(_texts(element))
+    return tuple(sorted(found))
 
 
 def _texts(element) -> set[str]:

@@ -10,11 +10,12 @@ from pydicom.uid import UID
 
 from vitmed.scans.scan import Refused
 
+SEGMENTATION = "segmentation, not a scan"
 # By the name of the SOP class; the first that matches tells.
 _CLASSES = (
     (r"Radiation Dose SR|Dose Report", "dose report"),
     (r"\bSR\b|Key Object|Procedure Log|Encapsulated|Structured|Report|Document", "structured document"),
-    (r"Segmentation", "segmentation, not a scan"),
+    (r"Segmentation", SEGMENTATION),
     (r"^RT (?!Image)|^Ion|Plan Storage|Beams", "radiotherapy object, not a scan"),
     (r"Presentation State|Hanging Protocol|Color Palette", "presentation state, not a scan"),
     (r"Waveform|ECG|Raw Data|Spectroscopy|Tractography", "measurement without an image"),
@@ -27,7 +28,7 @@ _CLASSES = (
 # By modality, for files whose SOP class is missing or private.
 _MODALITIES = {
     **dict.fromkeys(("SR", "KO", "DOC", "PLAN"), "structured document"),
-    "SEG": "segmentation, not a scan",
+    "SEG": SEGMENTATION,
     **dict.fromkeys(("RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD"), "radiotherapy object, not a scan"),
     "PR": "presentation state, not a scan",
     **dict.fromkeys(("AU", "ECG", "EPS", "HD"), "measurement without an image"),

@@ -1,5 +1,6 @@
 """Which scans a path holds: a folder walked, a zip archive, or one file."""
 
+import dataclasses
 import functools
 import os
 from concurrent.futures.process import BrokenProcessPool
@@ -8,39 +9,25 @@ from pathlib import Path
 from vitmed.errors import InputError, MachineError
 from vitmed.pool import pool
 from vitmed.scans.how import How
-from vitmed.scans.how import chosen as frames_chosen
+from vitmed.scans.kinds import in_file, is_beside, kind_of
+from vitmed.scans.layout import Survey
 from vitmed.scans.scan import Refusals, Refused, Source
 
-# Each reader's suffixes, told here once more so that looking through a folder imports no reader.
-_KINDS = {
-    "image": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
-    "array": (".npy", ".npz"),
-    "nifti": (".nii", ".nii.gz"),
-    "itk": (".mha", ".mhd", ".nrrd", ".nhdr"),
-    "dicom": (".dcm", ".dicom", ".ima"),
-    "zip": (".zip",),
-}
-# What usually lies beside scans and is none: tables, notes, and the data part of two-file formats.
-_BESIDE = set(
-    ".csv .tsv .json .jsonl .txt .md .rst .html .pdf .xml .xls .xlsx .yaml .yml .toml .bib .log .md5 .sha256 .py "
-    ".bval .bvec .raw .zraw".split()
-)
-_BESIDE_NAMES = {"dicomdir", "readme", "license", "licence", "citation.cff", "makefile"}
 _MANY = 4000  # DICOM headers that are read faster by worker processes, which take a second to start
 
 Found = tuple[list[Source], Refusals]
 
 
-def kind_of(path: str) -> str | None:
-    """The reader for a file's suffix, or None."""
-    name = os.path.basename(path).lower()
-    return next((kind for kind, suffixes in _KINDS.items() if name.endswith(suffixes)), None)
-
-
 def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> Found:
-    """Every scan under ``root``, DICOM files gathered into volumes, sorted by id.
+    """The sources of ``survey``, and what is refused already as (file, reason, detail)."""
+    held = survey(root, only, how)
+    return held.sources, held.refused
 
-    Hidden files, and tables and notes by their suffix, are passed over. A file without a known suffix is
+
+def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -> Survey:
+    """Every scan under ``root``, DICOM files gathered into volumes, sorted by id, and what is told of them.
+
+    A folder laid out as nnU-Net or BIDS has it is taken as such, also inside ``root``. Hidden files, and tables and notes by their suffix, are passed over. A file without a known suffix is
     looked into for DICOM.
 
     Args:
@@ -48,11 +35,8 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
         only: look only at these files and folders of it (a manifest's).
         how: what a person decided.
 
-    Returns:
-        The sources, and what is refused already as (file, reason, detail).
-
     Raises:
-        InputError: no such path, or a rule for series that is none.
+        InputError: no such path, a rule for series that is none, or several layouts in one folder.
         MachineError: a worker process died.
     """
     how = how or How()
@@ -62,7 +46,9 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
     refused: Refusals = []
     names = _names(only or [root], base, refused)
     names = _unpacked(names, how, root, refused)
-    sources: list[Source] = []
+    laid = _laid_out(names, root, how) if only is None else Survey([], [])
+    refused += laid.refused
+    sources: list[Source] = list(laid.sources)
     dicom: list[str] = []
     for path, name in sorted(names.items()):
         kind = kind_of(path)
@@ -70,13 +56,14 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
             dicom.append(path)
         elif kind is not None:
             try:
-                sources += _in_file(path, name, kind, how)
+                sources += in_file(path, name, kind, how)
             except Refused as fault:
                 refused.append((name, fault.reason, fault.detail))
-        elif not _is_beside(path):
+        elif not is_beside(path):
             refused.append((name, *_unknown(path)))
+    segs: list = []
     if dicom:
-        series, bad = _series(dicom, names, how, root.resolve().name.removesuffix(".zip"))
+        series, bad, segs = _series(dicom, names, how, root.resolve().name.removesuffix(".zip"))
         sources += series
         refused += bad
     if how.series is not None:
@@ -84,7 +71,48 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
 
         sources, others = choice.choose(sources, how.series)
         refused += others
-    return _named_once(sorted(sources, key=lambda s: s.id), refused)
+    sources, refused = _named_once(sorted(sources, key=lambda s: s.id), refused)
+    told = laid.told
+    if segs:
+        from vitmed.scans import dicom_seg
+
+        masks, named, others = dicom_seg.match(segs, sources, names)
+        refused = sorted(refused + others)
+        told = dataclasses.replace(told, masks={**told.masks, **masks}, segments=tuple(named))
+    return Survey(sources, refused, told)
+
+
+def _laid_out(names: dict[str, str], root: Path, how: How) -> Survey:
+    """What a convention says of the files that follow it, which are taken out of ``names``.
+
+    Raises:
+        InputError: two folders that follow one, or a choice of contrasts where there is none.
+    """
+    folders = []
+    marks = {os.path.basename(name) for name in names.values()}
+    if not marks.isdisjoint(("dataset.json", "dataset_description.json")):
+        from vitmed.scans import bids, nnunet
+
+        folders = [(folder, nnunet) for folder in nnunet.recognise(names)]
+        folders += [(folder, bids) for folder in bids.recognise(names)]
+    if how.suffixes and all(layout.__name__ != "vitmed.scans.bids" for _, layout in folders):
+        raise InputError(
+            f"--bids-suffix is for BIDS folders, and {root} is none: no dataset_description.json"
+        )
+    if not folders:
+        return Survey([], [])
+    if len(folders) > 1:
+        (one, _), (two, _) = folders[:2]
+        raise InputError(
+            f"{root} holds {len(folders)} datasets with a layout of their own, {one} and {two} among them; ingest "
+            "them one by one"
+        )
+    ((folder, layout),) = folders
+    under = "" if folder == "." else f"{folder}/"
+    inside = {path: name for path, name in names.items() if name.startswith(under)}
+    for path in inside:
+        del names[path]
+    return layout.survey(inside, folder, how)
 
 
 def _names(tops: list[Path], base: Path, refused: list) -> dict[str, str]:
@@ -141,52 +169,8 @@ def _unpacked(names: dict[str, str], how: How, root: Path, refused: list) -> dic
     return found
 
 
-def _in_file(path: str, name: str, kind: str, how: How) -> list[Source]:
-    """The scan of a file, or the several of a multi-page TIFF or a 4D volume.
-
-    Raises:
-        Refused: several, and nobody said what they are.
-    """
-    count = _count(path, kind)
-    if count <= 1:
-        return [Source(name, kind, (path,))]
-    if how.frames == "channels":
-        return [Source(name, kind, (path,), ("channels", count))]
-    if how.frames == "refuse" or (how.frames is None and kind != "image"):
-        if kind == "image":
-            raise Refused("several pages in one image", f"{count} pages; see --frames")
-        raise Refused(
-            "several volumes in one file",
-            f"{count}; say whether they are times (--frames each) or contrasts (--frames channels)",
-        )
-    frames = frames_chosen(count, how.frames)
-    return [Source(f"{name}#{i:04d}", kind, (path,), ("frame", i), part_of=name) for i in frames]
-
-
-def _count(path: str, kind: str) -> int:
-    """How many images of its own kind a file holds."""
-    if kind == "image" and path.lower().endswith((".tif", ".tiff")):
-        from vitmed.scans import images
-
-        return images.pages(path)
-    if kind == "nifti":
-        from vitmed.scans import nifti
-
-        return nifti.volumes(path)
-    if kind == "itk":
-        from vitmed.scans import itk
-
-        return itk.volumes(path)
-    return 1
-
-
-def _is_beside(path: str) -> bool:
-    name = os.path.basename(path).lower()
-    return os.path.splitext(name)[1] in _BESIDE or name in _BESIDE_NAMES
-
-
 def _is_dicom(path: str) -> bool:
-    if _is_beside(path):
+    if is_beside(path):
         return False
     from vitmed.scans.dicom_header import is_dicom
 
@@ -201,18 +185,23 @@ def _unknown(path: str) -> tuple[str, str]:
         return "cannot be opened", error.strerror or str(error)
 
 
-def _series(files: list[str], names: dict[str, str], how: How, root: str) -> Found:
-    """Reads the header of every DICOM file, and groups them."""
-    from vitmed.scans import dicom_group
+def _series(files: list[str], names: dict[str, str], how: How, root: str) -> tuple:
+    """Reads the header of every DICOM file, and groups them: sources, refusals, and the segmentations among them."""
+    from vitmed.scans import dicom_group, dicom_kind, dicom_seg
 
-    images, refused = [], []
+    images, refused, segs = [], [], []
     for path, outcome in zip(files, _looks(files, how), strict=True):
-        if isinstance(outcome, Refused):
-            refused.append((names[path], outcome.reason, outcome.detail))
-        else:
+        if not isinstance(outcome, Refused):
             images.append(outcome)
+            continue
+        try:
+            if outcome.reason != dicom_kind.SEGMENTATION:
+                raise outcome
+            segs.append(dicom_seg.look(path))
+        except Refused as fault:
+            refused.append((names[path], fault.reason, fault.detail))
     sources, bad = dicom_group.sources(images, names, how, root)
-    return sources, refused + bad
+    return sources, refused + bad, segs
 
 
 def _looks(files: list[str], how: How) -> list:

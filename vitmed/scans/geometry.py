@@ -7,6 +7,7 @@ import dataclasses
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from vitmed.scans.scan import Refused, Scan
 
@@ -105,8 +106,43 @@ def resample(
     if scan.array.dtype == np.uint8:
         array = np.rint(array).astype(np.uint8)
     spacing = None if scan.spacing is None else tuple(h * s for h, s in zip(scan.spacing, step, strict=True))
-    affine = _moved(scan.affine, start, step)
-    return dataclasses.replace(scan, array=array, spacing=spacing, affine=affine), mask
+    return dataclasses.replace(_moved(scan, start, step), array=array, spacing=spacing), mask
+
+
+def onto(
+    array: np.ndarray,
+    affine: np.ndarray,
+    size: tuple[int, ...],
+    target: np.ndarray,
+    nearest: bool,
+    fill: float = 0.0,
+) -> np.ndarray:
+    """What ``array`` holds at the voxels of another grid.
+
+    A voxel fills its cell: what lies up to half a voxel beyond the outermost centres is inside.
+
+    Args:
+        array: (*S) numbers.
+        affine: (n + 1, n + 1) its index to a common space, such as LPS millimetres.
+        size: (n) voxels of the other grid.
+        target: (n + 1, n + 1) the other grid's index to that space.
+        nearest: take the nearest voxel, as labels need it, and keep the type; else interpolate linearly, to float32.
+        fill: the value of what lies outside.
+    """
+    n = array.ndim
+    matrix = np.linalg.inv(affine) @ target
+    # A millionth of a voxel decides what lies halfway, so that rounding errors do not.
+    move = matrix[:n, :n], matrix[:n, n] - 1e-6
+    if nearest:
+        return ndimage.affine_transform(array, *move, tuple(size), order=0, mode="grid-constant", cval=fill)
+    array = array.astype(np.float32)
+    inside = ndimage.affine_transform(
+        np.ones(array.shape, np.uint8), *move, tuple(size), order=0, mode="grid-constant"
+    )
+    values = ndimage.affine_transform(
+        array, matrix[:n, :n], matrix[:n, n], tuple(size), order=1, mode="nearest"
+    )
+    return np.where(inside, values, np.float32(fill))
 
 
 def crop_or_pad(
@@ -134,7 +170,7 @@ def crop_or_pad(
         start.append(int(np.clip(round(centre - (want - 1) / 2), 0, have - want)))
     array = _window(scan.array, (*start, 0), (*size, scan.array.shape[-1]), fill)
     mask = None if mask is None else _window(mask, start, size, 0)
-    return dataclasses.replace(scan, array=array, affine=_moved(scan.affine, start, (1.0,) * len(size))), mask
+    return dataclasses.replace(_moved(scan, start, (1.0,) * len(size)), array=array), mask
 
 
 def _filter(array: np.ndarray, axis: int, centres: np.ndarray, width: float) -> np.ndarray:
@@ -162,10 +198,12 @@ def _window(array: np.ndarray, start, size, fill: float) -> np.ndarray:
     return out
 
 
-def _moved(affine: np.ndarray | None, start, step) -> np.ndarray | None:
-    """The affine after new index i means old index ``start + i * step``."""
-    if affine is None:
-        return None
+def _moved(scan: Scan, start, step) -> Scan:
+    """The scan's affine and grid after new index i means old index ``start + i * step``."""
     change = np.diag([*step, 1.0])
-    change[:3, 3] = start
-    return affine @ change
+    change[:-1, -1] = start
+    return dataclasses.replace(
+        scan,
+        affine=None if scan.affine is None else scan.affine @ change,
+        grid=change if scan.grid is None else scan.grid @ change,
+    )

@@ -20,6 +20,7 @@ class How:
             refused, whose fourth axis may be time as well as contrast.
         include: of ``localiser`` and ``secondary``, DICOM images that are left out otherwise.
         series: a rule file that says which series of a study to take (``vitmed.scans.choice``), or None.
+        suffixes: the contrasts to take of a BIDS folder, by their suffixes (``vitmed.scans.bids``).
         unpack: an empty folder for what is in zip archives, or None to refuse them.
         workers: processes that read DICOM headers.
     """
@@ -27,6 +28,7 @@ class How:
     frames: str | int | None = None
     include: tuple[str, ...] = ()
     series: str | None = None
+    suffixes: tuple[str, ...] = ()
     unpack: str | None = None
     workers: int = 1
 

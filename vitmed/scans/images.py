@@ -13,6 +13,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _GREY = {"L", "I", "F", "I;16", "I;16B", "I;16L"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
+_ORIENTATION, _TURNED = 0x0112, 5  # EXIF: from 5 on, rows are columns
+
 # Sizes are checked here, against the file and against the limit of every scan.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -46,6 +48,22 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
         raise Refused("broken image", str(error)) from None
     array = array if item and item[0] == "channels" else grey_if_equal(array)
     return Scan(array, span=(0.0, 255.0) if array.dtype == np.uint8 else None)
+
+
+def measure(path: str, item: tuple[str, int | str] | None = None) -> tuple[int, int]:
+    """(H, W) of an image as ``read`` gives it, from its header.
+
+    Raises:
+        Refused: not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.seek(item[1] if item and item[0] == "frame" else 0)
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
+    except Exception as error:  # of a broken file; what it is, read tells
+        raise Refused("not a readable image", str(error)) from None
+    return (width, height) if turned else (height, width)
 
 
 def pages(path: str) -> int:

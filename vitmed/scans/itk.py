@@ -54,14 +54,38 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
         raise Refused("no voxel spacing", f"the header says {tuple(spacing)}")
     if dimension == 2:
         return Scan(array, span=span, spacing=tuple(spacing[::-1].tolist()))
-    direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
-    affine = np.eye(4)
-    affine[:3, :3] = (direction * spacing[:3])[:, ::-1]
-    affine[:3, 3] = image.GetOrigin()[:3]
+    affine = _affine(image, dimension)
     orientation = axes_of(affine)
     array, affine = canonical(array, affine)
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Scan(array, span=span, spacing=spacing, affine=affine, orientation=orientation)
+
+
+def measure(path: str) -> tuple[tuple[int, ...], np.ndarray | None]:
+    """(z, y, x) size and the affine of that index to LPS millimetres, from the header; None for a 2D image.
+
+    Raises:
+        Refused: as ``read``, for faults of the header.
+    """
+    size, _, _ = _look(path)
+    if len(size) not in (3, 4):
+        return size[::-1], None
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    reader.ReadImageInformation()
+    return size[2::-1], _affine(reader, len(size))
+
+
+def _affine(image: sitk.Image | sitk.ImageFileReader, dimension: int) -> np.ndarray:
+    """Index (z, y, x) to LPS millimetres."""
+    spacing = np.asarray(image.GetSpacing(), float)
+    if not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise Refused("no voxel spacing", f"the header says {tuple(spacing)}")
+    direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = (direction * spacing[:3])[:, ::-1]
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return affine
 
 
 def volumes(path: str) -> int:

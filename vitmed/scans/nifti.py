@@ -67,6 +67,20 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
     return Scan(array, spacing=spacing, affine=turned, orientation=axes_of(affine))
 
 
+def measure(path: str) -> tuple[tuple[int, ...], np.ndarray]:
+    """(i, j, k) size and the affine of that index to LPS millimetres, from the header alone.
+
+    Raises:
+        Refused: as ``read``, for faults of the header.
+    """
+    with _opened(path) as file:
+        header = _header(file, path)
+        shape = header.get_data_shape()
+        if len(shape) < 3:
+            raise Refused("not a volume of one contrast", f"its shape is {shape}")
+        return tuple(map(int, shape[:3])), _affine(header)
+
+
 def volumes(path: str) -> int:
     """How many volumes a file holds, by its header; 1 where it cannot be read, which ``read`` then says.
 

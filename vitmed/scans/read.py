@@ -1,10 +1,13 @@
 """Source to scan: the reader of each kind, imported when the first file of the kind is met."""
 
+import dataclasses
+import itertools
 import warnings
 
 import numpy as np
 
 from vitmed.errors import VitmedError
+from vitmed.scans.kinds import kind_of
 from vitmed.scans.scan import Refused, Scan, Source
 
 NEAR, FAR = 1e-4, 1e3  # millimetres: finer than any micro-CT, and a metre
@@ -52,7 +55,52 @@ def _read(source: Source) -> Scan:
             from vitmed.scans import dicom
 
             return dicom.read(source)
+        case "channels":
+            return _stacked(source)
     raise ValueError(f"no reader for {source.kind}")
+
+
+def _stacked(source: Source) -> Scan:
+    """Several files of one grid as the channels of one scan.
+
+    Raises:
+        Refused: they differ in size, place, spacing or modality, or one of them has several channels itself.
+    """
+    scans = [read(Source(file, kind_of(file) or "dicom", (file,))) for file in source.files]
+    first = scans[0]
+    for number, scan in enumerate(scans):
+        if scan.array.shape[-1] != 1:
+            raise Refused(
+                "several channels in one channel's file", f"{scan.array.shape[-1]} in channel {number}"
+            )
+        if scan.size != first.size:
+            raise Refused(
+                "channels of different sizes", f"{first.size} and, in channel {number}, {scan.size}"
+            )
+        if not same_place(scan, first):
+            raise Refused(
+                "channels that lie elsewhere",
+                f"the position, spacing or orientation of channel {number} is not channel 0's",
+            )
+        if scan.modality != first.modality:
+            raise Refused("channels of different modalities", f"{first.modality} and {scan.modality}")
+    spans = {scan.span for scan in scans}
+    return dataclasses.replace(
+        first,
+        array=np.concatenate([scan.array for scan in scans], axis=-1),
+        span=spans.pop() if len(spans) == 1 else None,
+    )
+
+
+def same_place(one: Scan, other: Scan) -> bool:
+    """Whether the corners of two scans of one size lie within a tenth of a voxel, as far as both know."""
+    if one.affine is not None and other.affine is not None:
+        corners = np.array([*itertools.product(*((0, n - 1) for n in one.size))], float)
+        apart = np.c_[corners, np.ones(len(corners))] @ (one.affine - other.affine).T
+        return bool(np.linalg.norm(apart[:, :3], axis=1).max() <= 0.1 * min(other.spacing))
+    if one.spacing is not None and other.spacing is not None:
+        return bool(np.allclose(one.spacing, other.spacing, rtol=0.01))
+    return True
 
 
 def _checked(scan: Scan) -> Scan:
@@ -72,6 +120,4 @@ def _checked(scan: Scan) -> Scan:
 
 def read_mask(path: str) -> Scan:
     """Reads the mask that lies beside a scan, by its suffix."""
-    from vitmed.scans.find import kind_of
-
     return read(Source(path, kind_of(path) or "dicom", (path,)))

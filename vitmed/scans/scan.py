@@ -31,8 +31,8 @@ class Source:
         id: what the scan is called in the dataset: its path relative to the source folder (the folder for a
             DICOM series that has one to itself), or ``train/000012`` in an ``.npz``; ``#`` and a word follow
             where one file or series holds several scans.
-        kind: the reader: ``image array nifti itk dicom npz``.
-        files: the file, or the files of a DICOM series.
+        kind: the reader: ``image array nifti itk dicom npz``, or ``channels`` for files that are one channel each.
+        files: the file, the files of a DICOM series, or one file a channel.
         item: which of several scans of a file: (split, index) inside an ``.npz``, ("frame", i) of a cine, a
             TIFF or a 4D volume, ("stack", name) of a multi-frame file, ("channels", n) for all as channels.
         parts: what the reader noted when it looked, so that it need not look again.
@@ -64,6 +64,8 @@ class Scan:
         site: where it was acquired, "" unknown.
         orientation: three letters, the sides (of L R, P A, S I) that the axes of the file ran towards before
             they were turned to S, P, L; "" unknown. With ``affine`` it leads back to the file's own order.
+        grid: (n + 1, n + 1) float64, index of ``array`` to the index of the scan as it was read (turned, but not
+            yet resampled, cropped or padded); None where it is as it was read.
     """
 
     array: np.ndarray
@@ -74,6 +76,7 @@ class Scan:
     patient: str = ""
     site: str = ""
     orientation: str = ""
+    grid: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, ...]:

@@ -1,0 +1,60 @@
+"""What the values of masks are called, one meaning a value throughout a set."""
+
+import dataclasses
+
+from vitmed.data.prepare import UNMARKED
+from vitmed.data.pseudonyms import shows
+from vitmed.errors import InputError
+from vitmed.scans.layout import Told
+from vitmed.scans.scan import Refusals
+
+Structures = dict[str, tuple[int, ...]]
+
+
+def numbered(told: Told, held: Structures) -> tuple[Told, Refusals]:
+    """Gives each structure that DICOM segmentations name a value: those ``held`` keep theirs, new ones follow.
+
+    A segmentation with a structure called by what its header says of a person is refused.
+
+    Args:
+        held: the structures of the set that the scans are appended to.
+
+    Raises:
+        InputError: more structures than a mask has values, or one that is several in the set so far.
+    """
+    if not told.segments:
+        return told, []
+    from vitmed.scans import deidentify
+
+    telling = {s.file for s in told.segments if _tells(s.names, deidentify.person(s.file))}
+    refused = [
+        (s.called, "segment called by a person's name or number", "rename it")
+        for s in told.segments
+        if s.file in telling
+    ]
+    values: Structures = dict(held)
+    taken = {v for many in (*held.values(), *told.structures.values()) for v in many}
+    for name in sorted({n for s in told.segments if s.file not in telling for n in s.names}):
+        if name not in values:
+            values[name] = (max(taken, default=0) + 1,)
+            taken.update(values[name])
+        elif len(values[name]) > 1:
+            raise InputError(
+                f"the segment {name} has one value, but {name} is {values[name]} in the set so far"
+            )
+    if max(taken, default=0) >= UNMARKED:
+        raise InputError(
+            f"the segmentations name {len(values)} structures; a mask has room for {UNMARKED - 1}"
+        )
+    pairs = tuple((name, many[0]) for name, many in sorted(values.items()) if len(many) == 1)
+    masks = {}
+    for scan, mask in told.masks.items():
+        files = tuple(f for f in mask.files if f not in telling)
+        if files:
+            masks[scan] = dataclasses.replace(mask, files=files, values=pairs) if mask.segments else mask
+    own = {n: v for n, v in values.items() if any(n in s.names for s in told.segments)}
+    return dataclasses.replace(told, masks=masks, structures={**told.structures, **own}), refused
+
+
+def _tells(names: tuple[str, ...], values: tuple[str, ...]) -> bool:
+    return any(shows(name, values) for name in names)
