@@ -307,12 +307,9 @@ class Job:
             changed = {"image": image}
             if key is not None:
                 keys = example_keys(key, stream["example"])
-                if "mask" in stream:
-                    changed["image"], changed["mask"] = augment(
-                        image, keys, self.config.augment, stream["mask"]
-                    )
-                else:
-                    changed["image"] = augment(image, keys, self.config.augment)
+                masks, spacing = stream.get("mask"), stream["spacing"]
+                augmented = augment(image, keys, self.config.augment, masks, spacing)
+                changed = {"image": augmented} if masks is None else dict(zip(("image", "mask"), augmented))
             made[name] = {**stream, **changed}
         return made
 
