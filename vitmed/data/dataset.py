@@ -76,6 +76,16 @@ class Dataset:
             sources[name] = ArrayRecordDataSource(split.file_instructions)
         return cls(path, sheet, Decoder(info.features), sources)
 
+    @property
+    def image_dtype(self) -> np.dtype:
+        """What images are stored as."""
+        return self._decoder.dtypes["image"]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether examples come with masks."""
+        return "mask" in self._decoder.names
+
     def has_split(self, split: str) -> bool:
         """Whether ``split`` holds any example."""
         return split in self._sources
