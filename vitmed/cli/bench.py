@@ -24,7 +24,7 @@ def arguments(parser):
         action="append",
         default=[],
         metavar="NAME",
-        help="compare with this library (step: transformers; load: torch, monai; default: those installed)",
+        help="compare with this library (step: transformers, if named; load: torch, monai, by default those installed)",
     )
     parser.add_argument(
         "--batch", type=int, metavar="N", help="step, load: images at a time (default: step 8, load 256)"
