@@ -1,14 +1,16 @@
 """The training loop: exact resume of real processes, refusals by name, any objective through one loop."""
 
 import dataclasses
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ from vitmed.models.build import encoder
 from vitmed.models.head import pooled
 from vitmed.objectives import registry
 from vitmed.objectives.interface import Objective, weighted_mean
+from vitmed.runs import lineage
 from vitmed.runs import metrics as run_metrics
 from vitmed.runs.late_metrics import LateMetrics
 
@@ -299,11 +302,134 @@ def test_an_objective_with_a_teacher_needs_no_change_of_the_loop(tiny_dataset, t
         pass
 
     def note(told):
-        if told._step >= 5:
+        if told._pending and told._pending[0] == 5:  # the last checkpoint is of step 4
             raise Cut
         return ""
 
     with monkeypatch.context() as patch, pytest.raises(Cut):
         patch.setattr(LateMetrics, "note", note)
         memory_of(tmp_path / "cut", train__steps=6)
+    assert "6" not in [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()], "it was not cut"
     assert same(whole, memory_of(tmp_path / "cut", train__steps=6))
+
+
+# --- an objective that learns from two streams ---------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PairConfig:
+    streams: ClassVar = ("main", "unlabelled")
+    labelled: ClassVar = True
+    name: Literal["pair"] = "pair"
+
+
+def build_pair(settings, model, spec, remat="none"):
+    """Labels from one stream, and features near their mean from the other; metrics tell what reached the step."""
+    network = encoder(model, spec.size, remat)
+
+    def init(key, spec):
+        params = network.init(key, jnp.zeros((1, *spec.size, spec.channels)))["params"]
+        return {"encoder": params, "head": jnp.zeros(128)}, {}
+
+    def loss(params, memory, batch, key, axis=None, train=True):
+        assert set(batch) == ({"main", "unlabelled"} if train else {"main"})
+
+        def features(name):
+            return pooled(network.apply({"params": params["encoder"]}, batch[name]["image"]))
+
+        main = batch["main"]
+        weight = main["weight"] * main["label_weight"][:, 0]
+        value = weighted_mean((features("main") @ params["head"] - main["label"][:, 0]) ** 2, weight, axis)
+        metrics = {"labelled": value}
+        if train:
+            other = batch["unlabelled"]
+            assert other["label"].shape[1] == 0 and len(other["image"]) == 2 * len(main["image"])
+            spread = weighted_mean(jnp.mean(features("unlabelled") ** 2, -1), other["weight"], axis)
+            value = value + 0.1 * spread
+            for name, stream in batch.items():
+                image, sums = stream["image"], (1, 2, 3)
+                metrics[f"{name}_mean"] = weighted_mean(jnp.mean(image, sums), stream["weight"], axis)
+                metrics[f"{name}_square"] = weighted_mean(jnp.mean(image**2, sums), stream["weight"], axis)
+        return value, ({"loss": value, **metrics}, memory)
+
+    return Objective(init, loss, lambda params, memory, step: memory)
+
+
+@pytest.fixture
+def pair(monkeypatch):
+    monkeypatch.setitem(registry.OBJECTIVES, "pair", SimpleNamespace(Config=PairConfig, build=build_pair))
+
+
+def train_pair(dataset, run, **keys):
+    values = settings(
+        MAE, dataset, **{"data.unlabelled": "split", "data.unlabelled_batch": 16, "data.labels": 8, **keys}
+    )
+    values.objective = {"name": "pair"}
+    return training.train(values, run, quiet=True)
+
+
+def test_an_objective_of_two_streams_needs_no_change_of_the_loop(tiny_dataset, pair, tmp_path, monkeypatch):
+    """Both streams are normalised and augmented, alike under both engines, validated on, and resumed to the bit."""
+    keys = {"train.steps": 6, "train.val_every": 6}
+    result = train_pair(tiny_dataset, tmp_path / "jit", **keys)
+    assert "val/loss" in result["metrics"] and result["metrics"]["labelled"] != result["metrics"]["loss"]
+    for name in ("main", "unlabelled"):  # stored integers have means of about 80 and squares of thousands
+        assert abs(result["metrics"][f"{name}_mean"]) < 0.6 and 0.4 < result["metrics"][f"{name}_square"] < 2
+    bright = train_pair(tiny_dataset, tmp_path / "bright", **{"train.steps": 6, "augment.brightness": 5.0})
+    for name in ("main", "unlabelled"):
+        assert bright["metrics"][f"{name}_square"] > 2 * result["metrics"][f"{name}_square"]
+    replicas = train_pair(tiny_dataset, tmp_path / "pmap", **{**keys, "parallel.engine": "pmap"})
+    assert abs(replicas["metrics"]["loss"] - result["metrics"]["loss"]) < 1e-4
+
+    class Cut(Exception):
+        pass
+
+    def note(told):
+        if told._pending and told._pending[0] == 5:  # the last checkpoint is of step 4
+            raise Cut
+        return ""
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(LateMetrics, "note", note)
+        train_pair(tiny_dataset, tmp_path / "cut", **keys)
+    assert train_pair(tiny_dataset, tmp_path / "cut", **keys)["resumed_from"] == 4
+    assert same(vitmed.runs.load(tmp_path / "jit"), vitmed.runs.load(tmp_path / "cut"))
+
+
+def test_streams_that_do_not_fit_the_objective_are_refused(tiny_dataset, pair, tmp_path):
+    """A stream that nobody reads, or that is missing, would show only in the result."""
+    with pytest.raises(InputError, match="config.data.unlabelled is 'split', but 'mae' learns from the main"):
+        train(MAE, tiny_dataset, tmp_path / "x", data__unlabelled="split")
+    with pytest.raises(InputError, match="'pair' needs a second stream; set config.data.unlabelled"):
+        train_pair(tiny_dataset, tmp_path / "x", **{"data.unlabelled": "", "data.unlabelled_batch": None})
+    with pytest.raises(InputError, match="config.data.unlabelled_batch is 12, which 8 devices cannot share"):
+        train_pair(tiny_dataset, tmp_path / "x", **{"data.unlabelled_batch": 12})
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_mix_is_trained_on_and_known_by_its_content(tiny_dataset, tmp_path):
+    """A run goes on with datasets that moved, not with others; a withdrawal finds the runs of every one."""
+    data = [shutil.copytree(tiny_dataset, tmp_path / name) for name in ("a.v1", "b.v1")]
+    sheet = json.loads((data[1] / "datasheet.json").read_text())
+    (data[1] / "datasheet.json").write_text(json.dumps({**sheet, "content_hash": "other"}))
+
+    def mixed(a, b, steps=2, weight=0.25):
+        mix = {str(a): 1 - weight, str(b): weight}
+        return train(MAE, a, tmp_path / "run", data__mix=mix, train__steps=steps)
+
+    assert mixed(*data)["step"] == 2
+    moved = [path.rename(path.with_suffix(".v2")) for path in data]
+    assert mixed(*moved)["resumed_from"] == 2
+    with pytest.raises(InputError, match="the dataset's other streams"):
+        mixed(*moved, weight=0.5)
+    with pytest.raises(InputError, match="the dataset's other streams"):
+        mixed(moved[0], moved[0])
+    assert lineage.made_from(["other"], [tmp_path])[0]["run"] == str((tmp_path / "run").resolve())
+    tuned = train(
+        CLASSIFY,
+        moved[0],
+        tmp_path / "tuned",
+        init_from=tmp_path / "run",
+        data__mix={str(m): 1 for m in moved},
+    )
+    assert np.isfinite(tuned["metrics"]["loss"])  # its probe has swept both

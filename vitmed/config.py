@@ -96,6 +96,11 @@ def unknown_key(key: str, known: list[str]) -> str:
     return f"{key} is not a key of this config; {hint}"
 
 
+def tree(values: dict[str, Any]) -> ConfigDict:
+    """A ``ConfigDict`` of these values, whose keys may hold dots: paths of datasets do."""
+    return ConfigDict(values, allow_dotted_keys=True)
+
+
 def to_json(config: ConfigDict) -> str:
     """The resolved config as JSON that ``load`` reads back to the same values."""
     return json.dumps({"format": 1, "config": config.to_dict()}, indent=2, sort_keys=True) + "\n"
@@ -125,7 +130,7 @@ def _read(spec: str) -> ConfigDict:
         raise InputError(f"config {path} does not exist; give FILE.py, FILE.py:ARG or a run's config.json")
     if file.suffix == ".json":
         try:
-            return ConfigDict(json.loads(file.read_text())["config"])
+            return tree(json.loads(file.read_text())["config"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise InputError(f"config {path} is not a resolved vitmed config ({error})") from None
     module_spec = importlib.util.spec_from_file_location(f"vitmed_config_{file.stem}", file)
@@ -141,7 +146,7 @@ def _read(spec: str) -> ConfigDict:
         raise
     except Exception as error:
         raise InputError(f"config {path} does not run: {type(error).__name__}: {error}") from None
-    return ConfigDict(config.to_dict() if isinstance(config, ConfigDict) else config)
+    return tree(config.to_dict() if isinstance(config, ConfigDict) else config)
 
 
 def _override(config: ConfigDict, key: str, text: str) -> None:
@@ -159,6 +164,7 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
                 )
             raise InputError(unknown_key(f"config.{key}", [f"config.{k}" for k in flat(config)]))
         node = node[parent]
+    value = tree(value) if isinstance(value, dict) else value
     # A key that the file leaves at its default is added here and judged by the section's dataclass.
     with node.ignore_type(), node.unlocked():
         node[last] = value

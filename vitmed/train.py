@@ -11,6 +11,7 @@ import dataclasses
 import math
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from vitmed.data.augment import AugmentConfig, augment
 from vitmed.data.dataset import Dataset
 from vitmed.data.keys import example_keys, step_key
 from vitmed.data.loader import DataConfig
+from vitmed.data.streams import Feed
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.objectives import registry
 from vitmed.objectives.interface import Objective, Spec
 from vitmed.optim.optimiser import OptimConfig, ema_update, optimiser, schedule
-from vitmed.parallel.engine import ParallelConfig, engine
+from vitmed.parallel.engine import ParallelConfig, check_shared, engine
 from vitmed.progress import Bar
 from vitmed.runs import folder
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
@@ -126,7 +128,7 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
     """
     config = check(values)
     job = Job(config)
-    run = folder.create(workdir, ConfigDict(dataclasses.asdict(config)), job.recipe, job.dataset.datasheet)
+    run = folder.create(workdir, configs.tree(dataclasses.asdict(config)), job.recipe, job.datasheet())
     checkpoints = Checkpoints(run, config.checkpoint)
     start = 0
     if checkpoints.latest() is not None:
@@ -169,10 +171,9 @@ class Job:
             config.objective, config.model, self.spec, config.parallel.remat
         )
         self.engine = engine(config.parallel, config.train.batch_size)
-        self.indices = _training_examples(self.dataset, config)
-        examples = self.dataset.size(config.data.split) if self.indices is None else len(self.indices)
-        self.examples = examples
-        self.steps = config.train.total(examples)
+        self.feeds = _feeds(self.dataset, config)
+        self.examples = self.feeds["main"].examples
+        self.steps = config.train.total(self.examples)
         self.seed = np.uint32(config.train.seed % 2**32)
         params = jax.eval_shape(self.fresh_params, self.seed)
         self.optimiser: optax.GradientTransformation = optimiser(config.optim, self.steps, params)
@@ -209,31 +210,30 @@ class Job:
 
     def _training_set(self) -> Iterator[dict]:
         """What is trained on, once, in order, prepared and not augmented."""
-        config = self.config
         prepare = jax.jit(lambda batch: self._prepare(batch, None))
-        for batch in loader.sweep(
-            self.dataset,
-            config.data.split,
-            config.train.batch_size,
-            self.indices,
-            workers=config.data.workers,
-        ):
-            yield prepare(batch)
+        size, workers = self.config.train.batch_size, self.config.data.workers
+        for part in self.feeds["main"].parts:
+            for batch in loader.sweep(part.dataset, part.split, size, part.indices, workers=workers):
+                yield prepare(batch)
 
     def batches(self, start: int):
         """Training batches from step ``start`` on."""
-        config = self.config
-        return loader.batches(
-            self.dataset,
-            config.data.split,
-            config.train.batch_size,
-            config.train.seed,
-            start,
-            self.steps,
-            indices=self.indices,
-            shard=(jax.process_index(), jax.process_count()),
-            workers=config.data.workers,
-        )
+        shard = (jax.process_index(), jax.process_count())
+        return loader.streams(self.feeds, start, self.steps, shard, self.config.data.workers)
+
+    def datasheet(self) -> dict:
+        """The dataset's datasheet, and ``beside`` it what else is trained on, by content."""
+        beside = [
+            {
+                "stream": name,
+                "weight": part.weight,
+                "content_hash": part.dataset.datasheet.get("content_hash"),
+            }
+            for name, feed in self.feeds.items()
+            for part in feed.parts
+        ]
+        plain = not self.config.data.mix and not self.config.data.unlabelled
+        return self.dataset.datasheet if plain else {**self.dataset.datasheet, "beside": beside}
 
     def validation(self, state: dict) -> dict[str, float]:
         """Means over the validation split, as ``val/NAME``; {} where the dataset has none."""
@@ -260,6 +260,9 @@ class Job:
             f"{config.objective.name}: {config.model.variant}, {self.parameters / 1e6:.1f} M parameters, "
             f"{self.examples} scans of {size}x{self.spec.channels}, {self.steps} steps of {config.train.batch_size} on {devices}"
         )
+        for name, feed in self.feeds.items():
+            if name != "main":
+                text += f"; {feed.batch_size} a step of {feed.examples} {name} scans"
         return text + (f"; going on from step {start}" if start else "")
 
     def _update(self, state: dict, batch: dict) -> tuple[dict, dict]:
@@ -306,13 +309,11 @@ class Job:
             image = normalise(stream["image"], stream["scale"], stream["offset"], self.recipe)
             changed = {"image": image}
             if key is not None:
-                keys = example_keys(key, stream["example"])
-                if "mask" in stream:
-                    changed["image"], changed["mask"] = augment(
-                        image, keys, self.config.augment, stream["mask"]
-                    )
-                else:
-                    changed["image"] = augment(image, keys, self.config.augment)
+                own = key if name == "main" else jax.random.fold_in(key, zlib.crc32(name.encode()))
+                keys = example_keys(own, stream["example"])
+                masks, spacing = stream.get("mask"), stream["spacing"]
+                augmented = augment(image, keys, self.config.augment, masks, spacing)
+                changed = {"image": augmented} if masks is None else dict(zip(("image", "mask"), augmented))
             made[name] = {**stream, **changed}
         return made
 
@@ -361,10 +362,37 @@ def _loop(
     }
 
 
+def _feeds(dataset: Dataset, config: Config) -> dict[str, Feed]:
+    """The streams that the config offers, which must be those that the objective learns from."""
+    data, name = config.data, config.objective.name
+    wanted = getattr(config.objective, "streams", ("main",))
+    offered = data.unlabelled != ""
+    if offered != ("unlabelled" in wanted):
+        raise InputError(
+            f"config.data.unlabelled is {data.unlabelled!r}, but {name!r} learns from the main stream alone; leave it out"
+            if offered
+            else f'{name!r} needs a second stream; set config.data.unlabelled to "split" or to a dataset'
+        )
+    feeds = data.feeds(
+        dataset,
+        config.train.batch_size,
+        config.train.seed,
+        lambda one: _training_examples(one, config),
+        _learns_from_labels(config),
+    )
+    for feed in feeds.values():
+        check_shared(feed.batch_size, feed.key)
+    return feeds
+
+
+def _learns_from_labels(config: Config) -> bool:
+    return getattr(config.objective, "labelled", False)
+
+
 def _training_examples(dataset: Dataset, config: Config) -> np.ndarray | None:
     """Indices of the split to train on, or None for all: the label budget, or the labelled ones."""
     data = config.data
-    if config.objective.name != "supervised":
+    if not _learns_from_labels(config):
         if data.labels is not None:
             raise InputError(
                 f"config.data.labels is {data.labels}, but {config.objective.name!r} uses no labels; leave it out"

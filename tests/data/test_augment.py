@@ -5,15 +5,18 @@ import pytest
 from scipy import ndimage
 
 from vitmed import config
+from vitmed.data import fields
 from vitmed.data.augment import AugmentConfig, augment
 from vitmed.data.keys import example_keys, step_key
 from vitmed.errors import InputError
 
 EVERYTHING = AugmentConfig(
     flip=(0, 1), shift=0.1, scale=(0.8, 1.25), rotate=20, crop=(0.5, 1.0),
-    brightness=0.2, contrast=0.3, gamma=0.3, noise=0.1, cutout=0.1,
+    elastic=0.05, brightness=0.2, contrast=0.3, gamma=0.3, bias_field=0.3, blur=0.7, noise=0.1, cutout=0.1,
 )  # fmt: skip
 
+
+GOLDEN = 27.59986  # as drawn by the first release
 
 jitted = jax.jit(augment, static_argnums=2)
 
@@ -176,6 +179,168 @@ def test_a_change_draws_the_same_whatever_else_is_on():
     assert np.ptp(np.asarray(both - alone), axis=(1, 2, 3)).max() < 1e-5
 
 
+def test_what_an_example_draws_is_fixed_for_ever():
+    # A row of random numbers that grew would silently change every published run's augmentation.
+    ramp = jnp.arange(64.0).reshape(1, 64, 1, 1)
+    out = jitted(ramp, keys_of(1), AugmentConfig(shift=0.25, brightness=1.0))
+    assert abs(float(out[0, 32, 0, 0]) - GOLDEN) < 1e-3
+
+
+@pytest.mark.parametrize("added", [{"blur": 1e-6}, {"bias_field": 1e-9}, {"elastic": 1e-9}], ids=str)
+def test_the_later_changes_leave_the_draws_and_vanish_at_no_strength(added):
+    # An ablation of one change must not move another's draws; a strength near nothing must do nothing.
+    images, keys = jnp.asarray(smooth((4, 13, 12, 2))), keys_of(4)
+    masks = (images[..., 0] > 0).astype(jnp.uint8)
+    setting = {"shift": 0.2, "rotate": 15.0, "flip": (1,), "brightness": 0.5, "noise": 0.2, "cutout": 0.1}
+    before, masks_before = jitted(images, keys, AugmentConfig(**setting), masks)
+    after, masks_after = jitted(images, keys, AugmentConfig(**setting, **added), masks)
+    np.testing.assert_allclose(after, before, atol=2e-5)
+    assert (masks_before != masks_after).mean() < 0.01
+
+
+def source_of(setting, size, examples, spacing=None):
+    """(B, *S, n): where each output voxel comes from, seen by augmenting the coordinates themselves."""
+    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).astype(np.float32)
+    images = jnp.asarray(np.stack([grid] * examples))
+    return grid, np.asarray(jitted(images, keys_of(examples), setting, None, spacing))
+
+
+@pytest.mark.parametrize("size, cells", [((64, 48), 4), ((64, 64), 1), ((24, 32, 28), 3)], ids=str)
+def test_elastic_never_folds(size, cells):
+    # A fold shows one piece of tissue twice. At the most that is allowed the map must keep its orientation
+    # everywhere, and bend by what was asked and no more.
+    most = fields.FOLD_FREE / cells
+    grid, source = source_of(AugmentConfig(elastic=most, elastic_cells=cells), size, 40)
+    moved = np.abs(source - grid) / np.array(size)
+    assert 0.3 * most < moved.max() < most + 1e-5
+    bend = (source - grid).reshape(40, -1, len(size)).std(1) / np.array(size)
+    assert (bend > 0.0005).mean() > 0.9, "some examples or axes are not bent"
+    assert determinants(source).min() > 0
+
+
+def determinants(source):
+    """Jacobian determinants by central differences, where neighbours lie inside the image."""
+    axes = range(1, source.ndim - 1)
+    slopes = np.stack([np.gradient(source, axis=axis) for axis in axes], -1)
+    size = np.array(source.shape[1:-1])
+    inside = ((source > 0.5) & (source < size - 1.5)).all(-1)
+    for axis in axes:  # a neighbour that is clipped to the edge has no slope of its own
+        inside &= np.roll(inside, 1, axis) & np.roll(inside, -1, axis)
+    return np.linalg.det(slopes)[inside]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_limit_of_elastic_holds_for_any_field(ndim):
+    # Random fields seldom come near the worst, so control values at their limits, signs drawn, stand for it.
+    cells, n = 4, 32
+    signs = np.random.Generator(np.random.Philox(key=1)).choice(
+        [-1.0, 1.0], (200, *(cells + 3,) * ndim, ndim)
+    )
+    at_most = fields.FOLD_FREE / cells * n
+    grid = np.stack(np.meshgrid(*[np.arange(n)] * ndim, indexing="ij"), -1)
+    for part in np.split(signs.astype(np.float32), 10):
+        moved = np.asarray(fields.spread(jnp.asarray(part), (n,) * ndim)) * at_most
+        slopes = np.stack([np.gradient(grid + moved, axis=a) for a in range(1, ndim + 1)], -1)
+        assert np.linalg.det(slopes).min() > 0
+        assert np.abs(moved).max() <= at_most * (1 + 1e-5)
+
+
+def test_elastic_is_smooth_and_masks_follow_it():
+    # A field that jumps tears tissue; a mask that does not follow labels the wrong voxels.
+    setting = AugmentConfig(elastic=0.1, rotate=10, scale=(0.9, 1.1))
+    _, source = source_of(setting, (40, 44), 6)
+    bent = np.asarray(fields.field(keys_of(6), (40, 44), 4, 2)) * 0.1 * 40
+    for axis in (1, 2):  # a tenth of the size over a quarter of it: no spline bends faster
+        assert np.abs(np.diff(bent, 2, axis=axis)).max() < 0.17
+    images = smooth((6, 40, 44, 1))
+    masks = (images[..., 0] > 1).astype(np.uint8)
+    out, out_masks = jitted(jnp.asarray(images), keys_of(6), setting, jnp.asarray(masks))
+    for i in range(6):
+        wanted = np.moveaxis(source[i], -1, 0)
+        linear = ndimage.map_coordinates(images[i, ..., 0], wanted, order=1, mode="nearest")
+        np.testing.assert_allclose(out[i, ..., 0], linear, atol=2e-3)
+        nearest = ndimage.map_coordinates(masks[i], wanted, order=0, mode="nearest")
+        assert (np.asarray(out_masks)[i] != nearest).mean() < 0.005
+
+
+def test_blur_is_a_gaussian_of_the_width_drawn():
+    # A width in other units, or a kernel cut short, is another augmentation than the one reported.
+    images = smooth((60, 24, 30, 2))
+    out = np.asarray(jitted(jnp.asarray(images), keys_of(60), AugmentConfig(blur=2.0)))
+    widths = np.linspace(0.005, 2.0, 400)
+    inner = (slice(8, -8), slice(8, -8))
+    best = []
+    for image, after in zip(images[:8], out[:8], strict=True):
+        off = [
+            np.abs(ndimage.gaussian_filter(image, (w, w, 0), truncate=8)[inner] - after[inner]).max()
+            for w in widths
+        ]
+        best.append(widths[int(np.argmin(off))])
+        assert min(off) < 0.02
+    assert min(best) < 0.6 and max(best) > 1.4
+    constant = jitted(jnp.full((3, 9, 8, 7, 1), 3.0), keys_of(3), AugmentConfig(blur=5.0))
+    np.testing.assert_allclose(constant, 3.0, rtol=1e-5)  # edges are neither darkened nor wrapped
+
+
+@pytest.mark.parametrize("size", [(32, 40), (12, 16, 14)], ids=str)
+def test_bias_field_is_a_smooth_gain_on_what_lies_above_air(size):
+    # A gain about any other value than air's would brighten the background, which no coil does.
+    images = np.abs(smooth((40, *size, 1))) - 1.5
+    images[:, :4] = -1.5  # air
+    out = np.asarray(jitted(jnp.asarray(images), keys_of(40), AugmentConfig(bias_field=0.5)))
+    np.testing.assert_allclose(out[:, :4], -1.5, atol=1e-5)
+    tissue = images > -1.4
+    gain = (out + 1.5)[tissue] / (images + 1.5)[tissue]
+    assert gain.min() > 1 / 1.5 and gain.max() < 1.5 and gain.min() < 0.9 and gain.max() > 1.1
+    flat = np.asarray(
+        jitted(jnp.asarray(np.ones((40, *size, 1)) * [1.0]), keys_of(40), AugmentConfig(bias_field=0.5))
+    )
+    np.testing.assert_allclose(flat, 1.0, atol=1e-5)  # a constant image is all air: nothing to multiply
+    ramp = np.ones((40, *size, 1), np.float32)
+    ramp[:, 0] = 0
+    gains = np.asarray(jitted(jnp.asarray(ramp), keys_of(40), AugmentConfig(bias_field=0.5)))[:, 1:]
+    assert np.abs(np.diff(gains, axis=2)).max() < 0.2, "it jumps between neighbours"
+    assert gains.std(tuple(range(1, gains.ndim))).max() > 0.03, "it is the same everywhere"
+
+
+def test_bias_field_counts_from_air_that_a_crop_left_out():
+    # After a crop the darkest voxel is tissue; a gain about it would not be a gain.
+    images = np.full((30, 32, 32, 1), 2.0, np.float32)
+    images[:, :1, :1] = 0
+    setting = {"crop": (0.1, 0.1)}
+    plain = np.asarray(jitted(jnp.asarray(images), keys_of(30), AugmentConfig(**setting)))
+    out = np.asarray(jitted(jnp.asarray(images), keys_of(30), AugmentConfig(**setting, bias_field=0.5)))
+    tissue = (plain == 2.0).all((1, 2, 3))
+    assert tissue.sum() > 20 and (np.abs(out - plain)[tissue].max((1, 2, 3)) > 0.01).mean() > 0.9
+
+
+@pytest.mark.parametrize("size", [(31, 41), (5, 31, 41)], ids=str)
+def test_rotation_is_rigid_in_millimetres(size):
+    # On pixels that are not square a rotation in voxels would shear the patient.
+    n = len(size)
+    mm = np.array([3.0, 2.0, 0.5][-n:], np.float32)
+    spacing = jnp.asarray(np.stack([mm] * 5 + [np.full(n, np.nan, np.float32)]))
+    grid, source = source_of(AugmentConfig(rotate=40), size, 6, spacing)
+    turned = []
+    for i in range(6):
+        ours = source[i].reshape(-1, n)
+        rows = np.column_stack([grid.reshape(-1, n), np.ones(len(ours))])
+        inner = ((ours > 0.01) & (ours < np.array(size) - 1.01))[:, -2:].all(1)
+        matrix = np.linalg.lstsq(rows[inner], ours[inner], rcond=None)[0]
+        middle = (np.array(size) - 1) / 2
+        np.testing.assert_allclose(np.append(middle, 1) @ matrix, middle, atol=1e-3)
+        scale = mm if i < 5 else np.ones(n)
+        rotation = (matrix[:n].T * scale[:, None]) / scale  # in millimetres, or in voxels where unknown
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(n), atol=2e-3)
+        if n == 3:
+            np.testing.assert_allclose(rotation[0], [1, 0, 0], atol=1e-3)  # about z
+        turned.append(np.degrees(np.arcsin(rotation[-1, -2])))
+    assert np.abs(turned).max() <= 40.1 and np.ptp(turned) > 10
+    again = source_of(AugmentConfig(rotate=40), size, 6)[1]
+    np.testing.assert_allclose(again[5], source[5], atol=1e-4)  # square pixels where nothing is known
+    assert np.abs(again[0] - source[0]).max() > 1
+
+
 def test_impossible_settings_are_refused_by_name():
     for wrong, message in (
         ({"crop": (0.5,)}, "config.augment.crop is"),
@@ -183,6 +348,10 @@ def test_impossible_settings_are_refused_by_name():
         ({"rotate": 400.0}, "config.augment.rotate is 400"),
         ({"noise": -1.0}, "config.augment.noise is -1"),
         ({"flip": (-1,)}, "config.augment.flip is"),
+        ({"blur": -1.0}, "config.augment.blur is -1"),
+        ({"bias_field": -0.1}, "config.augment.bias_field is -0.1"),
+        ({"elastic_cells": 0}, "config.augment.elastic_cells is 0"),
+        ({"elastic": 0.11}, "config.augment.elastic is 0.11; with elastic_cells 4 .* 0 and 0.1, .*fold"),
         ({"shfit": 0.1}, "did you mean config.augment.shift"),
     ):
         with pytest.raises(InputError, match=message):

@@ -7,14 +7,19 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
+import pydicom
 import pytest
+from PIL import Image
 
 from vitmed import config
+from vitmed.data.dataset import Dataset
+from vitmed.data.ingest import ingest
 from vitmed.errors import InputError, MachineError
 from vitmed.models.build import ModelConfig
 from vitmed.objectives import registry
 from vitmed.objectives.interface import Spec
-from vitmed.scale import bench, peers
+from vitmed.scale import bench, load, peers
 
 TINY = bench.Setting(
     model=ModelConfig("nano", (8, 8), decoder_dim=16, decoder_depth=1, decoder_heads=2, scan=True),
@@ -80,3 +85,49 @@ def test_loop_measures_what_training_adds(tiny_dataset):
     result = bench.loop(values, steps=4, repeats=1, quiet=True)
     assert result["images_per_second"] > 0 and result["bare_images_per_second"] > 0
     assert 0 <= result["data_wait"] <= 1
+
+
+LOADERS_HERE = [name for name, needs in peers.LOADERS.items() if all(map(importlib.util.find_spec, needs))]
+
+
+def test_load_answers_in_the_agreed_keys_beside_every_peer_that_is_here():
+    result = load.load(batch=4, workers=1, repeats=2, scans=8, size=(16, 24), quiet=True)
+    assert result["images_per_second"] > 0 and result["cached_images_per_second"] > 0
+    assert list(result["peers"]) == list(result["ratio"]) == LOADERS_HERE
+    assert all(speed > 0 for speed in result["peers"].values())
+    assert {*LOADERS_HERE, *result["left_out"]} == {*peers.LOADERS}
+    for name, ratio in result["ratio"].items():
+        assert ratio == pytest.approx(result["images_per_second"] / result["peers"][name], rel=0.02, abs=0.01)
+
+
+def test_every_loader_reads_the_same_pixels(tmp_path):
+    """A peer that read other scans, or larger ones, would be another measurement."""
+    load.write(tmp_path, 5, (16, 24))
+    ingest(tmp_path / "dcm", tmp_path / "set", workers=1, progress=False, key=tmp_path / "key")
+    dataset = Dataset.open(tmp_path / "set")
+    assert dataset.image_dtype == np.uint8 and dataset.size("train") == 5
+    ours = dataset.read("train", np.arange(5))["image"][..., 0]
+    theirs = [np.asarray(Image.open(file)) for file in sorted((tmp_path / "png").iterdir())]
+    stored = [pydicom.dcmread(file).pixel_array for file in sorted((tmp_path / "dcm").iterdir())]
+    assert {image.tobytes() for image in ours} == {image.tobytes() for image in theirs}
+    assert all(map(np.array_equal, theirs, stored)) and theirs[0].shape == (16, 24)
+
+
+def test_load_leaves_out_what_is_not_installed_and_refuses_it_when_asked(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = load.load(batch=4, workers=1, repeats=1, scans=4, size=(16, 16), quiet=True)
+    assert result["left_out"] == ["torch", "monai"] and result["peers"] == result["ratio"] == {}
+    with pytest.raises(InputError, match=r"'monai' needs torch and monai.*vitmed\[bench\]"):
+        load.load(peers=("monai",), quiet=True)
+    with pytest.raises(InputError, match="choose one of torch, monai"):
+        load.load(peers=("dali",), quiet=True)
+
+
+def test_a_dataset_opened_without_a_cache_reads_from_disk(tmp_path):
+    """Otherwise the benchmark would time copies of memory and call it loading."""
+    load.write(tmp_path, 3, (16, 16))
+    ingest(tmp_path / "dcm", tmp_path / "set", workers=1, progress=False, key=tmp_path / "key")
+    for cache, kept in ((0, False), (None, True)):
+        dataset = Dataset.open(tmp_path / "set", cache)
+        dataset.read("train", np.arange(3))
+        assert (dataset._cached["train"] is not None) == kept

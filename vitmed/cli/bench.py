@@ -5,16 +5,17 @@
   vitmed bench step --config configs/pretrain_mae.py:s16,224 --batch 16
   vitmed bench loop --config configs/pretrain_mae.py --config.data.path=DATASET
                                             what the loop (data, logging, checkpoints) adds to the bare step
+  vitmed bench load                         images a second of the loader, beside PyTorch's and MONAI's over the same scans
 
 Peers are installed by the extra: pip install 'vitmed[bench]'. Numbers are medians; close other programs first.
 """
 
-HELP = "measure the training step (also against a peer) and what the loop adds to it"
+HELP = "measure the training step and the loader (also against peers), and what the loop adds"
 TAKES_CONFIG = True
 
 
 def arguments(parser):
-    parser.add_argument("what", choices=("step", "loop"), metavar="WHAT", help="step or loop")
+    parser.add_argument("what", choices=("step", "loop", "load"), metavar="WHAT", help="step, loop or load")
     parser.add_argument(
         "--config", metavar="FILE.py[:ARG]", help="a training config (step: default MAE b16,224, 3 channels)"
     )
@@ -23,14 +24,33 @@ def arguments(parser):
         action="append",
         default=[],
         metavar="NAME",
-        help="step: compare with this library (transformers)",
+        help="compare with this library (step: transformers, if named; load: torch, monai, by default those installed)",
     )
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="step: images a step (default: 8)")
     parser.add_argument(
-        "--repeats", type=int, metavar="N", help="rounds the medians are of (default: step 5, loop 3)"
+        "--batch", type=int, metavar="N", help="step, load: images at a time (default: step 8, load 256)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        metavar="N",
+        help="rounds the medians are of (default: step and load 5, loop 3)",
     )
     parser.add_argument(
         "--steps", type=int, default=200, metavar="N", help="loop: steps a round (default: 200)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="load: threads, and a peer's processes (default: 2)",
+    )
+    parser.add_argument(
+        "--scans",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="load: simulated scans to draw from (default: 1024)",
     )
 
 
@@ -39,18 +59,34 @@ def run(args) -> dict:
 
     from vitmed.errors import InputError
 
-    for name, least in (("batch", 1), ("repeats", 1), ("steps", 2)):
+    for name, least in (("batch", 1), ("repeats", 1), ("steps", 2), ("workers", 1), ("scans", 1)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name} is {value}; at least {least} was expected")
+    if args.what == "load" and (args.config or args.overrides):
+        raise InputError("bench load times the loader alone, over scans that it makes; leave out --config")
     if args.config is None and (args.what == "loop" or args.overrides):
         raise InputError(
             f"bench {args.what} needs --config to know what to {'train' if args.what == 'loop' else 'override'}"
         )
 
     from vitmed import config
-    from vitmed.scale import bench
+    from vitmed.scale import bench, load
 
+    peers = tuple(dict.fromkeys(args.peer))
+    if args.what == "load":
+        result = load.load(args.batch or 256, args.workers, args.repeats or 5, peers or None, args.scans)
+        for name in result["left_out"]:
+            Console(stderr=True).print(
+                f"{name} is not installed, so it is left out; pip install 'vitmed[bench]'", markup=False
+            )
+        _tell(
+            Console(stderr=args.json),
+            f"vitmed {result['images_per_second']} images/s from disk, {result['cached_images_per_second']} from "
+            f"memory ({result['workers']} threads, batch {result['batch']}, median of {result['repeats']})",
+            result,
+        )
+        return result
     values = config.load(args.config, args.overrides) if args.config else None
     console = Console(stderr=args.json)
     if args.what == "loop":
@@ -62,14 +98,19 @@ def run(args) -> dict:
         )
         return result
     setting = bench.Setting.of(values) if values else bench.Setting()
-    result = bench.step(setting, args.batch, args.repeats or 5, tuple(dict.fromkeys(args.peer)))
-    console.print(
+    result = bench.step(setting, args.batch or 8, args.repeats or 5, peers)
+    _tell(
+        console,
         f"vitmed {result['images_per_second']} images/s, {result['mfu']:.0%} of {result['ceiling_gflops']} GFLOP/s "
         f"({result['threads']} threads, batch {result['batch']}, median of {result['repeats']})",
-        highlight=False,
+        result,
     )
+    return result
+
+
+def _tell(console, ours: str, result: dict) -> None:
+    console.print(ours, highlight=False)
     for name, speed in result["peers"].items():
         console.print(
             f"{name} {speed} images/s: vitmed is {result['ratio'][name]} times as fast", highlight=False
         )
-    return result

@@ -2,14 +2,14 @@
 
 All geometry is composed into one map from output to input coordinates and the image is resampled once,
 linearly: by a small interpolation matrix an axis (flips, shifts, scaling and crops keep the axes apart, and
-matrices suit accelerators), or by gathering neighbours when a rotation mixes the last two axes. What lies
+matrices suit accelerators), or by gathering neighbours when a rotation or an elastic field mixes them. What lies
 outside the image repeats its edge, which for scans continues the background they end in; a fixed fill value
 would draw a border for the model to find. Masks follow the same map to the nearest voxel.
 
 Each kind of change has its own place in the row of random numbers that an example's key gives, so switching
-one on leaves the others' draws as they were. Everything is off by default. Rotation takes pixels of the plane
-to be square, as they nearly always are. A flip across the body's midline moves the heart to the other side:
-choose axes with the labels in mind.
+one on leaves the others' draws as they were. Everything is off by default. Rotation is in millimetres: an example
+whose spacing is known turns rigidly whatever its pixels' shape; unknown, they are taken to be square. A flip
+across the body's midline moves the heart to the other side: choose axes with the labels in mind.
 """
 
 import dataclasses
@@ -19,11 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitmed.data import fields
 from vitmed.errors import InputError
 
 _ONCE = ("crop area", "scale", "rotate", "gamma", "contrast", "brightness", "noise level")
 _AN_AXIS = ("flip", "crop place", "shift", "cutout")
-_NOISE = 1  # folded into an example's key for the noise of its pixels
+_LATER = (
+    "elastic",
+    "bias field",
+    "blur",
+)  # drawn from a key of their own, so that the rows above stay as they were
+# Folded into an example's key: for the noise of its pixels, the later row of numbers, and the two fields.
+_NOISE, _ROW, _ELASTIC, _BIAS = 1, 2, 3, 4
+_BIAS_CELLS = 2  # a coil's sensitivity bends once or twice over an image
 
 EXACT = jax.lax.Precision.HIGHEST  # interpolation weights must not be rounded to bfloat16 on a TPU
 
@@ -39,9 +47,16 @@ class AugmentConfig:
         rotate: largest angle in degrees, either way: in the image plane, or about z for a volume.
         crop: range of the part of the area (or volume) that is cut out, at a random place and in the image's
             own aspect, and resized to the whole; () does not crop.
+        elastic: largest displacement by a smooth random field, as a fraction of the size of each axis; each
+            example draws its own strength up to it. At most 0.4 / elastic_cells, so that tissue never folds.
+        elastic_cells: cells of the field's grid along each axis: more bend more finely.
         brightness: largest value added, in standard deviations of the data (the unit of normalised images).
         contrast: largest relative change of the deviation from the image's mean.
         gamma: exponents from 1/(1+gamma) to 1+gamma, log-uniform, on the image's own range.
+        bias_field: gains of a smooth multiplicative field lie between 1/(1+bias_field) and 1+bias_field, each
+            example with its own strength; MR's uneven coils. It multiplies what lies above the image's minimum,
+            which is air, 0 in a magnitude image, so give it to images that show some.
+        blur: largest standard deviation, in voxels, of a Gaussian blur along every axis, drawn from 0 up.
         noise: largest standard deviation of added Gaussian noise, in standard deviations of the data.
         cutout: part of the area (or volume) that one box, at a random place, sets to the data's mean.
     """
@@ -51,9 +66,13 @@ class AugmentConfig:
     scale: tuple[float, float] = (1.0, 1.0)
     rotate: float = 0.0
     crop: tuple[float, ...] = ()
+    elastic: float = 0.0
+    elastic_cells: int = 4
     brightness: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
+    bias_field: float = 0.0
+    blur: float = 0.0
     noise: float = 0.0
     cutout: float = 0.0
 
@@ -61,9 +80,17 @@ class AugmentConfig:
         for name, most in (("shift", 1), ("rotate", 180), ("contrast", 1), ("cutout", 1)):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and {most}")
-        for name in ("brightness", "gamma", "noise"):
+        for name in ("brightness", "gamma", "bias_field", "blur", "noise"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.elastic_cells < 1:
+            raise ValueError(f"elastic_cells is {self.elastic_cells}; give 1 or more cells along an axis")
+        most = fields.FOLD_FREE / self.elastic_cells
+        if not 0 <= self.elastic <= most:
+            raise ValueError(
+                f"elastic is {self.elastic}; with elastic_cells {self.elastic_cells} it must lie between 0 and "
+                f"{most:.4g}, or tissue would fold onto itself; lower one of the two"
+            )
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is {self.scale}; give (smallest, largest), such as (0.9, 1.1)")
         if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1):
@@ -74,11 +101,16 @@ class AugmentConfig:
     @property
     def moves(self) -> bool:
         """Whether anything but flips changes the geometry."""
-        return bool(self.shift or self.rotate or self.crop or tuple(self.scale) != (1.0, 1.0))
+        whole = self.shift or self.rotate or self.crop or self.elastic
+        return bool(whole or tuple(self.scale) != (1.0, 1.0))
 
 
 def augment(
-    images: jax.Array, keys: jax.Array, config: AugmentConfig, masks: jax.Array | None = None
+    images: jax.Array,
+    keys: jax.Array,
+    config: AugmentConfig,
+    masks: jax.Array | None = None,
+    spacing: jax.Array | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Augments a batch.
 
@@ -86,6 +118,7 @@ def augment(
         images: (B, *S, C) float, normalised.
         keys: (B,) keys, from ``example_keys``.
         masks: (B, *S) integers that follow the geometry, or None.
+        spacing: (B, n) millimetres, nan where unknown, or None: what rotation turns in.
 
     Returns:
         The images, or (images, masks) when masks are given; what no setting touches is returned as it came.
@@ -101,15 +134,16 @@ def augment(
     if config == AugmentConfig():
         return images if masks is None else (images, masks)
     draws = _Draws.of(keys, ndim)
+    air = images.min(tuple(range(1, ndim + 1)), keepdims=True)  # before a crop may leave it out
     if config.moves:
-        source = _coordinates(draws, images.shape[1:-1], config)
+        source = _coordinates(draws, keys, images.shape[1:-1], config, spacing)
         images = _linear(images, source)
         masks = None if masks is None else _nearest(masks, source)
     elif config.flip:
         flipped = _flipped(draws, config.flip)
         images = _mirror(images, flipped, config.flip)
         masks = None if masks is None else _mirror(masks, flipped, config.flip)
-    images = _intensity(images, draws, keys, config)
+    images = _intensity(images, air, draws, keys, config)
     return images if masks is None else (images, masks)
 
 
@@ -118,16 +152,21 @@ class _Draws:
     """Numbers in [0, 1), one row an example, each place kept for one purpose whether it is used or not."""
 
     values: jax.Array  # (B, 7 + 4 * ndim)
+    later: jax.Array  # (B, 3)
     ndim: int
 
     @classmethod
     def of(cls, keys: jax.Array, ndim: int) -> "_Draws":
-        places = len(_ONCE) + len(_AN_AXIS) * ndim
-        return cls(jax.vmap(lambda key: jax.random.uniform(key, (places,)))(keys), ndim)
+        def row(keys, places):
+            return jax.vmap(lambda key: jax.random.uniform(key, (places,)))(keys)
+
+        return cls(row(keys, len(_ONCE) + len(_AN_AXIS) * ndim), row(_own(keys, _ROW), len(_LATER)), ndim)
 
     def one(self, purpose: str, low: float, high: float) -> jax.Array:
         """(B,) numbers from [low, high)."""
-        return low + (high - low) * self.values[:, _ONCE.index(purpose)]
+        later = purpose in _LATER
+        drawn = self.later[:, _LATER.index(purpose)] if later else self.values[:, _ONCE.index(purpose)]
+        return low + (high - low) * drawn
 
     def an_axis(self, purpose: str, low: float, high: float) -> jax.Array:
         """(B, ndim) numbers from [low, high)."""
@@ -135,8 +174,18 @@ class _Draws:
         return low + (high - low) * self.values[:, start : start + self.ndim]
 
 
-def _coordinates(draws: _Draws, size: tuple[int, ...], config: AugmentConfig) -> list[jax.Array]:
+def _own(keys: jax.Array, purpose: int) -> jax.Array:
+    """(B,) keys for one purpose."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, purpose))(keys)
+
+
+def _coordinates(
+    draws: _Draws, keys: jax.Array, size: tuple[int, ...], config: AugmentConfig, spacing: jax.Array | None
+) -> list[jax.Array]:
     """Where each output voxel comes from in the input, in voxels.
+
+    The elastic field displaces the output's voxels first and the affine map follows, so that the whole is free of
+    folds where the field is.
 
     Returns:
         For each axis, (B, n) coordinates where that axis stays apart from the others, else (B, *S).
@@ -157,16 +206,31 @@ def _coordinates(draws: _Draws, size: tuple[int, ...], config: AugmentConfig) ->
     if config.flip:
         step *= jnp.where(_flipped(draws, config.flip), -1.0, 1.0)
     from_middle = [(jnp.arange(n) - (n - 1) / 2) * step[:, axis, None] for axis, n in enumerate(size)]
-    if not config.rotate:
+    if not (config.rotate or config.elastic):
         return [middle[:, axis, None] + along for axis, along in enumerate(from_middle)]
-    *others, y, x = (_along(values, axis, ndim) for axis, values in enumerate(from_middle))
-    angle = jnp.deg2rad(draws.one("rotate", -config.rotate, config.rotate))
-    cos, sin = (f(angle).reshape(-1, *(1,) * ndim) for f in (jnp.cos, jnp.sin))
-    turned = [*others, cos * y - sin * x, sin * y + cos * x]
+    moved = [_along(values, axis, ndim) for axis, values in enumerate(from_middle)]
+    if config.elastic:
+        strength = draws.one("elastic", 0, config.elastic)[:, None] * extent * step
+        bent = fields.field(_own(keys, _ELASTIC), size, config.elastic_cells, ndim)
+        moved = [along + bent[..., axis] * _over(strength[:, axis], ndim) for axis, along in enumerate(moved)]
+    if config.rotate:
+        *others, y, x = moved
+        angle = jnp.deg2rad(draws.one("rotate", -config.rotate, config.rotate))
+        cos, sin = (_over(f(angle), ndim) for f in (jnp.cos, jnp.sin))
+        tall = _over(_height(spacing, step.shape[0]), ndim)
+        moved = [*others, cos * y - sin * x / tall, sin * y * tall + cos * x]
     return [
-        jnp.broadcast_to(middle[:, axis].reshape(-1, *(1,) * ndim) + along, (step.shape[0], *size))
-        for axis, along in enumerate(turned)
+        jnp.broadcast_to(_over(middle[:, axis], ndim) + along, (step.shape[0], *size))
+        for axis, along in enumerate(moved)
     ]
+
+
+def _height(spacing: jax.Array | None, count: int) -> jax.Array:
+    """(B,) height over width of a pixel of the image plane; 1 where the spacing is unknown."""
+    if spacing is None:
+        return jnp.ones(count)
+    ratio = spacing[:, -2] / spacing[:, -1]
+    return jnp.where(jnp.isfinite(ratio) & (ratio > 0), ratio, 1.0)
 
 
 def _linear(images: jax.Array, source: list[jax.Array]) -> jax.Array:
@@ -177,12 +241,26 @@ def _linear(images: jax.Array, source: list[jax.Array]) -> jax.Array:
         n = images.shape[axis]
         # Row i holds the weights of the two voxels that output i lies between: a tent over the voxels.
         weights = jnp.maximum(0, 1 - jnp.abs(jnp.clip(along, 0, n - 1)[:, :, None] - jnp.arange(n)))
-        first = jnp.moveaxis(images, axis, 1)
-        mixed = jnp.einsum(
-            "bij,bjk->bik", weights.astype(images.dtype), first.reshape(*first.shape[:2], -1), precision=EXACT
-        )
-        images = jnp.moveaxis(mixed.reshape(first.shape), 1, axis)
+        images = _mixed(images, weights, axis)
     return images
+
+
+def _blurred(images: jax.Array, sigma: jax.Array) -> jax.Array:
+    """(B, *S, C) under a Gaussian of ``sigma`` (B,) voxels along every axis; at the edges its inner part alone."""
+    narrow = jnp.maximum(sigma, 1e-3)[:, None, None]  # nothing of a neighbour is left at this width
+    for axis in range(1, images.ndim - 1):
+        place = jnp.arange(images.shape[axis])
+        weights = jnp.exp(-0.5 * ((place[:, None] - place) / narrow) ** 2)
+        images = _mixed(images, weights / weights.sum(-1, keepdims=True), axis)
+    return images
+
+
+def _mixed(images: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+    """(B, *S, C) with ``axis`` replaced by the sums of its voxels that the rows of ``weights`` (B, n, n) give."""
+    first = jnp.moveaxis(images, axis, 1)
+    flat = first.reshape(*first.shape[:2], -1)
+    mixed = jnp.einsum("bij,bjk->bik", weights.astype(images.dtype), flat, precision=EXACT)
+    return jnp.moveaxis(mixed.reshape(first.shape), 1, axis)
 
 
 def _nearest(masks: jax.Array, source: list[jax.Array]) -> jax.Array:
@@ -207,26 +285,36 @@ def _mirror(arrays: jax.Array, flipped: jax.Array, axes: tuple[int, ...]) -> jax
     return arrays
 
 
-def _intensity(images: jax.Array, draws: _Draws, keys: jax.Array, config: AugmentConfig) -> jax.Array:
+def _intensity(
+    images: jax.Array, air: jax.Array, draws: _Draws, keys: jax.Array, config: AugmentConfig
+) -> jax.Array:
+    """What changes values in place; ``air`` (B, 1, ..., C) is each channel's minimum before it was moved."""
     space = tuple(range(1, images.ndim))
     size = images.shape[1:-1]
-    over = (-1, *(1,) * (images.ndim - 1))
+    wide = images.ndim - 1
+    if config.bias_field:
+        strength = draws.one("bias field", 0, math.log1p(config.bias_field))
+        gain = jnp.exp(fields.field(_own(keys, _BIAS), size, _BIAS_CELLS) * _over(strength, wide))
+        images = (images - air) * gain + air
     if config.gamma:
         bound = math.log1p(config.gamma)
         low, high = images.min(space, keepdims=True), images.max(space, keepdims=True)
         extent = jnp.maximum(high - low, 1e-6)
-        power = jnp.exp(draws.one("gamma", -bound, bound)).reshape(over)
+        power = _over(jnp.exp(draws.one("gamma", -bound, bound)), wide)
         images = ((images - low) / extent) ** power * extent + low
     if config.contrast:
         mean = images.mean(space, keepdims=True)
-        gain = draws.one("contrast", 1 - config.contrast, 1 + config.contrast).reshape(over)
+        gain = _over(draws.one("contrast", 1 - config.contrast, 1 + config.contrast), wide)
         images = (images - mean) * gain + mean
     if config.brightness:
-        images = images + draws.one("brightness", -config.brightness, config.brightness).reshape(over)
+        images = images + _over(draws.one("brightness", -config.brightness, config.brightness), wide)
+    if config.blur:
+        images = _blurred(images, draws.one("blur", 0, config.blur))
     if config.noise:
-        own = jax.vmap(lambda key: jax.random.fold_in(key, _NOISE))(keys)
-        drawn = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(own)
-        images = images + drawn * draws.one("noise level", 0, config.noise).reshape(over)
+        drawn = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(
+            _own(keys, _NOISE)
+        )
+        images = images + drawn * _over(draws.one("noise level", 0, config.noise), wide)
     if config.cutout:
         ndim = len(size)
         side = config.cutout ** (1 / ndim)
@@ -237,6 +325,11 @@ def _intensity(images: jax.Array, draws: _Draws, keys: jax.Array, config: Augmen
             inside = inside & _along((0 <= at) & (at < side), axis, ndim)
         images = jnp.where(inside[..., None], 0, images)
     return images
+
+
+def _over(values: jax.Array, axes: int) -> jax.Array:
+    """(B,) shaped to broadcast over ``axes`` more axes."""
+    return values.reshape(-1, *(1,) * axes)
 
 
 def _along(values: jax.Array, axis: int, ndim: int) -> jax.Array:

@@ -43,19 +43,30 @@ class Dataset:
         splits: names of the splits that hold examples.
     """
 
-    def __init__(self, path: Path, sheet: dict, decoder: Decoder, sources: dict[str, ArrayRecordDataSource]):
+    def __init__(
+        self,
+        path: Path,
+        sheet: dict,
+        decoder: Decoder,
+        sources: dict[str, ArrayRecordDataSource],
+        cache: int | None = None,
+    ):
         self.path = path
         self.datasheet = sheet
         self.splits = tuple(sources)
         self._decoder = decoder
         self._sources = sources
+        self._cache_bytes = cache
         self._lock = threading.Lock()
         self._cached: dict[str, Stream | None] = {}
         self._columns = functools.cache(self._read_columns)
 
     @classmethod
-    def open(cls, path: str | Path) -> "Dataset":
+    def open(cls, path: str | Path, cache: int | None = None) -> "Dataset":
         """Opens the dataset in folder ``path``.
+
+        Args:
+            cache: bytes of a split that are kept in memory at most; None is ``CACHE_BYTES``.
 
         Raises:
             InputError: no such folder, not a vitmed dataset, of a newer format, or with shards missing.
@@ -74,7 +85,17 @@ class Dataset:
                 if not shard.is_file():
                     raise InputError(f"dataset {path} lacks its shard {shard.name}; ingest it again")
             sources[name] = ArrayRecordDataSource(split.file_instructions)
-        return cls(path, sheet, Decoder(info.features), sources)
+        return cls(path, sheet, Decoder(info.features), sources, cache)
+
+    @property
+    def image_dtype(self) -> np.dtype:
+        """What images are stored as."""
+        return self._decoder.dtypes["image"]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether examples come with masks."""
+        return "mask" in self._decoder.names
 
     def has_split(self, split: str) -> bool:
         """Whether ``split`` holds any example."""
@@ -232,7 +253,8 @@ class Dataset:
         n = self.size(split)
         first = self._stack(self._records(split, [0]))
         size = n * sum(values.nbytes for values in first.values())
-        if self.datasheet["size"] is None or size > CACHE_BYTES:
+        most = CACHE_BYTES if self._cache_bytes is None else self._cache_bytes
+        if self.datasheet["size"] is None or size > most:
             return None
         whole = {name: np.empty((n, *v.shape[1:]), v.dtype) for name, v in first.items()}
         for part in _chunks(n):

@@ -24,6 +24,7 @@ class Decoder:
 
     def __init__(self, features: FeaturesDict):
         self.names = tuple(features.keys())
+        self.dtypes = {name: np.dtype(features[name].np_dtype) for name in self.names}
         self.texts = tuple(name for name in self.names if _is_text(features[name]))
         self._decode = {name: _decoder(name, features[name]) for name in self.names}
 

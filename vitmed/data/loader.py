@@ -5,13 +5,15 @@ what came before it, and every process works out the same global batch and reads
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grain
 import numpy as np
 
-from vitmed.data import order
 from vitmed.data.dataset import Dataset, Stream
+from vitmed.data.streams import Feed, Part, rows, seed_of
 from vitmed.errors import InputError
 
 AHEAD = 4  # batches made before they are asked for: enough for a slow read, few enough to hold in memory
@@ -29,6 +31,12 @@ class DataConfig:
         val_split: validated on; it may be missing from the dataset.
         size: spatial size, array order; given, it must be the dataset's.
         channels: given, it must be the dataset's.
+        mix: {path of a dataset: weight}: what is trained on in place of ``path`` alone, each dataset in proportion to
+            its weight, whatever its size. ``path`` remains what is validated on and what gives the recipe, which
+            the others must share; it is trained on only where the mix names it.
+        unlabelled: a second stream without labels, for objectives that learn from one: "split" is the whole of what
+            is trained on before any label budget, a path another dataset; "" is none.
+        unlabelled_batch: size of its global batch; None is that of ``config.train.batch_size``.
         labels: label budget: an int counts examples, a float is a fraction of the labelled ones; None is all.
         label_seed: which draw of the budget.
         workers: threads that make batches; 0 makes them when asked.
@@ -39,6 +47,9 @@ class DataConfig:
     val_split: str = "val"
     size: tuple[int, ...] | None = None
     channels: int | None = None
+    mix: dict[str, float] = dataclasses.field(default_factory=dict)
+    unlabelled: str = ""
+    unlabelled_batch: int | None = None
     labels: int | float | None = None  # int first: 1 is one label, 1.0 is all of them
     label_seed: int = 0
     workers: int = 2
@@ -46,6 +57,25 @@ class DataConfig:
     def __post_init__(self):
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; give the number of loading threads, 0 or more")
+        for path, weight in self.mix.items():
+            if not (0 < weight < math.inf):
+                raise ValueError(f"mix gives {path} the weight {weight}; a positive number was expected")
+        if self.mix and not self.path:
+            raise ValueError(
+                "path is empty; beside config.data.mix it names the dataset that is validated on and that gives "
+                "the normalisation"
+            )
+        if self.mix and self.labels is not None:
+            raise ValueError(
+                f"labels is {self.labels}, but a label budget is drawn from one dataset; leave out config.data.mix"
+            )
+        if self.unlabelled_batch is not None and not self.unlabelled:
+            raise ValueError(
+                f"unlabelled_batch is {self.unlabelled_batch}, but config.data.unlabelled names no stream; "
+                'give "split" or a dataset there, or leave this key out'
+            )
+        if self.unlabelled_batch is not None and self.unlabelled_batch < 1:
+            raise ValueError(f"unlabelled_batch is {self.unlabelled_batch}; at least 1 was expected")
 
     def open(self) -> Dataset:
         """Opens the dataset and checks this section against it.
@@ -63,6 +93,78 @@ class DataConfig:
                 f"set it to {found} or leave it out"
             )
         return dataset
+
+    def feeds(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        members: Callable[[Dataset], np.ndarray | None] = lambda dataset: None,
+        labelled: bool = True,
+    ) -> dict[str, Feed]:
+        """The streams of training: ``main``, and ``unlabelled`` where the section asks for it.
+
+        Args:
+            dataset: what ``open`` gave.
+            batch_size: of ``main``'s global batch.
+            seed: of the run.
+            members: the examples of a dataset's training split that ``main`` is drawn from; None is all.
+            labelled: whether labels are learned from. Without, datasets of a mix may have other labels.
+
+        Raises:
+            InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``.
+        """
+        opened = {
+            dataset.path.resolve(): dataset
+        }  # one of each, so that what it keeps in memory is kept once
+        parts = []
+        for path, weight in self.mix.items():
+            other = _beside(opened, path, dataset, "config.data.mix")
+            other.size(self.split)
+            if labelled and _labels(other) != _labels(dataset):
+                raise InputError(
+                    f"config.data.mix: the labels of {other.path} ({_labels(other)}) are not those of {dataset.path} "
+                    f"({_labels(dataset)}); learn without labels, or ingest the two with the same ones"
+                )
+            parts.append(Part(other, self.split, members(other), weight))
+        # By content: a mix is the same in whatever order it is written and wherever its datasets lie.
+        parts.sort(key=lambda part: (part.dataset.datasheet.get("content_hash", ""), str(part.dataset.path)))
+        parts = parts or [Part(dataset, self.split, members(dataset))]
+        alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
+        made = {"main": Feed(parts, batch_size, seed_of(seed, "main"), alike)}
+        if self.unlabelled:
+            if self.unlabelled == "split":
+                whole = [dataclasses.replace(part, indices=None) for part in parts]
+            else:
+                other = _beside(opened, self.unlabelled, dataset, "config.data.unlabelled")
+                whole = [Part(other, self.split)]
+            size = self.unlabelled_batch or batch_size
+            key = "config.data.unlabelled_batch" if self.unlabelled_batch else "config.train.batch_size"
+            made["unlabelled"] = Feed(whole, size, seed_of(seed, "unlabelled"), False, key)
+        return made
+
+
+def _beside(opened: dict[Path, Dataset], path: str, dataset: Dataset, key: str) -> Dataset:
+    """The dataset at ``path``, if a model fed from ``dataset`` can be fed from it too."""
+    place = Path(path).resolve()
+    if place not in opened:
+        opened[place] = Dataset.open(path)
+    other, recipe = opened[place], dataset.recipe()
+    theirs = other.recipe()
+    differences = recipe.differences(theirs)
+    if recipe.size != theirs.size:
+        differences.append(f"size is {recipe.size} here and {theirs.size} there")
+    if differences:
+        raise InputError(
+            f"{key}: {other.path} does not fit {dataset.path}: {'; '.join(differences)} "
+            f"(here: {dataset.path}, there: {other.path}); ingest them alike"
+        )
+    return other
+
+
+def _labels(dataset: Dataset) -> str:
+    sheet = dataset.datasheet
+    return f"{sheet['task']}: {', '.join(sheet['classes'] or ())}" if sheet["task"] else "none"
 
 
 def batches(
@@ -91,14 +193,30 @@ def batches(
     Raises:
         InputError: no such split, ``indices`` is empty, or the batch does not divide over the processes.
     """
-    members = np.arange(dataset.size(split)) if indices is None else np.asarray(indices)
-    if not len(members):
-        raise InputError(f"no examples of split {split!r} of {dataset.path} are left to train on")
-    rows = _rows(batch_size, shard)
+    feed = Feed([Part(dataset, split, indices)], batch_size, seed)
+    return streams({"main": feed}, start, stop, shard, workers)
+
+
+def streams(
+    feeds: dict[str, Feed], start: int, stop: int, shard: tuple[int, int] = (0, 1), workers: int = 2
+) -> Iterator[Batch]:
+    """The batches of steps ``start`` ... ``stop - 1`` of several streams side by side.
+
+    Args:
+        feeds: each stream by its name.
+        shard: (i, n): this process is the i-th of n and gets its rows of each stream's global batch.
+        workers: threads that make batches ahead; 0 makes each when asked.
+
+    Yields:
+        ``{name: stream}``.
+
+    Raises:
+        InputError: a stream's batch does not divide over the processes.
+    """
+    own = {name: feed.rows(shard) for name, feed in feeds.items()}
 
     def make(step: int) -> Batch:
-        chosen = order.indices(seed, step, batch_size, len(members))[rows]
-        return {"main": dataset.read(split, members[chosen])}
+        return {name: feed.read(step, own[name]) for name, feed in feeds.items()}
 
     return _ahead(make, start, stop, workers)
 
@@ -125,25 +243,15 @@ def sweep(
         InputError: the split is missing, or the batch does not divide over the processes.
     """
     members = np.arange(dataset.size(split)) if indices is None else np.asarray(indices)
-    rows = _rows(batch_size, shard)
+    own = rows(batch_size, shard)
 
     def make(number: int) -> Batch:
-        position = np.arange(number * batch_size, (number + 1) * batch_size)[rows]
+        position = np.arange(number * batch_size, (number + 1) * batch_size)[own]
         stream = dataset.read(split, members[np.minimum(position, len(members) - 1)])
         stream["weight"] = (position < len(members)).astype(np.float32)
         return {"main": stream}
 
     return _ahead(make, 0, -(-len(members) // batch_size), workers)
-
-
-def _rows(batch_size: int, shard: tuple[int, int]) -> slice:
-    i, n = shard
-    if batch_size < 1 or batch_size % n:
-        raise InputError(
-            f"config.train.batch_size is {batch_size}; it must be a positive multiple of the {n} process(es)"
-        )
-    each = batch_size // n
-    return slice(i * each, (i + 1) * each)
 
 
 def _ahead(make: Callable[[int], Batch], start: int, stop: int, workers: int) -> Iterator[Batch]:

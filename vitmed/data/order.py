@@ -7,9 +7,16 @@ modulo a and b permutes [0, a*b) for any round function, and walking along its c
 n restricts it to [0, n) (Black and Rogaway 2002). With a = ceil(sqrt(n)) the domain is less than sqrt(n)
 larger than n, so hardly any value walks. Integers only: the same on every machine and in every version of
 NumPy.
+
+Several datasets are mixed by cutting the same endless sequence of positions: dataset 1 takes position p where
+floor((p + 1) w) is more than floor(p w), w being its share, and it is its example number floor(p w); the others
+number what is left without a gap and go on likewise. So every stretch of positions holds each dataset in
+proportion, to within one example a dataset, and each goes through its own epochs one after the other.
 """
 
 import math
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -32,13 +39,70 @@ def indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
     Raises:
         ValueError: ``n`` or ``step`` out of range.
     """
-    if not 1 <= n <= LARGEST:
-        raise ValueError(f"n is {n}; 1 to 2**40 examples can be ordered")
+    first = _first(step, batch_size)
+    return _at(seed, range(first, first + batch_size), n)
+
+
+def mixed(
+    seed: int, step: int, batch_size: int, sizes: Sequence[int], weights: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which dataset and which of its examples each row of the global batch of ``step`` is.
+
+    The rows of a batch are in an order of their own, so that a process, or a pair of neighbours, gets no more of
+    one dataset than of another.
+
+    Args:
+        sizes: number of examples of each dataset.
+        weights: positive; the shares relative to one another, taken as written (0.1 is a tenth).
+
+    Returns:
+        (batch_size,) int64 numbers of datasets and (batch_size,) int64 indices into them.
+
+    Raises:
+        ValueError: a size or ``step`` out of range.
+    """
+    first = _first(step, batch_size)
+    shuffled = indices(_seed(seed, len(sizes)), step, batch_size, batch_size)
+    exact = [Fraction(str(weight)) for weight in weights]
+    which = np.zeros(batch_size, np.int64)
+    numbers = [first + int(place) for place in shuffled]  # positions, then places among what is left
+    left = list(range(batch_size))
+    for k in range(len(sizes)):
+        up, down = (exact[k] / sum(exact[k:])).as_integer_ratio()
+        others = []
+        for row in left:
+            before = numbers[row] * up // down
+            if (numbers[row] + 1) * up // down > before:
+                which[row], numbers[row] = k, before
+            else:
+                numbers[row] -= before
+                others.append(row)
+        left = others
+    index = np.zeros(batch_size, np.int64)
+    for k, size in enumerate(sizes):
+        rows = np.flatnonzero(which == k)
+        index[rows] = _at(_seed(seed, k), [numbers[row] for row in rows], size)
+    return which, index
+
+
+def _seed(seed: int, k: int) -> int:
+    """A seed of its own for each dataset of a mix, and one more for the rows."""
+    words = np.array([seed & 0xFFFFFFFFFFFFFFFF, k], np.uint64)
+    return int(_mix(_mix(words[:1]) + words[1:])[0])
+
+
+def _first(step: int, batch_size: int) -> int:
     if step < 0:
         raise ValueError(f"step is {step}; steps count from 0")
-    first = step * batch_size
-    epochs = np.array([(first + i) // n for i in range(batch_size)], np.uint64)
-    ranks = np.array([(first + i) % n for i in range(batch_size)], np.uint64)
+    return step * batch_size
+
+
+def _at(seed: int, positions: Sequence[int], n: int) -> np.ndarray:
+    """(len(positions),) int64: the example at each position of the endless sequence over ``n``."""
+    if not 1 <= n <= LARGEST:
+        raise ValueError(f"n is {n}; 1 to 2**40 examples can be ordered")
+    epochs = np.array([position // n for position in positions], np.uint64)
+    ranks = np.array([position % n for position in positions], np.uint64)
     keys = _mix(epochs ^ _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)))
     out = _feistel(ranks, keys, n)
     while (outside := np.flatnonzero(out >= n)).size:

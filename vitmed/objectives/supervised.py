@@ -5,7 +5,7 @@ Label smoothing follows Szegedy et al. 2016; mixup follows Zhang et al. 2018, wi
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ class Config:
             first (``vitmed.objectives.probe``), "zero" calls every class equally likely. From scratch there is
             nothing to probe, and it starts at zero.
     """
+
+    labelled: ClassVar[bool] = True
 
     name: Literal["supervised"] = "supervised"
     task: Literal["multiclass", "multilabel", "regression"] | None = None

@@ -92,7 +92,9 @@ class PmapEngine:
 
     def put_batch(self, batch: Any) -> Any:
         """Splits this process's rows of the global batch over its devices."""
-        return jax.tree.map(lambda x: x.reshape(self._replicas, -1, *x.shape[1:]), batch)
+        return jax.tree.map(
+            lambda x: x.reshape(self._replicas, len(x) // self._replicas, *x.shape[1:]), batch
+        )
 
     def compile(self, update: Callable) -> Callable:
         """``update(state, batch) -> (state, metrics)``, compiled; the state's memory is reused."""
@@ -113,10 +115,19 @@ def engine(config: ParallelConfig, batch_size: int) -> JitEngine | PmapEngine:
     Raises:
         InputError: a global batch that the devices cannot share evenly.
     """
+    check_shared(batch_size, "config.train.batch_size")
+    return PmapEngine() if config.engine == "pmap" else JitEngine()
+
+
+def check_shared(batch_size: int, key: str) -> None:
+    """Refuses a global batch that the devices cannot share evenly; ``key`` of the config gave it.
+
+    Raises:
+        InputError: the key, and the nearest size that would do.
+    """
     devices = jax.device_count()
     if batch_size % devices:
         nearest = max(devices, round(batch_size / devices) * devices)
         raise InputError(
-            f"config.train.batch_size is {batch_size}, which {devices} devices cannot share evenly; the nearest is {nearest}"
+            f"{key} is {batch_size}, which {devices} devices cannot share evenly; the nearest is {nearest}"
         )
-    return PmapEngine() if config.engine == "pmap" else JitEngine()

@@ -18,7 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 import vitmed
-from vitmed.config import flat, load, to_json
+from vitmed.config import flat, load, to_json, tree
 from vitmed.errors import InputError
 from vitmed.runs import durable
 from vitmed.scans.recipe import Recipe
@@ -26,6 +26,8 @@ from vitmed.scans.recipe import Recipe
 # Keys that may change between the starts of one run, because no parameter depends on them.
 FREE_KEYS = {
     "data.path": "the dataset may have moved: its content is compared by its hash instead",
+    "data.mix": "likewise: the weights are compared by the datasets' hashes",
+    "data.unlabelled": "likewise",
     "data.workers": "the order of examples is a function of seed and step, not of who loads them",
     "checkpoint.keep": "how many old checkpoints stay on disk",
 }
@@ -126,13 +128,16 @@ def _commit(folder: Path) -> dict[str, Any] | None:
 
 
 def _same_run(run: Path, config: ConfigDict, recipe: Recipe, datasheet: dict[str, Any]) -> None:
-    now = flat(ConfigDict(json.loads(to_json(config))["config"]))  # through JSON, as the former one went
+    now = flat(tree(json.loads(to_json(config))["config"]))  # through JSON, as the former one went
     clauses = [f"config.{clause}" for clause in _differences(flat(config_of(run)), now, FREE_KEYS)]
     if not clauses:
         then = durable.read_json(run / "recipe.json")
         clauses = [f"recipe.{clause}" for clause in _differences(then, json.loads(recipe.to_json()))]
     if not clauses:
-        hashes = ({"content_hash": sheet.get("content_hash")} for sheet in (datasheet_of(run), datasheet))
+        hashes = (
+            {"content_hash": sheet.get("content_hash"), "other streams": sheet.get("beside", [])}
+            for sheet in (datasheet_of(run), datasheet)
+        )
         clauses = [f"the dataset's {clause}" for clause in _differences(*hashes)]
     if clauses:
         raise InputError(
@@ -144,7 +149,8 @@ def _same_run(run: Path, config: ConfigDict, recipe: Recipe, datasheet: dict[str
 def _differences(then: dict[str, Any], now: dict[str, Any], free=()) -> list[str]:
     absent = object()
     clauses = []
-    for key in sorted((then.keys() | now.keys()) - set(free)):
+    keys = {key for key in then.keys() | now.keys() if not any(f"{key}.".startswith(f"{f}.") for f in free)}
+    for key in sorted(keys):
         sides = then.get(key, absent), now.get(key, absent)
         if sides[0] != sides[1]:
             there, here = ("absent" if side is absent else repr(side) for side in sides)

@@ -24,7 +24,8 @@ def made_from(content_hashes: Iterable[str], folders: Iterable[Path]) -> list[di
         for run in _runs(folder):
             init = durable.read_json(run / "config.json").get("config", {}).get("init_from")
             started[run] = Path(init).resolve() if init else None
-            if durable.read_json(run / "dataset.json").get("content_hash") in hashes:
+            sheet = durable.read_json(run / "dataset.json")
+            if any(one.get("content_hash") in hashes for one in (sheet, *sheet.get("beside", ()))):
                 found[run] = None
     fresh = set(found)
     while fresh:

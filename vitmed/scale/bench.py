@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from vitmed import config as configs
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.patches import grid
@@ -120,7 +121,7 @@ def loop(values: ConfigDict, steps: int = 200, repeats: int = 3, quiet: bool = F
     """
     values = values.to_dict()
     values["train"] = {**values["train"], "steps": steps, "epochs": None, "val_every": 0}
-    values = ConfigDict(values)
+    values = configs.tree(values)
     batch_size = check(values).train.batch_size
     job = Job(check(values))
     batch = job.engine.put_batch(next(iter(job.batches(0))))

@@ -1,4 +1,4 @@
-"""Other libraries' training steps, each in a process of its own, to be timed in turn with ours.
+"""Other libraries' training steps and loaders, each in a process of its own, to be timed in turn with ours.
 
 A process of its own, because two thread pools in one would disturb each other: PyTorch's threads spin for a while
 after each step. The peer is told when to step and does nothing in between.
@@ -13,37 +13,45 @@ import sys
 from vitmed.errors import InputError, MachineError
 
 PEERS = {"transformers": ("torch", "transformers")}
+LOADERS = {"torch": ("torch",), "monai": ("torch", "monai")}
 
 
 class Peer:
     """A running peer; a context that ends its process.
 
     Args:
-        name: one of ``PEERS``.
-        shape: ``ViTMAEConfig``'s fields, the numbers of our own model.
-        batch: images a step.
+        name: one of ``known``.
+        what: of a training step ``ViTMAEConfig``'s fields, the numbers of our own model; of a loader the ``folder`` of
+            scans and the batches a ``turn``.
+        batch: images a step or batch.
         threads: what it may use; ours is given the same.
+        known: the peers that do this, and the modules each needs.
 
     Raises:
         InputError: no such peer, or it is not installed.
         MachineError: its process ended.
     """
 
-    def __init__(self, name: str, shape: dict, batch: int, threads: int):
-        if name not in PEERS:
-            raise InputError(f"peer {name!r} is not known; choose one of {', '.join(PEERS)}")
-        missing = [module for module in PEERS[name] if importlib.util.find_spec(module) is None]
-        if missing:
-            raise InputError(
-                f"peer {name!r} needs {' and '.join(missing)}, not installed here; install the extra: pip install 'vitmed[bench]'"
-            )
+    def __init__(self, name: str, what: dict, batch: int, threads: int, known: dict = PEERS):
+        self.check(name, known)
         self._name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "vitmed.scale.peers", json.dumps([name, shape, batch, threads])],
+            [sys.executable, "-m", "vitmed.scale.peers", json.dumps([name, what, batch, threads])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
         self._answer()  # built, and one step done
+
+    @staticmethod
+    def check(name: str, known: dict = PEERS) -> None:
+        """Refuses a peer that is not known or not installed, with InputError."""
+        if name not in known:
+            raise InputError(f"peer {name!r} is not known; choose one of {', '.join(known)}")
+        missing = [module for module in known[name] if importlib.util.find_spec(module) is None]
+        if missing:
+            raise InputError(
+                f"peer {name!r} needs {' and '.join(missing)}, not installed here; install the extra: pip install 'vitmed[bench]'"
+            )
 
     def __enter__(self) -> "Peer":
         return self
@@ -53,7 +61,7 @@ class Peer:
         self._process.communicate()
 
     def seconds(self) -> float:
-        """Does one step and returns how long it took."""
+        """Does one step, or takes one turn of batches, and returns how long it took."""
         try:
             self._process.stdin.write("step\n")
             self._process.stdin.flush()
@@ -91,10 +99,13 @@ def _transformers(shape: dict, batch: int, threads: int):
     return step
 
 
-def _serve(name: str, shape: dict, batch: int, threads: int) -> None:
+def _serve(name: str, what: dict, batch: int, threads: int) -> None:
     import time
 
-    step = {"transformers": _transformers}[name](shape, batch, threads)
+    from vitmed.scale import loaders
+
+    made_by = {"transformers": _transformers, "torch": loaders.pytorch, "monai": loaders.monai}
+    step = made_by[name](what, batch, threads)
     step()
     print(0.0, flush=True)
     for _ in sys.stdin:

@@ -1,0 +1,134 @@
+"""A stream of a batch: examples of one dataset, or of several mixed by weight, as a function of (seed, step).
+
+Every process works out the same global batch and reads its own rows of it, so a stream is begun at any step at
+the cost of one batch, and neither the number of processes nor of loading threads shows in it.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from vitmed.data import order
+from vitmed.data.dataset import Dataset, Stream
+from vitmed.errors import InputError
+
+ANNOTATIONS = ("label", "label_weight", "mask")
+UNSEEN = 255  # of a mask: nobody has looked
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Examples of one split of one dataset.
+
+    Attributes:
+        dataset: opened.
+        split: of it.
+        indices: restricts to these examples of the split; None is all.
+        weight: share of the stream, relative to the other parts'.
+    """
+
+    dataset: Dataset
+    split: str
+    indices: np.ndarray | None = None
+    weight: float = 1.0
+
+    @property
+    def members(self) -> np.ndarray:
+        """(n,) indices into the split."""
+        return np.arange(self.dataset.size(self.split)) if self.indices is None else np.asarray(self.indices)
+
+
+class Feed:
+    """One stream.
+
+    Args:
+        parts: what it is drawn from; of one recipe, and with labels of one meaning where ``labelled``.
+        batch_size: of the global batch of this stream.
+        seed: of its order.
+        labelled: whether labels and masks come along; without, ``label`` and ``label_weight`` are (B, 0) and there
+            is no ``mask``, so that nothing can learn from what it should not see.
+        key: of the batch size in the config, for messages.
+
+    Raises:
+        InputError: a part without examples.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        batch_size: int,
+        seed: int,
+        labelled: bool = True,
+        key: str = "config.train.batch_size",
+    ):
+        self.parts, self.batch_size, self.key = tuple(parts), batch_size, key
+        self._members = [part.members for part in self.parts]
+        for part, members in zip(self.parts, self._members):
+            if not len(members):
+                raise InputError(
+                    f"no examples of split {part.split!r} of {part.dataset.path} are left to train on"
+                )
+        self.examples = sum(map(len, self._members))
+        self._seed, self._labelled = seed, labelled
+        self._dtype = np.result_type(*(part.dataset.image_dtype for part in self.parts))
+        self._masks = labelled and any(part.dataset.has_masks for part in self.parts)
+
+    def rows(self, shard: tuple[int, int]) -> slice:
+        """The rows of the global batch that the i-th of n processes reads, ``shard`` being (i, n).
+
+        Raises:
+            InputError: the batch does not divide over the processes.
+        """
+        return rows(self.batch_size, shard, self.key)
+
+    def read(self, step: int, rows: slice = slice(None)) -> Stream:
+        """``Dataset.read``'s arrays for these rows of the global batch of ``step``."""
+        if len(self.parts) == 1:
+            chosen = order.indices(self._seed, step, self.batch_size, self.examples)[rows]
+            return self._read(0, chosen)
+        sizes, weights = map(len, self._members), [part.weight for part in self.parts]
+        which, index = (
+            drawn[rows] for drawn in order.mixed(self._seed, step, self.batch_size, list(sizes), weights)
+        )
+        made: Stream = {}
+        for k in np.unique(which):
+            at = np.flatnonzero(which == k)
+            for name, values in self._read(int(k), index[at]).items():
+                if name not in made:
+                    made[name] = np.empty((len(which), *values.shape[1:]), values.dtype)
+                made[name][at] = values
+        return made
+
+    def _read(self, k: int, chosen: np.ndarray) -> Stream:
+        part = self.parts[k]
+        stream = part.dataset.read(part.split, self._members[k][chosen])
+        stream["image"] = stream["image"].astype(self._dtype, copy=False)
+        if self._masks and "mask" not in stream:
+            stream["mask"] = np.full(stream["image"].shape[:-1], UNSEEN, np.uint8)
+        if not self._labelled:
+            nothing = np.zeros((len(chosen), 0), np.float32)
+            stream = {name: values for name, values in stream.items() if name not in ANNOTATIONS}
+            stream |= {"label": nothing, "label_weight": nothing}
+        return stream
+
+
+def rows(batch_size: int, shard: tuple[int, int], key: str = "config.train.batch_size") -> slice:
+    """Rows i*B/n ... (i+1)*B/n of a global batch of B, for ``shard`` (i, n).
+
+    Raises:
+        InputError: the batch does not divide over the processes.
+    """
+    i, n = shard
+    if batch_size < 1 or batch_size % n:
+        raise InputError(f"{key} is {batch_size}; it must be a positive multiple of the {n} process(es)")
+    each = batch_size // n
+    return slice(i * each, (i + 1) * each)
+
+
+def seed_of(seed: int, stream: str) -> int:
+    """The seed of a stream's order: ``main`` keeps the run's own, so that another stream beside it moves nothing."""
+    if stream == "main":
+        return seed
+    return int.from_bytes(hashlib.blake2b(f"{seed} {stream}".encode(), digest_size=8).digest(), "big")
