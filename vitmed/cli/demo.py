@@ -11,11 +11,12 @@ The same command goes on from where it stands.
 HELP = "the whole path on simulated scans (or --data PATH): minutes on two cores, ends with a report"
 GOES_ON = True
 
-PATIENTS = {"xray": 400, "ultrasound": 40, "ct": 40, "mr": 40}
-SCANS = {"xray": 4, "ultrasound": 2, "ct": 2, "mr": 2}  # a patient
-SIZES = {"xray": (64, 64), "ultrasound": (64, 64), "ct": (32, 32, 32), "mr": (32, 32, 32)}
-MAIN = "xray"  # the study is made of this modality; the others show that they are read, learned and drawn
-SHORT_STEPS = 150
+PATIENTS = {"ct": 400, "xray": 40, "ultrasound": 40, "mr": 40}
+SCANS = {"ct": 4, "xray": 2, "ultrasound": 2, "mr": 2}  # a patient
+SIZES = {"ct": (64, 64), "xray": (64, 64), "ultrasound": (64, 64), "mr": (32, 32, 32)}
+# The study is made of this modality, the easiest to learn from; the others show that they are read, learned and drawn.
+MAIN = "ct"
+SHORT_STEPS = 100
 TOKENS = 64
 STUDY = "demo.py"  # in configs/study/
 
@@ -50,7 +51,7 @@ def run(args) -> dict:
         _write_scans(out / "scans")
         told("ingesting them")
         datasets = {name: _ingest(out / "scans" / name, out / "data" / name, name) for name in PATIENTS}
-        told("pretraining on CT, MR and ultrasound, a minute in all")
+        told("pretraining on X-ray, ultrasound and MR, half a minute in all")
         runs = [_pretrain(datasets[name], out / "runs" / f"mae-{name}") for name in PATIENTS if name != MAIN]
         main = datasets[MAIN]
     else:
@@ -129,7 +130,7 @@ def _pretrain(dataset, workdir):
         "model.patch_size": _patch(dataset),
         "train.steps": SHORT_STEPS,
         "train.batch_size": 64,
-        "train.val_every": SHORT_STEPS // 3,
+        "train.val_every": SHORT_STEPS // 2,
         "checkpoint.every": SHORT_STEPS,
     }
     train(config.load(str(_configs() / "pretrain_mae.py"), {k: str(v) for k, v in keys.items()}), workdir)
