@@ -44,6 +44,7 @@ def make(
     simulated: bool,
     structures: dict[str, list[int]],
     content_hash: str,
+    chunk: tuple[int, ...] | None = None,
 ) -> dict:
     """The datasheet of a set, as it is written to ``datasheet.json``.
 
@@ -58,6 +59,7 @@ def make(
         refused: (file, reason, detail).
         structures: the values of each structure in the masks, by its name; {} where nobody named them.
         content_hash: SHA-256 over the records.
+        chunk: shape of the chunks that images are stored in, None where they are stored whole.
     """
     digests = [m.digest for m in metas]
     used = [n for n in NAMES if n in set(splits.split)]
@@ -112,6 +114,8 @@ def make(
         "notes": notes,
         "simulated": simulated,
         "content_hash": content_hash,
+        # Only where there are any, so that sets stored whole are what they were before there were chunks.
+        **({} if chunk is None else {"chunk": list(chunk)}),
     }
 
 

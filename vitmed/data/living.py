@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmed.data import replacing
+from vitmed.data import chunks, replacing
 from vitmed.data.annotations import TOLD, Annotations, Row
 from vitmed.data.assembly import Entry
 from vitmed.data.dataset import Dataset
@@ -104,6 +104,25 @@ def same_plan(dataset: Dataset, plan: Plan) -> Plan:
         asked, has = getattr(plan, field), getattr(own, field)
         if asked is not None and asked != has:
             raise InputError(f"--{field} is {asked}, but {dataset.path} was made with {has}; leave it out")
+    return own
+
+
+def chunk_of(dataset: Dataset) -> tuple[int, ...] | str:
+    """How the images of a dataset are stored: the shape of their chunks, or ``"none"``."""
+    held = dataset.datasheet.get("chunk")
+    return chunks.NONE if held is None else tuple(held)
+
+
+def same_chunk(dataset: Dataset, asked: tuple[int, ...] | str | None) -> tuple[int, ...] | str:
+    """How the dataset's images are stored, if nothing else is asked for.
+
+    Raises:
+        InputError: another way is asked for.
+    """
+    own = chunk_of(dataset)
+    if asked not in (None, own):
+        told = [w if isinstance(w, str) else ",".join(map(str, w)) for w in (asked, own)]
+        raise InputError(f"--chunk is {told[0]}, but {dataset.path} was made with {told[1]}; leave it out")
     return own
 
 
