@@ -107,7 +107,9 @@ def assemble(
         notes.append(f"{missing} scan{'s' * (missing > 1)} without a label: kept, as unlabelled.")
     hidden = sum(pseudonyms.is_hidden(i) for i in ids)
     if hidden:
-        notes.append(f"{hidden} ids hold pseudonyms in place of parts that showed who the patient is.")
+        notes.append(
+            f"{hidden} id{' holds a pseudonym' if hidden == 1 else 's hold pseudonyms'} in place of parts that showed who the patient is."
+        )
     return datasheet.make(
         name=name,
         modality=kept[0].modality,

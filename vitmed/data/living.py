@@ -13,7 +13,7 @@ from vitmed.data import chunks, replacing
 from vitmed.data.annotations import TOLD, Annotations, Row
 from vitmed.data.assembly import Entry
 from vitmed.data.dataset import Dataset
-from vitmed.data.prepare import Described, Plan, digest, statistics
+from vitmed.data.prepare import Described, Plan, digest, marked, statistics
 from vitmed.errors import InputError
 from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refusals
@@ -159,6 +159,7 @@ def kept(dataset: Dataset | None) -> list[Kept]:
                     signature=signature,
                     read_size=record["read_size"],
                     read_spacing=record["read_spacing"],
+                    marked=marked(record.get("mask")),
                     exposed=tuple(filter(None, record["exposed"].split(","))),
                     mask_bytes=record["mask"].size if "mask" in record else 0,
                 )
