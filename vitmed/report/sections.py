@@ -53,7 +53,7 @@ def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
             }
             for name, n in sheet["examples"].items()
         ],
-        "patients_known": any((sheet["patients"] or {}).values()),
+        "patients_known": any((sheet["patients"] or {}).values()) or splits.get("by") == "patient",
         "refused": sorted(refused.items(), key=lambda item: -item[1]),
         "refused_files": (sheet.get("refused_files") or [])[:_REFUSED_SHOWN],
         "refused_total": sum(refused.values()),
