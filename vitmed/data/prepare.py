@@ -176,7 +176,12 @@ def _mask(mask: Mask, scan: Scan) -> np.ndarray:
         from vitmed.scans import dicom_seg
 
         return dicom_seg.read(mask, scan)
-    found = read_mask(mask.files[0])
+    try:
+        found = read_mask(mask.files[0])
+    except Refused as fault:  # the id of the scan stands beside it, whose own file may be whole
+        raise Refused(
+            "mask that cannot be read", ": ".join(filter(None, (fault.reason, fault.detail)))
+        ) from None
     if found.size != scan.size or found.array.shape[-1] != 1:
         raise Refused("mask of another shape", f"{found.array.shape[:-1]}, the scan has {scan.size}")
     both = found.affine is not None and scan.affine is not None
