@@ -84,6 +84,7 @@ def test_the_recipe_tells_the_size_of_the_crop(places):
         ({"crop": (10, 3)}, r"config.data.crop is 10,3, which does not lie within the 9,7 of"),
         ({"crop": (4, 3, 2)}, r"config.data.crop is 4,3,2, which does not lie within the 9,7 of"),
         ({"crop": (0, 3)}, r"config.data.crop is 0,3"),
+        ({"crop": ()}, r"config.data.crop is \(\), which does not lie"),
         ({"crop": (4, 3), "size": (9, 7)}, r"config.data.size is 9,7 and config.data.crop 4,3"),
     ],
 )

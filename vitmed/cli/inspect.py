@@ -6,8 +6,8 @@
 Copies are examples of equal pixels; near-duplicates look the same (re-encoded, resized, of another brightness,
 mirrored, or neighbouring slices that can hardly be told apart). A copy of a training scan among the test scans makes
 a test number too good; one image with different labels is a contradiction that no model can resolve. The page,
-DATASET/datasheet.html, shows scans of each class, histograms, copies, and what was refused; it loads nothing from
-the network. Scans whose pixels may show who the patient is (burned-in text, faces in head MR) are counted here and
+DATASET/datasheet.html, shows scans of each class, volumes in three planes with their sides named, masks over the
+scans, histograms, copies, and what was refused; it loads nothing from the network. Scans whose pixels may show who the patient is (burned-in text, faces in head MR) are counted here and
 listed in datasheet.json.
 """
 

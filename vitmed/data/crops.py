@@ -44,7 +44,7 @@ def check(size: tuple[int, ...], whole: tuple[int, ...], name: str) -> None:
     """InputError where a box of ``size``, which ``name`` asks for, does not lie in an example of size ``whole``."""
     inside = len(size) == len(whole) and all(0 < c <= n for c, n in zip(size, whole, strict=True))
     if not inside:
-        box, held = (",".join(map(str, s)) for s in (size, whole))
+        box, held = (",".join(map(str, s)) or "()" for s in (size, whole))
         raise InputError(f"config.data.crop is {box}, which does not lie within the {held} of {name}")
 
 

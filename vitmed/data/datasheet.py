@@ -128,6 +128,8 @@ def read(dataset: str | Path) -> dict:
     """
     dataset = Path(dataset)
     path = dataset / FILE
+    if dataset.is_file():
+        raise InputError(f"{dataset} is a file; a dataset is a folder, made with `vitmed ingest`")
     if not dataset.is_dir():
         raise InputError(
             f"dataset {dataset} does not exist; make it with `vitmed ingest SOURCE --out {dataset}`"

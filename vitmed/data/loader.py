@@ -65,6 +65,8 @@ class DataConfig:
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; give the number of loading threads, 0 or more")
         for path, weight in self.mix.items():
+            if not path:
+                raise ValueError("mix names a dataset by no path; give {path: weight}")
             if not (0 < weight < math.inf):
                 raise ValueError(f"mix gives {path} the weight {weight}; a positive number was expected")
         if self.mix and not self.path:
@@ -173,7 +175,10 @@ class DataConfig:
         """The dataset at ``path``, if a model fed from ``dataset`` can be fed from it too."""
         place = Path(path).resolve()
         if place not in opened:
-            opened[place] = Dataset.open(path)
+            try:
+                opened[place] = Dataset.open(path)
+            except InputError as error:
+                raise InputError(f"{key}: {error}") from None
         other, recipe = opened[place], dataset.recipe()
         theirs = other.recipe()
         differences = recipe.differences(theirs)
