@@ -69,3 +69,29 @@ def test_what_a_run_cannot_answer_is_refused(autoencoder, classifier, tiny_datas
         Model.open(classifier).logits(Dataset.open(tiny_volumes), "val")
     with pytest.raises(InputError, match=str(tmp_path)):
         Model.open(tmp_path)
+
+
+def test_a_run_on_crops_is_asked_about_the_centre(tiny_volumes, tmp_path):
+    """Otherwise a model of crops cannot be evaluated on the volumes that it learned from, or by luck only."""
+    dataset = Dataset.open(tiny_volumes)
+    whole = dataset.recipe().size
+    crop = tuple(n // 2 for n in whole)
+    patch = (4,) * 3
+    run = trained(
+        "pretrain_mae",
+        tiny_volumes,
+        tmp_path / "run",
+        **{"data.crop": str(crop), "model.patch_size": str(patch), "train.val_every": "2"},
+    )
+    model = Model.open(run)
+    assert model.recipe.size == model.crop == crop
+    stream = model.read(dataset, "train", np.arange(2))
+    place = tuple(slice((n - c) // 2, (n - c) // 2 + c) for n, c in zip(whole, crop))
+    np.testing.assert_array_equal(
+        stream["image"], dataset.read("train", np.arange(2))["image"][(slice(None), *place)]
+    )
+    assert model.reconstruct(stream)["image"].shape[1:-1] == crop
+    assert model.features(dataset, "train").shape[0] == dataset.size("train")
+    small = tmp_path / "small"
+    trained("pretrain_mae", tiny_volumes, small, **{"model.patch_size": str(patch)})
+    assert Model.open(small).crop is None

@@ -208,7 +208,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if origin is dict or hint is dict:
         if not isinstance(value, dict):
             raise InputError(f"{where} is {value!r}; a mapping was expected")
-        kind = (typing.get_args(hint) or (Any, Any))[1]
+        of, kind = typing.get_args(hint) or (Any, Any)
+        for key in value:
+            if of is str and not isinstance(key, str):
+                raise InputError(f"{where} has the key {key!r} ({type(key).__name__}); text was expected")
         return {k: _typed(v, kind, f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

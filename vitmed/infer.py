@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from vitmed import config as configs
-from vitmed.data import loader
+from vitmed.data import crops, loader
+from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset
 from vitmed.data.keys import example_keys
 from vitmed.errors import InputError
@@ -72,6 +73,11 @@ class Model:
         return self.config["data"]["path"]
 
     @property
+    def crop(self) -> tuple[int, ...] | None:
+        """Size of the box at the centre of each scan that the model is asked about; None is the whole scan."""
+        return self.recipe.size if self.config["data"].get("crop") else None
+
+    @property
     def objective(self) -> str:
         """Name of the run's objective."""
         return self.config["objective"]["name"]
@@ -99,6 +105,10 @@ class Model:
         classifier = Classifier(self._model, self._spec)
         return self._sweep("logits", classifier.logits, dataset, split, indices)
 
+    def read(self, dataset: Dataset, split: str, indices: np.ndarray) -> dict:
+        """Examples as ``Dataset.read`` gives them, of the size that the model is fed."""
+        return dataset.read(split, indices, None if self.crop is None else Crop(self.crop))
+
     def reconstruct(self, stream: dict) -> dict[str, np.ndarray]:
         """What a masked autoencoder makes of what it is not shown.
 
@@ -107,7 +117,7 @@ class Model:
         pasted in as they are.
 
         Args:
-            stream: arrays as ``Dataset.read`` gives them.
+            stream: arrays as ``read`` gives them.
 
         Returns:
             ``image``, ``masked`` (hidden patches nan) and ``reconstruction``, each ``(B, *S, C)`` in the recipe's
@@ -156,7 +166,9 @@ class Model:
         """InputError, with both sides named, where the dataset is not what this run's model was made for."""
         recipe = dataset.recipe()
         differences = dataclasses.replace(self.recipe, patch_size=None).differences(recipe)
-        if tuple(recipe.size) != tuple(self.recipe.size):
+        if self.crop is not None and not differences:
+            crops.check(self.crop, recipe.size, str(dataset.path))
+        elif tuple(recipe.size) != tuple(self.recipe.size):
             differences.append(f"size is {self.recipe.size} here and {recipe.size} there")
         if differences:
             raise InputError(
@@ -175,10 +187,14 @@ class Model:
             self._compiled[name] = jax.jit(lambda params, stream: function(params, self._prepared(stream)))
         compiled = self._compiled[name]
         count = dataset.size(split) if indices is None else len(indices)
-        answers = [compiled(self._on_device, stream) for stream in _inputs(dataset, split, indices)]
+        answers = [
+            compiled(self._on_device, stream) for stream in _inputs(dataset, split, indices, self.crop)
+        ]
         return np.concatenate(jax.device_get(answers))[:count]
 
 
-def _inputs(dataset: Dataset, split: str, indices: np.ndarray | None) -> Iterator[dict]:
-    for batch in loader.sweep(dataset, split, BATCH, indices=indices):
+def _inputs(
+    dataset: Dataset, split: str, indices: np.ndarray | None, crop: tuple[int, ...] | None
+) -> Iterator[dict]:
+    for batch in loader.sweep(dataset, split, BATCH, indices=indices, crop=crop):
         yield {name: batch["main"][name] for name in ("image", "scale", "offset")}

@@ -153,7 +153,7 @@ class Job:
     def __init__(self, config: Config):
         self.config = config
         self.dataset = config.data.open()
-        own = self.dataset.recipe(config.data.size)
+        own = config.data.recipe(self.dataset)
         self.former = (
             start_from(config.init_from, own, config.model.patch_size or None) if config.init_from else None
         )
@@ -211,9 +211,11 @@ class Job:
     def _training_set(self) -> Iterator[dict]:
         """What is trained on, once, in order, prepared and not augmented."""
         prepare = jax.jit(lambda batch: self._prepare(batch, None))
-        size, workers = self.config.train.batch_size, self.config.data.workers
+        size, data = self.config.train.batch_size, self.config.data
         for part in self.feeds["main"].parts:
-            for batch in loader.sweep(part.dataset, part.split, size, part.indices, workers=workers):
+            for batch in loader.sweep(
+                part.dataset, part.split, size, part.indices, workers=data.workers, crop=data.crop
+            ):
                 yield prepare(batch)
 
     def batches(self, start: int):
@@ -243,7 +245,11 @@ class Job:
         sums, mass = {}, 0.0
         size = self.config.train.batch_size
         for batch in loader.sweep(
-            self.dataset, data.val_split, size, shard=(jax.process_index(), jax.process_count())
+            self.dataset,
+            data.val_split,
+            size,
+            shard=(jax.process_index(), jax.process_count()),
+            crop=data.crop,
         ):
             metrics, weight = self.engine.to_host(self.validate(state, self.engine.put_batch(batch)))
             mass += float(weight)

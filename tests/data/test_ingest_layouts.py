@@ -304,3 +304,24 @@ def test_a_segment_does_not_tell_who_the_patient_is(tmp_path, write_seg):
     sheet = read(tmp_path / "set")
     assert sheet["refused"] == {"segment called by a person's name or number": 1} and not sheet["masks"]
     assert not any(b"quixote" in f.read_bytes().lower() for f in (tmp_path / "set").iterdir())
+
+
+def test_a_broken_mask_is_told_from_a_broken_scan(tmp_path):
+    """Otherwise a person looks for the fault in the image, which is whole."""
+    folder = nnunet(tmp_path / "raw")
+    file = sorted((folder / "labelsTr").iterdir())[0]
+    file.write_bytes(file.read_bytes()[:60])
+    ingest(folder, tmp_path / "set", progress=False, workers=1)
+    assert read(tmp_path / "set")["refused"] == {"mask that cannot be read": 1}
+
+
+def test_a_manifest_may_name_masks_in_labels_tr(tmp_path):
+    """It says which mask is whose, so nothing of the layout is needed."""
+    folder = nnunet(tmp_path / "raw", tests=())
+    (folder / "dataset.json").unlink()
+    masks = sorted((folder / "labelsTr").iterdir())
+    images = [sorted((folder / "imagesTr").glob(f"{m.name.split('.')[0]}*"))[0] for m in masks]
+    rows = [f"imagesTr/{i.name},labelsTr/{m.name}" for i, m in zip(images, masks, strict=True)]
+    (folder / "all.csv").write_text("\n".join(["path,mask", *rows]) + "\n")
+    ingest(folder / "all.csv", tmp_path / "set", modality="mr", progress=False, workers=1)
+    assert read(tmp_path / "set")["marked"]["scans"] == len(masks)

@@ -217,3 +217,30 @@ def test_paths_with_dots_are_keys_like_others(sets, tmp_path):
     again = tmp_path / "config.json"
     again.write_text(config.to_json(values))
     assert config.load(str(again)).to_dict() == values.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("mix", "told"),
+    [
+        ({1: 2.0}, r"config.data.mix has the key 1 \(int\); text was expected"),
+        ({"": 1.0}, r"config.data.mix names a dataset by no path"),
+    ],
+)
+def test_a_mix_without_paths_is_one_sentence(mix, told):
+    """Otherwise it is found out by a traceback."""
+    with pytest.raises(InputError, match=told):
+        config.build(DataConfig, {"path": "a", "mix": mix}, "config.data")
+
+
+def test_a_dataset_that_is_none_is_told_with_its_key(write_dataset, tmp_path):
+    """Otherwise a person looks for the fault in config.data.path."""
+    first = made(write_dataset, tmp_path / "first", 0, 4)
+    (tmp_path / "file").write_text("")
+    for name, told in (
+        ("nowhere", "nowhere does not exist"),
+        ("file", "file is a file; a dataset is a folder"),
+    ):
+        for keys in ({"mix": {str(tmp_path / name): 1.0}}, {"unlabelled": str(tmp_path / name)}):
+            section = DataConfig(first, **keys)
+            with pytest.raises(InputError, match=f"^config.data.{next(iter(keys))}: .*{told}"):
+                section.feeds(section.open(), 2, 0)

@@ -74,9 +74,10 @@ class MadeUpDataset:
         n = self.size(split)
         return (np.arange(n) % 2).astype(np.float32)[:, None], np.ones((n, 1), np.float32)
 
-    def read(self, split, indices):
+    def read(self, split, indices, crop=None):
         draw = np.random.Generator(np.random.Philox(key=1))
-        shape = (len(indices), *self.datasheet["size"], self.datasheet["channels"])
+        size = self.datasheet["size"] if crop is None else crop.size
+        shape = (len(indices), *size, self.datasheet["channels"])
         ones = np.ones((len(indices), self.datasheet["channels"]), np.float32)
         return {
             "image": draw.integers(0, 256, shape).astype(np.uint8),

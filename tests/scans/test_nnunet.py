@@ -1,6 +1,7 @@
 """nnU-Net's raw folders: which files are whose channels and masks, and what dataset.json says of them."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -154,6 +155,9 @@ def test_channels_must_share_the_grid(tmp_path, shape, shift, reason):
         ({"labels": {"liver": "one", "x": 1}}, "'liver' the value 'one'"),
         ({"labels": {"liver": 300}}, "from 0 to 254"),
         ({"labels": {"0": "a", "1": "a"}}, "'a' to several"),
+        ({"labels": {"liver": True}}, "from 0 to 254"),
+        ({"labels": {"liver": 1, "spleen": 1}}, "'liver' and 'spleen' the same value 1"),
+        ({"file_ending": 3}, "file_ending 3"),
         ({"dataset": {}}, "manifest"),
     ],
 )
@@ -168,4 +172,13 @@ def test_a_broken_dataset_json_ends_it(tmp_path):
     raw(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(InputError, match="no readable JSON"):
+        survey(tmp_path)
+
+
+@pytest.mark.parametrize("gone", ["dataset.json", "imagesTr"])
+def test_masks_are_not_taken_for_scans(tmp_path, gone):
+    """Otherwise a raw folder that was copied by halves becomes a dataset of masks."""
+    raw(tmp_path)
+    shutil.rmtree(tmp_path / gone) if gone == "imagesTr" else (tmp_path / gone).unlink()
+    with pytest.raises(InputError, match=f"labelsTr of . holds masks.* no {gone} lies beside it"):
         survey(tmp_path)

@@ -102,6 +102,12 @@ def arguments(parser):
         "after --spacing, rounded up to patches of 16 pixels or 8 voxels",
     )
     parser.add_argument(
+        "--chunk",
+        metavar="N,N,N",
+        help="voxels of the chunks that scans are stored in, none (stored whole) or auto (the default: chunks of "
+        "32,32,32, or 256,256 of images, for scans of more than 4 MiB); config.data.crop then reads only what it needs",
+    )
+    parser.add_argument(
         "--patient-pattern",
         metavar="RE",
         help="regular expression for the patient in a path; its group counts",
@@ -190,6 +196,7 @@ def run(args) -> dict:
         include=tuple(args.include.split(",")) if args.include else (),
         series=args.series,
         bids_suffix=tuple(args.bids_suffix.split(",")) if args.bids_suffix else (),
+        chunk=_numbers(args.chunk, "--chunk", int, ("auto", "none")),
     )
     console = Console(stderr=args.json, soft_wrap=True)
     show(read(args.out), args.out, console)
@@ -205,14 +212,14 @@ def run(args) -> dict:
     return {name: value for name, value in result.items() if name != "key_made"} | {"page": str(page)}
 
 
-def _numbers(text, flag, kind):
+def _numbers(text, flag, kind, words=("auto",)):
     from vitmed.errors import InputError
 
-    if text is None or text == "auto":
+    if text is None or text in words:
         return text
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
         raise InputError(
-            f"{flag} {text!r} is not numbers with commas between, such as 64,64, nor auto"
+            f"{flag} {text!r} is not numbers with commas between, such as 64,64, nor {' nor '.join(words)}"
         ) from None

@@ -6,8 +6,8 @@
 Copies are examples of equal pixels; near-duplicates look the same (re-encoded, resized, of another brightness,
 mirrored, or neighbouring slices that can hardly be told apart). A copy of a training scan among the test scans makes
 a test number too good; one image with different labels is a contradiction that no model can resolve. The page,
-DATASET/datasheet.html, shows scans of each class, histograms, copies, and what was refused; it loads nothing from
-the network. Scans whose pixels may show who the patient is (burned-in text, faces in head MR) are counted here and
+DATASET/datasheet.html, shows scans of each class, volumes in three planes with their sides named, masks over the
+scans, histograms, copies, and what was refused; it loads nothing from the network. Scans whose pixels may show who the patient is (burned-in text, faces in head MR) are counted here and
 listed in datasheet.json.
 """
 
@@ -63,6 +63,9 @@ def show(sheet: dict, path, console) -> None:
     """Prints a datasheet for people."""
     from rich.markup import escape
 
+    from vitmed.report.sections import structures
+    from vitmed.report.words import span
+
     def line(name, text):
         console.print(f"[dim]{name:>14}[/]  {escape(text)}", highlight=False)
 
@@ -74,6 +77,16 @@ def show(sheet: dict, path, console) -> None:
     if sheet["simulated"]:
         line("simulated", "these scans are phantoms, not patients")
     line("scans", f"{sheet['modality']}, {size}{channels}{spacing}, stored as {sheet['dtype']}")
+    if sheet.get("sizes"):
+        read = " x ".join(span(axis, whole=True) for axis in sheet["sizes"]) + " voxels"
+        axes = sheet["spacings"]["axes"]
+        mm = " x ".join(map(span, axes)) + " mm" if axes else ""
+        unknown = sheet["spacings"]["unknown"]
+        if unknown:
+            mm = f"{mm}, {unknown} without a known spacing" if mm else "no known spacing"
+        line("as read", f"{read}, {mm}")
+    if sheet.get("chunk"):
+        line("stored", f"in chunks of {' x '.join(map(str, sheet['chunk']))}")
     mean, std = (", ".join(f"{v:.4g}" for v in sheet["intensity"][key]) for key in ("mean", "std"))
     unit = "HU" if sheet["unit"] == "HU" else "of their own range"
     line("intensity", f"mean {mean}, std {std} {unit}, clipped to {low:g} .. {high:g}")
@@ -88,7 +101,9 @@ def show(sheet: dict, path, console) -> None:
                 f"{n} {'across' if '/' in where else 'in'} {where}" for where, n in sheet[key].items() if n
             ]
             line(name, ", ".join(copies) or "none")
-    if sheet.get("structures"):
+    if sheet.get("marked"):
+        line("masks", f"in {sheet['marked']['scans']} scans: {structures(sheet)}")
+    elif sheet.get("structures"):
         named = (f"{' '.join(map(str, values))} {name}" for name, values in sheet["structures"].items())
         line("masks", ", ".join(named))
     if n := sheet["contradictions"]:

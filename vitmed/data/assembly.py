@@ -1,12 +1,13 @@
 """Scans that are prepared and named become a dataset: judged as a set, split, written in the order of their ids."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from vitmed.data import annotations as known
-from vitmed.data import datasheet, duplicates, pseudonyms, splits
+from vitmed.data import chunks, datasheet, duplicates, pseudonyms, splits
 from vitmed.data.annotations import TOLD, Annotations, Labels
 from vitmed.data.joined import Joined
 from vitmed.data.prepare import UNMARKED, Described, Plan
@@ -59,6 +60,7 @@ def assemble(
     series: list[dict],
     history: list[dict],
     progress: bool,
+    chunk: tuple[int, ...] | str,
 ) -> dict:
     """Writes shards and TFDS's metadata into ``partial``; returns the datasheet.
 
@@ -67,6 +69,7 @@ def assemble(
         told: labels by the ids of ``entries``, and the names of structures.
         key: the name of the key of pseudonyms, None where there are none.
         series: why series were chosen, as the datasheet lists it.
+        chunk: how large images are stored, as ``chunks.shape_of`` has it.
     """
     entries = sorted(entries, key=lambda e: e.id)
     kept, ids = [e.meta for e in entries], [e.id for e in entries]
@@ -90,7 +93,8 @@ def assemble(
     dtype = np.result_type(*{m.dtype for m in kept})
     masks = any(m.mask_bytes for m in kept)
     shape = kept[0].shape
-    writer = Writer(partial, features(shape[:-1], shape[-1], dtype, labels.label.shape[1], masks))
+    chunk = chunks.shape_of(shape[:-1], shape[-1], dtype, chunk)
+    writer = _writer(partial, shape, dtype, labels.label.shape[1], masks, chunk)
     with Bar("writing", len(kept), "scans", quiet=not progress) as bar:
         for split in splits.NAMES:
             for i, entry in enumerate(entries):
@@ -103,7 +107,9 @@ def assemble(
         notes.append(f"{missing} scan{'s' * (missing > 1)} without a label: kept, as unlabelled.")
     hidden = sum(pseudonyms.is_hidden(i) for i in ids)
     if hidden:
-        notes.append(f"{hidden} ids hold pseudonyms in place of parts that showed who the patient is.")
+        notes.append(
+            f"{hidden} id{' holds a pseudonym' if hidden == 1 else 's hold pseudonyms'} in place of parts that showed who the patient is."
+        )
     return datasheet.make(
         name=name,
         modality=kept[0].modality,
@@ -129,8 +135,47 @@ def assemble(
         notes=notes,
         simulated=simulated,
         structures={name: list(values) for name, values in told.structures.items()},
+        chunk=chunk,
         content_hash=writer.close(),
     )
+
+
+def _writer(
+    partial: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    outputs: int,
+    masks: bool,
+    chunk: tuple[int, ...] | None,
+) -> "Writer | _Chunked":
+    size, channels = shape[:-1], shape[-1]
+    writer = Writer(partial, features(size, channels, dtype, outputs, masks, chunk is not None))
+    if chunk is None:
+        return writer
+    beside = partial / chunks.FOLDER
+    beside.mkdir()
+    return _Chunked(writer, Writer(beside, chunks.features(len(size), channels, dtype, masks)), chunk)
+
+
+class _Chunked:
+    """Writes scans to one writer and their pixels, in chunks, to another."""
+
+    def __init__(self, scans: Writer, pixels: Writer, chunk: tuple[int, ...]):
+        self._scans, self._pixels, self._chunk = scans, pixels, chunk
+        self._next: dict[str, int] = {}
+
+    def add(self, split: str, example: dict) -> None:
+        first = self._next.get(split, 0)
+        many = chunks.count(example["image"].shape[:-1], self._chunk)
+        self._next[split] = first + many
+        for block in chunks.cut(example, self._chunk):
+            self._pixels.add(split, block)
+        told = {name: value for name, value in example.items() if name not in ("image", "mask")}
+        self._scans.add(split, told | {"chunks": np.array([first, many], np.int64)})
+
+    def close(self) -> str:
+        """The SHA-256 over the hashes of both."""
+        return hashlib.sha256(f"{self._scans.close()} {self._pixels.close()}".encode()).hexdigest()
 
 
 def _units(entries: list[Entry]) -> list[str]:

@@ -7,7 +7,7 @@ as the integers they were stored as; turning them into units is the compiled ste
 A split whose decoded arrays fit in ``CACHE_BYTES`` is decoded once and kept, so that a batch of it costs one
 fancy-indexed copy instead of a parse an example: small images cost more to parse than to copy, and on a
 machine of few cores the parsing would be taken from the training step. Larger splits are read from disk batch
-by batch.
+by batch, and so are all whose images are stored in chunks: of these, a crop reads what it touches.
 """
 
 import functools
@@ -19,8 +19,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from vitmed.data import datasheet
+from vitmed.data import chunks, datasheet
 from vitmed.data.annotations import TOLD
+from vitmed.data.chunks import Chunks
+from vitmed.data.crops import Crop
 from vitmed.data.decode import Decoder
 from vitmed.errors import InputError
 from vitmed.scans.recipe import Recipe
@@ -30,8 +32,9 @@ CACHE_BYTES = 256 * 2**20
 Stream = dict[str, np.ndarray]
 
 _ARRAYS = ("image", "scale", "offset", "spacing", "label", "label_weight", "mask", "example")
+_PIXELS = ("image", "mask")
 _COLUMNS = ("label", "label_weight", "id", "patient", "site", "example")
-_CHUNK = 1024
+_RUN = 1024
 
 
 class Dataset:
@@ -41,6 +44,7 @@ class Dataset:
         path: the folder.
         datasheet: what ingest wrote about it.
         splits: names of the splits that hold examples.
+        bytes_read: of records, so far.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Dataset:
         decoder: Decoder,
         sources: dict[str, ArrayRecordDataSource],
         cache: int | None = None,
+        pixels: tuple[Decoder, dict[str, ArrayRecordDataSource]] | None = None,
     ):
         self.path = path
         self.datasheet = sheet
@@ -57,6 +62,15 @@ class Dataset:
         self._decoder = decoder
         self._sources = sources
         self._cache_bytes = cache
+        self.bytes_read = 0
+        self._counting = threading.Lock()
+        self._chunks = None
+        if pixels is not None:
+            decode, blocks = pixels
+            size, chunk = tuple(sheet["size"]), tuple(sheet["chunk"])
+            self._chunks = Chunks(
+                size, chunk, decode, lambda split, at: self._fetch(blocks[split], split, at)
+            )
         self._lock = threading.Lock()
         self._cached: dict[str, Stream | None] = {}
         self._columns = functools.cache(self._read_columns)
@@ -73,29 +87,23 @@ class Dataset:
         """
         path = Path(path)
         sheet = datasheet.read(path)
-        for name in ("dataset_info.json", "features.json"):
-            if not (path / name).is_file():
-                raise InputError(f"dataset {path} lacks its {name}; ingest it again")
-        info = tfds.builder_from_directory(path).info
-        sources = {}
-        for name, split in info.splits.items():
-            if not split.num_examples:
-                continue
-            for shard in (Path(part.filename) for part in split.file_instructions):
-                if not shard.is_file():
-                    raise InputError(f"dataset {path} lacks its shard {shard.name}; ingest it again")
-            sources[name] = ArrayRecordDataSource(split.file_instructions)
-        return cls(path, sheet, Decoder(info.features), sources, cache)
+        decoder, sources = _shards(path)
+        pixels = _shards(path, f"{chunks.FOLDER}/") if "chunk" in sheet else None
+        return cls(path, sheet, decoder, sources, cache, pixels)
 
     @property
     def image_dtype(self) -> np.dtype:
         """What images are stored as."""
-        return self._decoder.dtypes["image"]
+        return self._dtypes["image"]
 
     @property
     def has_masks(self) -> bool:
         """Whether examples come with masks."""
-        return "mask" in self._decoder.names
+        return "mask" in self._dtypes
+
+    @property
+    def _dtypes(self) -> dict[str, np.dtype]:
+        return (self._chunks or self._decoder).dtypes
 
     def has_split(self, split: str) -> bool:
         """Whether ``split`` holds any example."""
@@ -105,27 +113,39 @@ class Dataset:
         """Number of examples in ``split``; InputError where the dataset has no such split."""
         return len(self._source(split))
 
-    def read(self, split: str, indices: np.ndarray) -> Stream:
+    def read(self, split: str, indices: np.ndarray, crop: Crop | None = None) -> Stream:
         """Examples by index, stacked.
 
         Args:
             split: name of a split.
             indices: (B,) integers in [0, size(split)), in any order, repeats allowed.
+            crop: the box to read of each; None is all of it.
 
         Returns:
             ``image`` (B, *S, C) stored integers, ``scale`` and ``offset`` (B, C) float32 to units,
             ``spacing`` (B, n) float32 mm (nan where unknown), ``label`` and ``label_weight`` (B, K) float32
             (weight 0 where missing), ``mask`` (B, *S) uint8 if the set has masks, ``weight`` (B,) float32
-            ones, ``example`` (B, 2) uint32.
+            ones, ``example`` (B, 2) uint32. With ``crop``, *S is its size.
 
         Raises:
             InputError: no such split, a damaged shard, or images of different sizes in one batch.
         """
         cached = self._cache(split)
         if cached is not None:
-            stream = {name: values[indices] for name, values in cached.items()}
+            stream = {
+                name: values[indices]
+                for name, values in cached.items()
+                if crop is None or name not in _PIXELS
+            }
+            if crop is not None:
+                starts = crop.starts(stream["example"], cached["image"].shape[1:-1])
+                stream |= {
+                    name: np.stack([cached[name][i][_box(a, crop.size)] for i, a in zip(indices, starts)])
+                    for name in _PIXELS
+                    if name in cached
+                }
         else:
-            stream = self._stack(self._records(split, [int(i) for i in indices]))
+            stream = self._stack(split, self._records(split, [int(i) for i in indices]), crop)
         stream["weight"] = np.ones(len(indices), np.float32)
         return stream
 
@@ -180,11 +200,11 @@ class Dataset:
 
     def records(self, split: str) -> Iterator[dict[str, np.ndarray | str]]:
         """Every example of a split, whole, in the order they are stored."""
-        return map(self._decoder, self._whole(split))
+        return (self._joined(split, self._decoder(record)) for record in self._whole(split))
 
     def record(self, split: str, index: int) -> dict[str, np.ndarray | str]:
         """One example, whole."""
-        return self._decoder(self._records(split, [index])[0])
+        return self._joined(split, self._decoder(self._records(split, [index])[0]))
 
     def recipe(self, size: tuple[int, ...] | None = None) -> Recipe:
         """How a model fed from this dataset gets its input, from the datasheet.
@@ -224,22 +244,42 @@ class Dataset:
         return self._sources[split]
 
     def _records(self, split: str, indices: Sequence[int]) -> Sequence[bytes]:
+        return self._fetch(self._source(split), split, indices)
+
+    def _fetch(self, source: ArrayRecordDataSource, split: str, indices: Sequence[int]) -> Sequence[bytes]:
         try:
-            return self._source(split).__getitems__(indices)
+            records = source.__getitems__(indices)
         except RuntimeError as error:  # the shards carry checksums, and ArrayRecord verifies them
             raise InputError(
                 f"split {split!r} of {self.path} is damaged; ingest it again ({error})"
             ) from None
+        with self._counting:
+            self.bytes_read += sum(map(len, records))
+        return records
 
-    def _stack(self, records: Sequence[bytes]) -> Stream:
-        names = [name for name in _ARRAYS if name in self._decoder.names]
-        examples = [self._decoder(record, names) for record in records]
+    def _joined(self, split: str, example: dict, crop: Crop | None = None) -> dict:
+        """An example with its pixels: those of its chunks where it has any, those of the crop where one is asked."""
+        size = self._chunks.size if self._chunks else example["image"].shape[:-1]
+        start, box = (0,) * len(size), size
+        if crop is not None:
+            start, box = tuple(map(int, crop.starts(example["example"][None], size)[0])), crop.size
+        if self._chunks:
+            first = int(example["chunks"][0])
+            told = {name: value for name, value in example.items() if name != "chunks"}
+            return told | self._chunks.read(split, first, start, box)
+        if crop is None:
+            return example
+        return example | {name: example[name][_box(start, box)] for name in _PIXELS if name in example}
+
+    def _stack(self, split: str, records: Sequence[bytes], crop: Crop | None = None) -> Stream:
+        names = [name for name in (*_ARRAYS, "chunks") if name in self._decoder.names]
+        examples = [self._joined(split, self._decoder(record, names), crop) for record in records]
         sizes = sorted({example["image"].shape[:-1] for example in examples})
         if len(sizes) > 1:
             raise InputError(
                 f"images of {self.path} differ in size ({sizes[0]} and {sizes[-1]}); ingest again with --size"
             )
-        return {name: np.stack([example[name] for example in examples]) for name in names}
+        return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
     def _cache(self, split: str) -> Stream | None:
         """The whole split decoded, or None where it is too large or its images differ in size."""
@@ -251,19 +291,21 @@ class Dataset:
 
     def _decode_split(self, split: str) -> Stream | None:
         n = self.size(split)
-        first = self._stack(self._records(split, [0]))
+        if self._chunks:
+            return None
+        first = self._stack(split, self._records(split, [0]))
         size = n * sum(values.nbytes for values in first.values())
         most = CACHE_BYTES if self._cache_bytes is None else self._cache_bytes
         if self.datasheet["size"] is None or size > most:
             return None
         whole = {name: np.empty((n, *v.shape[1:]), v.dtype) for name, v in first.items()}
-        for part in _chunks(n):
-            for name, values in self._stack(self._records(split, part)).items():
+        for part in _runs(n):
+            for name, values in self._stack(split, self._records(split, part)).items():
                 whole[name][part.start : part.stop] = values
         return whole
 
     def _whole(self, split: str) -> Iterator[bytes]:
-        for part in _chunks(self.size(split)):
+        for part in _runs(self.size(split)):
             yield from self._records(split, part)
 
     def _read_columns(self, split: str) -> dict[str, np.ndarray | list[str]]:
@@ -273,5 +315,30 @@ class Dataset:
         return columns | {name: np.stack(columns[name]) for name in ("label", "label_weight", "example")}
 
 
-def _chunks(n: int) -> list[range]:
-    return [range(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
+def _shards(folder: Path, inside: str = "") -> tuple[Decoder, dict[str, ArrayRecordDataSource]]:
+    """The decoder and the splits of a TFDS folder ``inside`` a dataset.
+
+    Raises:
+        InputError: a file of it is missing.
+    """
+    for name in ("dataset_info.json", "features.json"):
+        if not (folder / inside / name).is_file():
+            raise InputError(f"dataset {folder} lacks its {inside}{name}; ingest it again")
+    info = tfds.builder_from_directory(folder / inside).info
+    sources = {}
+    for name, split in info.splits.items():
+        if not split.num_examples:
+            continue
+        for shard in (Path(part.filename) for part in split.file_instructions):
+            if not shard.is_file():
+                raise InputError(f"dataset {folder} lacks its shard {inside}{shard.name}; ingest it again")
+        sources[name] = ArrayRecordDataSource(split.file_instructions)
+    return Decoder(info.features), sources
+
+
+def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+
+
+def _runs(n: int) -> list[range]:
+    return [range(start, min(start + _RUN, n)) for start in range(0, n, _RUN)]

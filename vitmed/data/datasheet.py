@@ -10,7 +10,7 @@ import vitmed
 from vitmed.data import duplicates
 from vitmed.data.annotations import Labels
 from vitmed.data.exposed import FACE, TEXT
-from vitmed.data.prepare import BINS
+from vitmed.data.prepare import BINS, UNMARKED
 from vitmed.data.splits import NAMES, Splits
 from vitmed.errors import InputError
 from vitmed.scans.recipe import unit_of, window_of
@@ -44,6 +44,7 @@ def make(
     simulated: bool,
     structures: dict[str, list[int]],
     content_hash: str,
+    chunk: tuple[int, ...] | None = None,
 ) -> dict:
     """The datasheet of a set, as it is written to ``datasheet.json``.
 
@@ -58,6 +59,7 @@ def make(
         refused: (file, reason, detail).
         structures: the values of each structure in the masks, by its name; {} where nobody named them.
         content_hash: SHA-256 over the records.
+        chunk: shape of the chunks that images are stored in, None where they are stored whole.
     """
     digests = [m.digest for m in metas]
     used = [n for n in NAMES if n in set(splits.split)]
@@ -94,6 +96,7 @@ def make(
         "splits": {"how": splits.how, "by": splits.by, "seed": seed, "dedupe": dedupe},
         "masks": any(m.mask_bytes for m in metas),
         "structures": structures,
+        **_marked(metas, structures),
         "duplicates": duplicates.count(digests, splits.split),
         "duplicate_groups": duplicates.groups(digests, ids)[: duplicates.SHOWN],
         "near_duplicates": duplicates.count_near(digests, cluster, splits.split),
@@ -112,6 +115,8 @@ def make(
         "notes": notes,
         "simulated": simulated,
         "content_hash": content_hash,
+        # Only where there are any, so that sets stored whole are what they were before there were chunks.
+        **({} if chunk is None else {"chunk": list(chunk)}),
     }
 
 
@@ -123,6 +128,8 @@ def read(dataset: str | Path) -> dict:
     """
     dataset = Path(dataset)
     path = dataset / FILE
+    if dataset.is_file():
+        raise InputError(f"{dataset} is a file; a dataset is a folder, made with `vitmed ingest`")
     if not dataset.is_dir():
         raise InputError(
             f"dataset {dataset} does not exist; make it with `vitmed ingest SOURCE --out {dataset}`"
@@ -194,6 +201,19 @@ def _unlabelled(labels: Labels, chosen: list[bool]) -> int:
 def _patients(patients: list[str], splits: list[str], name: str) -> int | None:
     held = [p for p, s in zip(patients, splits, strict=True) if s == name]
     return len(set(held)) if all(held) else None
+
+
+def _marked(metas: list, structures: dict[str, list[int]]) -> dict[str, dict]:
+    """How many scans have a mask, and how many hold each structure; a value that nobody named is its own name."""
+    held = [set(m.marked) - {UNMARKED} for m in metas if m.marked is not None]
+    if not any(m.mask_bytes for m in metas):
+        return {}
+    named = {value for values in structures.values() for value in values}
+    others = {str(v): [v] for v in sorted(set().union(*held) - named - {0})}
+    counts = {
+        name: sum(not h.isdisjoint(values) for h in held) for name, values in (structures | others).items()
+    }
+    return {"marked": {"scans": sum(map(bool, held)), "structures": counts}}
 
 
 def _intensity(metas: list, window: tuple[float, float]) -> dict:

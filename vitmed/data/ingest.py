@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from vitmed.data import annotations as known
-from vitmed.data import datasheet, fingerprint, living, splits, spool
+from vitmed.data import chunks, datasheet, fingerprint, living, splits, spool
 from vitmed.data.annotations import Row
 from vitmed.data.assembly import Entry, assemble
 from vitmed.data.look import look
@@ -48,6 +48,7 @@ def ingest(
     include: tuple[str, ...] = (),
     series: str | Path | None = None,
     bids_suffix: tuple[str, ...] = (),
+    chunk: tuple[int, ...] | str | None = None,
 ) -> dict:
     """Makes the dataset ``out`` from ``source``.
 
@@ -70,6 +71,8 @@ def ingest(
         append: add to the dataset ``out``; no patient in it changes its split, and what is in it is passed over.
         key: the file of the key of pseudonyms; None for ``pseudonyms.default_path()``. Made on first use.
         frames, include, series, bids_suffix: as ``vitmed.scans.how.How`` has them.
+        chunk: voxels of the chunks that images are stored in, array order, ``"auto"`` or ``"none"``, as
+            ``vitmed.data.chunks.shape_of`` has them; None is ``"auto"``, or what the dataset appended to has.
 
     Returns:
         ``dataset examples patients refused notes``, as ``vitmed ingest --json`` prints them, ``key`` (its path, or
@@ -91,12 +94,14 @@ def ingest(
         None if spacing == fingerprint.AUTO else _positive(spacing, "spacing"),
         None if size == fingerprint.AUTO else _positive(size, "size"),
     )
+    chunk = _chunk(chunk)
     old = None
     if append:
         old = living.open_for_change(out)
         living.same_rule(old, split, seed, dedupe)
         split, seed, dedupe = living.rule_of(old)
         plan = living.same_plan(old, plan)
+        chunk = living.same_chunk(old, chunk)
     simulated = ((source if source.is_dir() else source.parent) / "phantoms.json").is_file()
     if old is not None and simulated != old.datasheet["simulated"]:
         raise InputError(
@@ -168,6 +173,7 @@ def ingest(
             series=living.series(old, entries) + chosen,
             history=living.history(old),
             progress=progress,
+            chunk=chunk or chunks.AUTO,
         )
         shutil.rmtree(spooled)
         shutil.rmtree(how.unpack)
@@ -271,3 +277,11 @@ def _positive(values: tuple | None, name: str) -> tuple | None:
     if values is not None and (len(values) not in (2, 3) or not all(v > 0 for v in values)):
         raise InputError(f"--{name} {','.join(map(str, values))} is not 2 or 3 positive numbers")
     return None if values is None else tuple(values)
+
+
+def _chunk(asked: tuple[int, ...] | str | None) -> tuple[int, ...] | str | None:
+    if asked is None or asked in (chunks.AUTO, chunks.NONE):
+        return asked
+    if isinstance(asked, str):
+        raise InputError(f"--chunk {asked!r} is not known; give voxels such as 32,32,32, auto or none")
+    return _positive(asked, "chunk")

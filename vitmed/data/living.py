@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmed.data import replacing
+from vitmed.data import chunks, replacing
 from vitmed.data.annotations import TOLD, Annotations, Row
 from vitmed.data.assembly import Entry
 from vitmed.data.dataset import Dataset
-from vitmed.data.prepare import Described, Plan, digest, statistics
+from vitmed.data.prepare import Described, Plan, digest, marked, statistics
 from vitmed.errors import InputError
 from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refusals
@@ -107,6 +107,25 @@ def same_plan(dataset: Dataset, plan: Plan) -> Plan:
     return own
 
 
+def chunk_of(dataset: Dataset) -> tuple[int, ...] | str:
+    """How the images of a dataset are stored: the shape of their chunks, or ``"none"``."""
+    held = dataset.datasheet.get("chunk")
+    return chunks.NONE if held is None else tuple(held)
+
+
+def same_chunk(dataset: Dataset, asked: tuple[int, ...] | str | None) -> tuple[int, ...] | str:
+    """How the dataset's images are stored, if nothing else is asked for.
+
+    Raises:
+        InputError: another way is asked for.
+    """
+    own = chunk_of(dataset)
+    if asked not in (None, own):
+        told = [w if isinstance(w, str) else ",".join(map(str, w)) for w in (asked, own)]
+        raise InputError(f"--chunk is {told[0]}, but {dataset.path} was made with {told[1]}; leave it out")
+    return own
+
+
 def kept(dataset: Dataset | None) -> list[Kept]:
     """Every scan of a dataset, read once for its statistics."""
     if dataset is None:
@@ -140,6 +159,7 @@ def kept(dataset: Dataset | None) -> list[Kept]:
                     signature=signature,
                     read_size=record["read_size"],
                     read_spacing=record["read_spacing"],
+                    marked=marked(record.get("mask")),
                     exposed=tuple(filter(None, record["exposed"].split(","))),
                     mask_bytes=record["mask"].size if "mask" in record else 0,
                 )

@@ -12,9 +12,12 @@ from pathlib import Path
 import grain
 import numpy as np
 
+from vitmed.data import crops
+from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
 from vitmed.data.streams import Feed, Part, rows, seed_of
 from vitmed.errors import InputError
+from vitmed.scans.recipe import Recipe
 
 AHEAD = 4  # batches made before they are asked for: enough for a slow read, few enough to hold in memory
 
@@ -29,7 +32,10 @@ class DataConfig:
         path: folder of the dataset.
         split: trained on.
         val_split: validated on; it may be missing from the dataset.
-        size: spatial size, array order; given, it must be the dataset's.
+        size: spatial size that the model is fed, array order; given, it must be the dataset's, or ``crop``.
+        crop: size of a random box, array order, that is trained on in place of the whole scan: another one each time,
+            a function of (seed, step, example), and only what it touches is read. What is swept over (validation,
+            evaluation) is the box at the centre. None is the whole scan.
         channels: given, it must be the dataset's.
         mix: {path of a dataset: weight}: what is trained on in place of ``path`` alone, each dataset in proportion to
             its weight, whatever its size. ``path`` remains what is validated on and what gives the recipe, which
@@ -46,6 +52,7 @@ class DataConfig:
     split: str = "train"
     val_split: str = "val"
     size: tuple[int, ...] | None = None
+    crop: tuple[int, ...] | None = None
     channels: int | None = None
     mix: dict[str, float] = dataclasses.field(default_factory=dict)
     unlabelled: str = ""
@@ -58,6 +65,8 @@ class DataConfig:
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; give the number of loading threads, 0 or more")
         for path, weight in self.mix.items():
+            if not path:
+                raise ValueError("mix names a dataset by no path; give {path: weight}")
             if not (0 < weight < math.inf):
                 raise ValueError(f"mix gives {path} the weight {weight}; a positive number was expected")
         if self.mix and not self.path:
@@ -81,11 +90,12 @@ class DataConfig:
         """Opens the dataset and checks this section against it.
 
         Raises:
-            InputError: no such dataset or training split, or another size or number of channels than its own.
+            InputError: no such dataset or training split, another size or number of channels than its own, or a crop
+                that does not lie within its scans.
         """
         dataset = Dataset.open(self.path)
         dataset.size(self.split)
-        dataset.recipe(self.size)
+        self.recipe(dataset)
         found = dataset.datasheet["channels"]
         if self.channels is not None and self.channels != found:
             raise InputError(
@@ -93,6 +103,24 @@ class DataConfig:
                 f"set it to {found} or leave it out"
             )
         return dataset
+
+    def recipe(self, dataset: Dataset) -> Recipe:
+        """How a model gets its input from a dataset by this section.
+
+        Raises:
+            InputError: as ``Dataset.recipe``, or a crop that does not lie within the dataset's scans.
+        """
+        if self.crop is None:
+            return dataset.recipe(self.size)
+        whole = dataset.recipe()
+        crops.check(self.crop, whole.size, str(dataset.path))
+        if self.size not in (None, self.crop):
+            asked, box = (",".join(map(str, s)) for s in (self.size, self.crop))
+            raise InputError(
+                f"config.data.size is {asked} and config.data.crop {box}; what the model is fed is the crop: "
+                f"set size to {box} too, or leave it out"
+            )
+        return dataclasses.replace(whole, size=self.crop)
 
     def feeds(
         self,
@@ -119,7 +147,7 @@ class DataConfig:
         }  # one of each, so that what it keeps in memory is kept once
         parts = []
         for path, weight in self.mix.items():
-            other = _beside(opened, path, dataset, "config.data.mix")
+            other = self._beside(opened, path, dataset, "config.data.mix")
             other.size(self.split)
             if labelled and _labels(other) != _labels(dataset):
                 raise InputError(
@@ -131,35 +159,39 @@ class DataConfig:
         parts.sort(key=lambda part: (part.dataset.datasheet.get("content_hash", ""), str(part.dataset.path)))
         parts = parts or [Part(dataset, self.split, members(dataset))]
         alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
-        made = {"main": Feed(parts, batch_size, seed_of(seed, "main"), alike)}
+        made = {"main": Feed(parts, batch_size, seed_of(seed, "main"), alike, crop=self.crop)}
         if self.unlabelled:
             if self.unlabelled == "split":
                 whole = [dataclasses.replace(part, indices=None) for part in parts]
             else:
-                other = _beside(opened, self.unlabelled, dataset, "config.data.unlabelled")
+                other = self._beside(opened, self.unlabelled, dataset, "config.data.unlabelled")
                 whole = [Part(other, self.split)]
             size = self.unlabelled_batch or batch_size
             key = "config.data.unlabelled_batch" if self.unlabelled_batch else "config.train.batch_size"
-            made["unlabelled"] = Feed(whole, size, seed_of(seed, "unlabelled"), False, key)
+            made["unlabelled"] = Feed(whole, size, seed_of(seed, "unlabelled"), False, key, self.crop)
         return made
 
-
-def _beside(opened: dict[Path, Dataset], path: str, dataset: Dataset, key: str) -> Dataset:
-    """The dataset at ``path``, if a model fed from ``dataset`` can be fed from it too."""
-    place = Path(path).resolve()
-    if place not in opened:
-        opened[place] = Dataset.open(path)
-    other, recipe = opened[place], dataset.recipe()
-    theirs = other.recipe()
-    differences = recipe.differences(theirs)
-    if recipe.size != theirs.size:
-        differences.append(f"size is {recipe.size} here and {theirs.size} there")
-    if differences:
-        raise InputError(
-            f"{key}: {other.path} does not fit {dataset.path}: {'; '.join(differences)} "
-            f"(here: {dataset.path}, there: {other.path}); ingest them alike"
-        )
-    return other
+    def _beside(self, opened: dict[Path, Dataset], path: str, dataset: Dataset, key: str) -> Dataset:
+        """The dataset at ``path``, if a model fed from ``dataset`` can be fed from it too."""
+        place = Path(path).resolve()
+        if place not in opened:
+            try:
+                opened[place] = Dataset.open(path)
+            except InputError as error:
+                raise InputError(f"{key}: {error}") from None
+        other, recipe = opened[place], dataset.recipe()
+        theirs = other.recipe()
+        differences = recipe.differences(theirs)
+        if recipe.size != theirs.size and self.crop is None:
+            differences.append(f"size is {recipe.size} here and {theirs.size} there")
+        if differences:
+            raise InputError(
+                f"{key}: {other.path} does not fit {dataset.path}: {'; '.join(differences)} "
+                f"(here: {dataset.path}, there: {other.path}); ingest them alike"
+            )
+        if self.crop is not None:
+            crops.check(self.crop, theirs.size, str(other.path))
+        return other
 
 
 def _labels(dataset: Dataset) -> str:
@@ -228,6 +260,7 @@ def sweep(
     indices: np.ndarray | None = None,
     shard: tuple[int, int] = (0, 1),
     workers: int = 2,
+    crop: tuple[int, ...] | None = None,
 ) -> Iterator[Batch]:
     """Every example once, in order; the last batch is filled with copies of the last example at ``weight`` 0.
 
@@ -235,6 +268,7 @@ def sweep(
         batch_size: of the global batch; every batch has it, so that one compiled function serves all.
         indices: sweeps these examples instead, in the order given.
         shard: as for ``batches``; all processes get the same number of batches.
+        crop: size of the box at the centre of each, array order; None is all of it.
 
     Yields:
         ``{"main": stream}`` as ``batches`` does.
@@ -243,11 +277,12 @@ def sweep(
         InputError: the split is missing, or the batch does not divide over the processes.
     """
     members = np.arange(dataset.size(split)) if indices is None else np.asarray(indices)
+    box = None if crop is None else Crop(tuple(crop))
     own = rows(batch_size, shard)
 
     def make(number: int) -> Batch:
         position = np.arange(number * batch_size, (number + 1) * batch_size)[own]
-        stream = dataset.read(split, members[np.minimum(position, len(members) - 1)])
+        stream = dataset.read(split, members[np.minimum(position, len(members) - 1)], box)
         stream["weight"] = (position < len(members)).astype(np.float32)
         return {"main": stream}
 

@@ -61,6 +61,7 @@ class Described:
         histogram: (BINS,) counts of units over the window, all channels together.
         signature: by which near-duplicates are found (``vitmed.data.alike``).
         read_size, read_spacing: (n,) voxels int64 and millimetres float32 (NaN unknown) as the file has them.
+        marked: the values that its mask holds; None without a mask.
         exposed: how its pixels may show who the patient is (``vitmed.data.exposed``).
     """
 
@@ -79,6 +80,7 @@ class Described:
     signature: np.ndarray
     read_size: np.ndarray
     read_spacing: np.ndarray
+    marked: tuple[int, ...] | None
     exposed: tuple[str, ...]
 
 
@@ -142,6 +144,7 @@ def prepare(task: Task, plan: Plan) -> Prepared:
         signature=signature,
         read_size=np.asarray(read_size, np.int64),
         read_spacing=np.asarray(read_spacing, np.float32),
+        marked=marked(mask),
         exposed=shown,
         telling=telling,
     )
@@ -173,7 +176,12 @@ def _mask(mask: Mask, scan: Scan) -> np.ndarray:
         from vitmed.scans import dicom_seg
 
         return dicom_seg.read(mask, scan)
-    found = read_mask(mask.files[0])
+    try:
+        found = read_mask(mask.files[0])
+    except Refused as fault:  # the id of the scan stands beside it, whose own file may be whole
+        raise Refused(
+            "mask that cannot be read", ": ".join(filter(None, (fault.reason, fault.detail)))
+        ) from None
     if found.size != scan.size or found.array.shape[-1] != 1:
         raise Refused("mask of another shape", f"{found.array.shape[:-1]}, the scan has {scan.size}")
     both = found.affine is not None and scan.affine is not None
@@ -214,6 +222,11 @@ def statistics(
         grey += np.clip(image[..., c] * float(scale[c]) + float(offset[c]), low, high)
     signature = alike.signature((grey / image.shape[-1] - low) / (high - low))
     return np.array(total), np.array(square), histogram, signature
+
+
+def marked(mask: np.ndarray | None) -> tuple[int, ...] | None:
+    """The values that a mask (*S) uint8 holds."""
+    return None if mask is None else tuple(np.flatnonzero(np.bincount(mask.ravel())).tolist())
 
 
 def digest(image: np.ndarray) -> bytes:

@@ -24,7 +24,7 @@ _DESCRIPTION = "Medical scans prepared by vitmed; datasheet.json tells what they
 
 
 def features(
-    size: tuple[int, ...], channels: int, dtype: np.dtype, outputs: int, masks: bool
+    size: tuple[int, ...], channels: int, dtype: np.dtype, outputs: int, masks: bool, chunked: bool = False
 ) -> tfds.features.FeaturesDict:
     """What an example holds.
 
@@ -36,6 +36,9 @@ def features(
     ``TOLD`` of a scan, "" unknown; ``orientation``, the sides the file's own axes ran towards before they were
     turned ("LPI"; "" unknown; with ``grid`` it leads back to the file's own voxels, see ``vitmed.scans.writeback``); ``read_size`` and ``read_spacing`` (n,) as the file had them; ``exposed``, what
     its pixels may show of the person, by commas.
+
+    Where images are stored in chunks (``vitmed.data.chunks``), ``chunks`` (2,) takes the place of ``image`` and
+    ``mask``: the index of the first chunk within the split, and how many there are.
     """
     tensor = tfds.features.Tensor
     held = {
@@ -60,6 +63,9 @@ def features(
     }
     if masks:
         held["mask"] = tensor(shape=size, dtype=np.uint8, encoding="bytes")
+    if chunked:
+        held = {k: v for k, v in held.items() if k not in ("image", "mask")}
+        held["chunks"] = tensor(shape=(2,), dtype=np.int64)
     return tfds.features.FeaturesDict(held)
 
 

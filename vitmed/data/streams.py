@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vitmed.data import order
+from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
 from vitmed.errors import InputError
 
@@ -50,6 +51,7 @@ class Feed:
         labelled: whether labels and masks come along; without, ``label`` and ``label_weight`` are (B, 0) and there
             is no ``mask``, so that nothing can learn from what it should not see.
         key: of the batch size in the config, for messages.
+        crop: size of a random box, array order, to read of each example; None is all of it.
 
     Raises:
         InputError: a part without examples.
@@ -62,8 +64,9 @@ class Feed:
         seed: int,
         labelled: bool = True,
         key: str = "config.train.batch_size",
+        crop: tuple[int, ...] | None = None,
     ):
-        self.parts, self.batch_size, self.key = tuple(parts), batch_size, key
+        self.parts, self.batch_size, self.key, self.crop = tuple(parts), batch_size, key, crop
         self._members = [part.members for part in self.parts]
         for part, members in zip(self.parts, self._members):
             if not len(members):
@@ -85,9 +88,10 @@ class Feed:
 
     def read(self, step: int, rows: slice = slice(None)) -> Stream:
         """``Dataset.read``'s arrays for these rows of the global batch of ``step``."""
+        crop = None if self.crop is None else Crop(self.crop, (self._seed, step))
         if len(self.parts) == 1:
             chosen = order.indices(self._seed, step, self.batch_size, self.examples)[rows]
-            return self._read(0, chosen)
+            return self._read(0, chosen, crop)
         sizes, weights = map(len, self._members), [part.weight for part in self.parts]
         which, index = (
             drawn[rows] for drawn in order.mixed(self._seed, step, self.batch_size, list(sizes), weights)
@@ -95,15 +99,15 @@ class Feed:
         made: Stream = {}
         for k in np.unique(which):
             at = np.flatnonzero(which == k)
-            for name, values in self._read(int(k), index[at]).items():
+            for name, values in self._read(int(k), index[at], crop).items():
                 if name not in made:
                     made[name] = np.empty((len(which), *values.shape[1:]), values.dtype)
                 made[name][at] = values
         return made
 
-    def _read(self, k: int, chosen: np.ndarray) -> Stream:
+    def _read(self, k: int, chosen: np.ndarray, crop: Crop | None) -> Stream:
         part = self.parts[k]
-        stream = part.dataset.read(part.split, self._members[k][chosen])
+        stream = part.dataset.read(part.split, self._members[k][chosen], crop)
         stream["image"] = stream["image"].astype(self._dtype, copy=False)
         if self._masks and "mask" not in stream:
             stream["mask"] = np.full(stream["image"].shape[:-1], UNSEEN, np.uint8)

@@ -59,6 +59,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
             series=living.series(old, staying),
             history=living.history(old),
             progress=progress,
+            chunk=living.chunk_of(old),
         )
         (partial / datasheet.FILE).write_text(json.dumps(new, indent=2) + "\n")
     return {

@@ -8,7 +8,7 @@ import numpy as np
 import vitmed
 from vitmed.data.dataset import Dataset
 from vitmed.data.datasheet import PAGE
-from vitmed.report import charts, gather, page, pictures, sections, words
+from vitmed.report import charts, gather, page, pictures, planes, sections, words
 from vitmed.runs import durable
 
 _CLUSTERS = 12  # shown with pictures
@@ -32,6 +32,8 @@ def write(dataset: str | Path, out: str | Path | None = None) -> Path:
         "banner": words.SIMULATED if sheet.get("simulated") else "",
         "d": sections.dataset(found, pictures.samples(found["opened"], split)),
         "split": split,
+        "volumes": planes.volumes(found["opened"], split),
+        "structures": _structures(sheet),
         "tiles": _tiles(sheet),
         "sizes": _sizes(sheet),
         "spacings": _spacings(sheet),
@@ -61,10 +63,27 @@ def _tiles(sheet: dict[str, Any]) -> list[tuple[str, str]]:
         n for key in ("duplicates", "near_duplicates") for w, n in (sheet.get(key) or {}).items() if "/" in w
     )
     return [
-        (words.count(sum(sheet["examples"].values())), "scans"),
-        (words.count(None if None in patients else sum(patients)), "patients"),
-        (words.count(sum((sheet.get("refused") or {}).values())), "files refused"),
+        _tile(sum(sheet["examples"].values()), "scan", "scans"),
+        _tile(None if None in patients else sum(patients), "patient", "patients"),
+        _tile(sum((sheet.get("refused") or {}).values()), "file refused", "files refused"),
         (words.count(across), "copies and near-duplicates across splits"),
+    ]
+
+
+def _tile(n: int | None, one: str, many: str) -> tuple[str, str]:
+    return words.count(n), one if n == 1 else many
+
+
+def _structures(sheet: dict[str, Any]) -> list[dict[str, str]]:
+    """What masks hold: name, number of scans, and the colour it is shown in."""
+    values = {name: many[0] for name, many in (sheet.get("structures") or {}).items()}
+    return [
+        {
+            "name": name if name in values else f"value {name}",
+            "scans": words.plural(n, "scan"),
+            "colour": "#" + bytes(pictures.colour_of(values[name] if name in values else int(name))).hex(),
+        }
+        for name, n in (sheet.get("marked") or {}).get("structures", {}).items()
     ]
 
 
@@ -141,7 +160,7 @@ def _clusters(dataset: Dataset, groups: list[list[str]]) -> list[dict[str, Any]]
         at = np.array([k for k, scan in enumerate(dataset.ids(split)) if scan in wanted], int)
         if not len(at):
             continue
-        images = pictures.displayed(dataset.read(split, at), dataset.datasheet["window"])
+        images = pictures.displayed(pictures.flat(dataset, split, at), dataset.datasheet["window"])
         label, weight = dataset.labels(split)
         for image, k in zip(images, at, strict=True):
             named = task == "multiclass" and weight[k, 0] > 0

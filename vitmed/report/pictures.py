@@ -7,9 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from vitmed.data.dataset import Dataset
+from vitmed.data.crops import Crop
+from vitmed.data.dataset import Dataset, Stream
+from vitmed.data.prepare import UNMARKED
 
 HIDDEN = (214, 219, 225)  # masked patches: a light grey that no scan's black background is taken for
+MARKS = ((230, 159, 0), (86, 180, 233), (0, 200, 140), (240, 228, 66), (225, 95, 20), (214, 130, 180))
+_COVER = 0.55  # of a mark over the scan
 _LEAST_SIDE = 112  # pixels; smaller scans are enlarged by whole factors so that browsers do not blur them
 _MOST_SIDE = 320
 
@@ -36,17 +40,36 @@ def samples(dataset: Dataset, split: str = "train", per_class: int = 5, unlabell
     ids = dataset.ids(split)
     made = []
     for name, chosen in groups:
-        images = displayed(dataset.read(split, chosen), dataset.datasheet["window"])
+        stream = flat(dataset, split, chosen)
+        images = displayed(stream, dataset.datasheet["window"])
+        masks = stream.get("mask", [None] * len(images))
         made.append(
             {
                 "name": name,
                 "images": [
-                    {"src": data_uri(picture(image)), "id": ids[i]}
-                    for image, i in zip(images, chosen, strict=True)
+                    {"src": data_uri(picture(image, marks=mask)), "id": ids[i]}
+                    for image, mask, i in zip(images, masks, chosen, strict=True)
                 ],
             }
         )
     return made
+
+
+def flat(dataset: Dataset, split: str, indices: np.ndarray) -> Stream:
+    """What ``dataset.read`` gives, of a volume the middle slice alone: the rest is not read where it need not be."""
+    size = dataset.datasheet["size"]
+    crop = Crop((1, *size[1:])) if size and len(size) == 3 else None
+    return dataset.read(split, indices, crop)
+
+
+def marks(mask: np.ndarray) -> np.ndarray:
+    """Where a mask marks something: neither background nor unlooked at."""
+    return (mask != 0) & (mask != UNMARKED)
+
+
+def colour_of(value: int) -> tuple[int, int, int]:
+    """The colour of a value of masks."""
+    return MARKS[(value - 1) % len(MARKS)]
 
 
 def displayed(stream: dict[str, np.ndarray], window: Sequence[float]) -> np.ndarray:
@@ -57,27 +80,41 @@ def displayed(stream: dict[str, np.ndarray], window: Sequence[float]) -> np.ndar
     return (np.clip(units, low, high) - low) / (high - low)
 
 
-def picture(image: np.ndarray, mask: np.ndarray | None = None) -> Image.Image:
+def picture(
+    image: np.ndarray, mask: np.ndarray | None = None, marks: np.ndarray | None = None
+) -> Image.Image:
     """One image as an 8-bit picture; of a volume the middle slice along its first axis.
 
     Args:
         image: (*S, C) in 0..1; three channels are colour, of any other number the first is shown.
         mask: (*S) true where the model saw nothing; painted in ``HIDDEN``.
+        marks: (*S) values of a mask, laid over the scan in their colours.
     """
     if image.ndim == 4:
         middle = image.shape[0] // 2
-        image, mask = image[middle], None if mask is None else mask[middle]
-    grey = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
-    pixels = (np.clip(np.nan_to_num(grey), 0, 1) * 255 + 0.5).astype(np.uint8)
-    if mask is not None:
-        pixels = np.where(np.asarray(mask, bool)[..., None], np.array(HIDDEN, np.uint8), pixels)
-    made = Image.fromarray(pixels)
+        image = image[middle]
+        mask, marks = (None if m is None else m[middle] for m in (mask, marks))
+    made = Image.fromarray(pixels(image, mask, marks))
     side = min(made.size)
     if side < _LEAST_SIDE:
         factor = -(-_LEAST_SIDE // side)
         return made.resize((made.width * factor, made.height * factor), Image.Resampling.NEAREST)
     if max(made.size) > _MOST_SIDE:
         made.thumbnail((_MOST_SIDE, _MOST_SIDE), Image.Resampling.LANCZOS)
+    return made
+
+
+def pixels(image: np.ndarray, mask: np.ndarray | None = None, marks: np.ndarray | None = None) -> np.ndarray:
+    """An image (H, W, C) as ``picture`` paints it, (H, W, 3) uint8."""
+    grey = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
+    made = (np.clip(np.nan_to_num(grey), 0, 1) * 255 + 0.5).astype(np.uint8)
+    if mask is not None:
+        made = np.where(np.asarray(mask, bool)[..., None], np.array(HIDDEN, np.uint8), made)
+    if marks is not None:
+        for value in np.setdiff1d(marks, (0, UNMARKED)):
+            at = marks == value
+            over = (1 - _COVER) * made[at] + _COVER * np.array(colour_of(int(value)))
+            made[at] = np.rint(over).astype(np.uint8)
     return made
 
 

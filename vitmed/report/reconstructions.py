@@ -20,7 +20,7 @@ def triples(run: Path, dataset: Dataset, split: str, count: int = 6) -> list[dic
     model = Model.open(run)
     model.check(dataset)
     chosen = np.unique(np.linspace(0, dataset.size(split) - 1, count).astype(int))
-    made = model.reconstruct(dataset.read(split, chosen))
+    made = model.reconstruct(model.read(dataset, split, chosen))
     low, high = model.recipe.window
     ids = dataset.ids(split)
     return [

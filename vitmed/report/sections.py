@@ -30,6 +30,11 @@ def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
         )
     if sheet.get("task"):
         facts.append(("labels", f"{sheet['task']}: {', '.join(sheet['classes'])}"))
+    if sheet.get("marked"):
+        scans = f"{sheet['marked']['scans']:,} of {sum(sheet['examples'].values()):,} scans"
+        facts.append(("masks", f"{scans}: {structures(sheet)}"))
+    if sheet.get("chunk"):
+        facts.append(("stored", f"in chunks of {words.size(sheet['chunk'])}"))
     refused = sheet.get("refused") or {}
     histogram = sheet["intensity"].get("histogram") or {"edges": [], "counts": []}
     classes = list(
@@ -48,7 +53,7 @@ def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
             }
             for name, n in sheet["examples"].items()
         ],
-        "patients_known": any((sheet["patients"] or {}).values()),
+        "patients_known": any((sheet["patients"] or {}).values()) or splits.get("by") == "patient",
         "refused": sorted(refused.items(), key=lambda item: -item[1]),
         "refused_files": (sheet.get("refused_files") or [])[:_REFUSED_SHOWN],
         "refused_total": sum(refused.values()),
@@ -57,6 +62,14 @@ def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
         "copies": [_copies(where, n) for where, n in (sheet.get("duplicates") or {}).items() if n],
         "notes": sheet.get("notes") or [],
     }
+
+
+def structures(sheet: dict[str, Any]) -> str:
+    """What masks hold and in how many scans, as one line: ``1 anterior (260), 2 posterior (258)``."""
+    values = {name: " ".join(map(str, many)) + " " for name, many in (sheet.get("structures") or {}).items()}
+    counts = sheet["marked"]["structures"]
+    told = (f"{values[n]}{n} ({k:,})" if n in values else f"value {n} ({k:,})" for n, k in counts.items())
+    return ", ".join(told) or "nothing marked"
 
 
 def pretraining(run: dict[str, Any], triples: dict[str, Any] | None) -> dict[str, Any]:

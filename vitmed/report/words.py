@@ -91,3 +91,16 @@ def share(value: int | float) -> str:
 def listed(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def span(histogram: dict, whole: bool = False) -> str:
+    """The range of a histogram of the datasheet: ``31..43``, ``about 120..512`` where its bins tell no more, or ``1``."""
+    edges, counts = histogram["edges"], histogram["counts"]
+    held = [k for k, n in enumerate(counts) if n]
+    low, high = edges[held[0]], edges[held[-1] + 1]
+    if whole:
+        width = edges[1] - edges[0]
+        low, high = low + 0.5, high - 0.5
+        about = "about " if width > 1 else ""
+        return f"{low:.0f}" if low == high else f"{about}{low:.0f}..{high:.0f}"
+    return f"{(low + high) / 2:.3g}" if len(counts) == 1 else f"{low:.3g}..{high:.3g}"

@@ -5,6 +5,7 @@ DICOM PS3.10 (files), PS3.3 C.7.6 (images).
 
 import dataclasses
 import io
+import logging
 import os
 import struct
 import warnings
@@ -19,6 +20,9 @@ from vitmed.scans import dicom_kind, limits
 from vitmed.scans.dicom_frames import Plane, planes_of
 from vitmed.scans.dicom_values import Values
 from vitmed.scans.scan import Refused
+
+# Its remarks on odd values quote them, and they may be a person's.
+logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 _HEAD = 65536  # bytes that hold the header of most files
 _PIXELS = struct.pack("<HH", 0x7FE0, 0x0010)

@@ -90,7 +90,8 @@ def _laid_out(names: dict[str, str], root: Path, how: How) -> Survey:
     """
     folders = []
     marks = {os.path.basename(name) for name in names.values()}
-    if not marks.isdisjoint(("dataset.json", "dataset_description.json")):
+    parents = {os.path.basename(os.path.dirname(name)) for name in names.values()}
+    if "labelsTr" in parents or not marks.isdisjoint(("dataset.json", "dataset_description.json")):
         from vitmed.scans import bids, nnunet
 
         folders = [(folder, nnunet) for folder in nnunet.recognise(names)]

@@ -30,13 +30,31 @@ _AMBIGUOUS = {"echo", "unknown", "", "cat", "rg"}
 
 
 def recognise(names: Names) -> list[str]:
-    """The folders, by name ("." the source itself), that hold a ``dataset.json`` beside ``imagesTr``."""
+    """The folders, by name ("." the source itself), that hold a ``dataset.json`` beside ``imagesTr``.
+
+    Raises:
+        InputError: ``labelsTr`` without the two, whose masks would else be taken for scans.
+    """
     tables = {str(PurePosixPath(name).parent) for name in names.values() if _last(name) == "dataset.json"}
     images = {
         str(PurePosixPath(name).parent.parent)
         for name in names.values()
         if PurePosixPath(name).parent.name == "imagesTr"
     }
+    alone = {
+        str(PurePosixPath(name).parent.parent)
+        for path, name in names.items()
+        if PurePosixPath(name).parent.name == "labelsTr" and kind_of(path) is not None
+    } - (tables & images)
+    if alone:
+        folder = min(alone)
+        lacks = " and no ".join(
+            n for n, held in (("dataset.json", tables), ("imagesTr", images)) if folder not in held
+        )
+        raise InputError(
+            f"labelsTr of {folder} holds masks, as nnU-Net has it, but no {lacks} lies beside it; add what is missing, "
+            "or give a manifest CSV with the columns path and mask"
+        )
     return sorted(tables & images)
 
 
@@ -60,6 +78,8 @@ def survey(names: Names, folder: str, how: How) -> Survey:
     channels = _channels(content, table)
     values, ignore = _structures(content.get("labels"), table)
     ending = content.get("file_ending")
+    if ending is not None and not (isinstance(ending, str) and ending.startswith(".")):
+        raise InputError(f'{table} says file_ending {ending!r}; such as ".nii.gz" was expected')
     files: dict[str, dict[str, tuple[str, str]]] = {f: {} for f in _FOLDERS}  # file name: (path, name)
     refused: Refusals = []
     for path, name in sorted(names.items()):
@@ -209,10 +229,15 @@ def _structures(held, path: str) -> tuple[dict[str, tuple[int, ...]], int | None
         if (
             not whole
             or not all(0 <= v < UNMARKED for v in whole)
-            or any(isinstance(v, float) for v in values)
+            or any(isinstance(v, (float, bool)) for v in values)
         ):
             raise InputError(
                 f"{path} gives the label {name!r} the value {value!r}; whole numbers from 0 to 254 were expected"
+            )
+        other = next((n for n, held in found.items() if held == whole), None)
+        if other is not None:
+            raise InputError(
+                f"{path} gives the labels {other!r} and {name!r} the same value {value!r}; make them differ"
             )
         found[name] = whole
     ignore = found.pop("ignore", None)

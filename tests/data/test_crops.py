@@ -1,0 +1,114 @@
+"""Random sub-volumes: where they lie follows from (seed, step, example) alone; sweeps take the centre."""
+
+import numpy as np
+import pytest
+
+from vitmed.data import dataset as module
+from vitmed.data import loader
+from vitmed.data.crops import Crop
+from vitmed.data.dataset import Dataset
+from vitmed.data.loader import DataConfig
+from vitmed.errors import InputError
+
+
+@pytest.fixture(params=["cached", "from disk"])
+def places(request, write_dataset, tmp_path, monkeypatch):
+    """A set of 6 images (9, 7) whose every pixel tells its own place, with masks that do too."""
+    if request.param == "from disk":
+        monkeypatch.setattr(module, "CACHE_BYTES", 0)
+    image = np.arange(63, dtype=np.uint8).reshape(9, 7, 1)
+    examples = [{"id": f"e{i}", "image": image, "mask": image[..., 0], "label": [0]} for i in range(6)]
+    return str(write_dataset(tmp_path / "places", {"train": examples, "val": examples[:3]}))
+
+
+def drawn(path, seed=0, start=0, stop=8, shard=(0, 1), workers=0, crop=(4, 3)):
+    config = DataConfig(path, crop=crop)
+    feeds = config.feeds(config.open(), 4, seed)
+    return [batch["main"] for batch in loader.streams(feeds, start, stop, shard, workers)]
+
+
+def test_a_crop_is_a_box_of_the_scan_and_of_its_mask(places):
+    """Otherwise voxels are torn from their places, or a mask lies beside what it marks."""
+    for stream in drawn(places):
+        assert stream["image"].shape == (4, 4, 3, 1) and (stream["image"][..., 0] == stream["mask"]).all()
+        first = stream["mask"][:, :1, :1].astype(int)
+        assert (stream["mask"] == first + 7 * np.arange(4)[:, None] + np.arange(3)).all()
+
+
+def test_crops_are_a_function_of_seed_step_and_example(places):
+    """Otherwise a resumed run, or one on more processes or threads, sees other crops."""
+    whole = drawn(places)
+    again = drawn(places, start=3, workers=3)
+    halves = [drawn(places, shard=(i, 2)) for i in range(2)]
+    for k, stream in enumerate(whole):
+        if k >= 3:
+            assert all((stream[n] == again[k - 3][n]).all() for n in stream)
+        for n in stream:
+            assert (np.concatenate([half[k][n] for half in halves]) == stream[n]).all()
+    assert any((a["mask"] != b["mask"]).any() for a, b in zip(whole, drawn(places, seed=1)))
+    box, example = Crop((4, 3), (0, 0)), np.array([[1, 2], [3, 4], [1, 2]], np.uint32)
+    starts = box.starts(example, (90, 70))
+    assert (starts[0] == starts[2]).all() and (starts[0] != starts[1]).any()
+    assert (starts != Crop((4, 3), (0, 1)).starts(example, (90, 70))).any()
+
+
+def test_crops_lie_everywhere_and_nowhere_else():
+    """Otherwise the ends of scans are never learned from, or a read runs over them."""
+    example = np.stack([np.arange(6000), np.zeros(6000)], 1).astype(np.uint32)
+    starts = Crop((4, 3), (0, 5)).starts(example, (9, 7))
+    count = np.zeros((6, 5))
+    np.add.at(count, tuple(starts.T), 1)
+    assert count.sum() == 6000 and abs(count - 200).max() < 5 * np.sqrt(200)
+    assert (Crop((9, 7), (0, 5)).starts(example, (9, 7)) == 0).all()
+
+
+def test_sweeps_read_the_centre(places):
+    """Otherwise what is evaluated depends on luck."""
+    opened = Dataset.open(places)
+    for stream in (b["main"] for b in loader.sweep(opened, "val", 2, crop=(5, 4))):
+        assert (stream["mask"][:, 0, 0] == 2 * 7 + 1).all() and stream["mask"].shape == (2, 5, 4)
+    assert next(loader.sweep(opened, "val", 2))["main"]["mask"].shape == (2, 9, 7)
+
+
+def test_the_recipe_tells_the_size_of_the_crop(places):
+    """Otherwise the model is built for scans that it is never fed."""
+    config = DataConfig(places, crop=(4, 3))
+    assert config.recipe(config.open()).size == (4, 3)
+    assert DataConfig(places, crop=(4, 3), size=(4, 3)).recipe(config.open()).size == (4, 3)
+    assert DataConfig(places).recipe(config.open()).size == (9, 7)
+
+
+@pytest.mark.parametrize(
+    "keys, told",
+    [
+        ({"crop": (10, 3)}, r"config.data.crop is 10,3, which does not lie within the 9,7 of"),
+        ({"crop": (4, 3, 2)}, r"config.data.crop is 4,3,2, which does not lie within the 9,7 of"),
+        ({"crop": (0, 3)}, r"config.data.crop is 0,3"),
+        ({"crop": ()}, r"config.data.crop is \(\), which does not lie"),
+        ({"crop": (4, 3), "size": (9, 7)}, r"config.data.size is 9,7 and config.data.crop 4,3"),
+    ],
+)
+def test_a_crop_that_does_not_fit_is_one_sentence(keys, told, places):
+    """Otherwise it is found out by a traceback deep in the loader."""
+    with pytest.raises(InputError, match=told):
+        DataConfig(places, **keys).open()
+
+
+def test_datasets_of_a_mix_need_not_be_of_one_size(places, write_dataset, tmp_path):
+    """Crops make sets of different sizes fit; one that is too small for the crop is named."""
+
+    def other(name, size):
+        image = np.full((*size, 1), 200, np.uint8)
+        mask = np.ones(size, np.uint8)
+        return str(
+            write_dataset(
+                tmp_path / name, {"train": [{"id": name, "image": image, "mask": mask, "label": [0]}]}
+            )
+        )
+
+    config = DataConfig(places, crop=(4, 3), mix={places: 1.0, other("wide", (5, 30)): 1.0})
+    stream = config.feeds(config.open(), 4, 0)["main"].read(0)
+    assert sorted((stream["image"] == 200).all((1, 2, 3))) == [False, False, True, True]
+    config = DataConfig(places, crop=(4, 3), mix={places: 1.0, other("small", (3, 30)): 1.0})
+    with pytest.raises(InputError, match="crop is 4,3, which does not lie within the 3,30 of .*small"):
+        config.feeds(config.open(), 4, 0)
