@@ -93,11 +93,14 @@ def links(signatures: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.array(sorted(found), np.int64).reshape(-1, 2)
 
 
+@functools.lru_cache(maxsize=64)
 def _basis(count: int, length: int) -> np.ndarray:
     """(count, length): the first cosines over ``length`` pixels, which give mean amplitudes."""
     waves = np.cos(np.pi * np.arange(count)[:, None] * (np.arange(length) + 0.5) / length)
     waves[1:] *= np.sqrt(2)
-    return waves / length
+    waves /= length
+    waves.flags.writeable = False  # shared by all who ask
+    return waves
 
 
 def _signs(shape: tuple[int, ...]) -> np.ndarray:

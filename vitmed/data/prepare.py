@@ -3,12 +3,11 @@
 import dataclasses
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 
 from vitmed.data import alike, exposed
-from vitmed.data.pseudonyms import shows
+from vitmed.data.pseudonyms import shown
 from vitmed.scans import geometry, intensity
 from vitmed.scans.layout import Mask
 from vitmed.scans.read import read, read_mask
@@ -155,10 +154,9 @@ def _header(source: Source) -> tuple[tuple[str, ...], bool | None]:
     from vitmed.scans import deidentify
 
     header = deidentify.look(source.files[0])
-    parts = Path(os.path.abspath(source.files[0])).parts
     if header.values is None:
         return tuple(source.id.split("/")), header.burned_in
-    return tuple(v for v in header.values if any(shows(part, (v,)) for part in parts)), header.burned_in
+    return shown(os.path.abspath(source.files[0]).split(os.sep), header.values), header.burned_in
 
 
 def _agreed(file: str | None, row: str | None, given: str | None) -> str:
@@ -199,19 +197,21 @@ def statistics(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """``total``, ``square``, ``histogram`` and ``signature`` of stored pixels (*S, C), see ``Prepared``.
 
-    Sums are taken over the counts of each stored value, of which there are at most 65536.
+    Sums are taken over the counts of each stored value, of which there are at most 65536 and, in a small
+    picture, fewer.
     """
     low, high = window
     total, square, histogram = [], [], np.zeros(BINS, np.int64)
     grey = np.zeros(image.shape[:-1])
     for c in range(image.shape[-1]):
         levels, counts = intensity.counts(image[..., c])
-        units = np.clip(levels * float(scale[c]) + float(offset[c]), low, high)
+        units = (levels * float(scale[c]) + float(offset[c])).clip(low, high)
         total.append(counts @ units)
         square.append(counts @ np.square(units))
         bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
-        np.add.at(histogram, bins, counts)
-        grey += np.clip(image[..., c] * float(scale[c]) + float(offset[c]), low, high)
+        # Whole numbers far below 2**53, so exact also as the float64 that bincount sums.
+        histogram += np.bincount(bins, counts, BINS).astype(np.int64)
+        grey += (image[..., c] * float(scale[c]) + float(offset[c])).clip(low, high)
     signature = alike.signature((grey / image.shape[-1] - low) / (high - low))
     return np.array(total), np.array(square), histogram, signature
 

@@ -6,6 +6,7 @@ trying all numbers a hospital may have given. One key gives one patient the same
 """
 
 import contextlib
+import functools
 import hashlib
 import hmac
 import os
@@ -120,14 +121,26 @@ def shows(text: str, values: Iterable[str]) -> bool:
 
     A value of fewer than four letters and digits counts only as a whole word of ``text``.
     """
-    whole = _squash(text)
+    return any(_stands(_squash(value), text) for value in values)
+
+
+def shown(texts: Iterable[str], values: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``values`` that one of ``texts`` shows, each looked at once."""
+    texts = tuple(texts)
+    return tuple(v for v in values for wanted in (_squash(v),) if any(_stands(wanted, t) for t in texts))
+
+
+def _stands(wanted: str, text: str) -> bool:
+    """Whether what ``_squash`` made of a value is written in ``text``."""
+    whole, words = _written(text)
+    return bool(wanted) and (wanted in words or (len(wanted) >= _SHORT and wanted in whole))
+
+
+@functools.lru_cache(maxsize=1024)  # folders come again with every file in them
+def _written(text: str) -> tuple[str, frozenset[str]]:
+    """A text without case and punctuation, and the words in it, also those that digits and letters part."""
     words = set(re.findall(r"[^\W_]+", text.casefold()))
-    words |= {run for word in words for run in re.findall(r"\d+|\D+", word)}
-    for value in values:
-        wanted = _squash(value)
-        if wanted and (wanted in words or (len(wanted) >= _SHORT and wanted in whole)):
-            return True
-    return False
+    return _squash(text), frozenset(words | {run for word in words for run in re.findall(r"\d+|\D+", word)})
 
 
 def public(path: str, values: Iterable[str], key: Key) -> str:

@@ -151,7 +151,9 @@ def _read(path: str) -> tuple[Dataset, tuple[int, int] | None, int]:
         if pixels is not None:
             return data, pixels, size
         source = limits.bounded(path)
-    _refuse_bomb(source, path)
+        _refuse_bomb(source, path)
+    elif uid.DeflatedExplicitVRLittleEndian.encode() in head:  # who is deflated says so in plain letters
+        _refuse_bomb(source, path)
     data = pydicom.dcmread(source, stop_before_pixels=True, force=True)
     if _syntax(data) == uid.DeflatedExplicitVRLittleEndian:
         return data, None, size
