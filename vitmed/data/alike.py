@@ -17,7 +17,7 @@ looking at the pairs that they find among 5,856, 6,600 and 780 images.
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -37,21 +37,27 @@ _BLOCK = 2048
 _MARGIN = 2e-3  # float32 products may be this wrong; what they let through is computed again in float64
 
 
-def signature(picture: np.ndarray) -> np.ndarray:
+def signature(picture: np.ndarray | Iterable[np.ndarray], shape: tuple[int, ...] | None = None) -> np.ndarray:
     """What a scan looks like.
 
     Args:
-        picture: (*S) in 0..1 over the modality's window, 2D or 3D.
+        picture: (*S) in 0..1 over the modality's window, 2D or 3D; or its slabs along the first axis, one by one.
+        shape: S, where slabs are given.
 
     Returns:
         (K,) * dimension float16, K by ``KEPT``; zeros where the scan has fewer pixels than that. Its values are
         Fourier amplitudes in thousandths of the window.
     """
-    kept = KEPT[picture.ndim]
-    found = picture.astype(np.float64)
-    for axis, length in enumerate(picture.shape):
-        found = np.moveaxis(np.tensordot(_basis(min(kept, length), length), found, (1, axis)), 0, axis)
-    out = np.zeros((kept,) * picture.ndim, np.float16)
+    shape = picture.shape if shape is None else shape
+    kept = KEPT[len(shape)]
+    waves = [_basis(min(kept, length), length) for length in shape]
+    if len(shape) == 2:
+        found = waves[0] @ picture @ waves[1].T
+    else:
+        found = np.zeros([len(w) for w in waves])
+        for z, slab in enumerate(picture):
+            found += waves[0][:, z, None, None] * (waves[1] @ slab @ waves[2].T)
+    out = np.zeros((kept,) * len(shape), np.float16)
     out[tuple(slice(n) for n in found.shape)] = 1000 * found
     return out
 

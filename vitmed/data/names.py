@@ -12,6 +12,7 @@ from vitmed.data import pseudonyms
 from vitmed.data.annotations import Annotations, Row
 from vitmed.scans.kinds import kind_of
 from vitmed.scans.scan import Refusals
+from vitmed.scans.shown import shows
 
 
 class Names:
@@ -36,7 +37,7 @@ class Names:
 
     def public(self, path: str, values: Iterable[str]) -> str:
         """A path without what shows who the patient is."""
-        if not self._asked or not any(pseudonyms.shows(part, values) for part in path.split("/")):
+        if not self._asked or not any(shows(part, values) for part in path.split("/")):
             return path
         return pseudonyms.public(path, values, self._opened())
 
@@ -74,5 +75,5 @@ def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, na
                 out.append((names.nothing_of(file), reason, ""))
                 continue
             values += found
-        out.append((names.public(file, values), reason, "" if pseudonyms.shows(detail, values) else detail))
+        out.append((names.public(file, values), reason, "" if shows(detail, values) else detail))
     return out

@@ -2,12 +2,10 @@
 
 import dataclasses
 import hashlib
-import os
 
 import numpy as np
 
 from vitmed.data import alike, exposed
-from vitmed.data.pseudonyms import shown
 from vitmed.scans import geometry, intensity
 from vitmed.scans.layout import Mask
 from vitmed.scans.read import read, read_mask
@@ -153,10 +151,11 @@ def _header(source: Source) -> tuple[tuple[str, ...], bool | None]:
     """
     from vitmed.scans import deidentify
 
-    header = deidentify.look(source.files[0])
-    if header.values is None:
-        return tuple(source.id.split("/")), header.burned_in
-    return shown(os.path.abspath(source.files[0]).split(os.sep), header.values), header.burned_in
+    if source.parts and source.parts[0][0].said is not None:
+        header = source.parts[0][0].said
+    else:
+        header = deidentify.look(source.files[0]).in_path(source.files[0])
+    return tuple(source.id.split("/")) if header.values is None else header.values, header.burned_in
 
 
 def _agreed(file: str | None, row: str | None, given: str | None) -> str:
@@ -197,23 +196,37 @@ def statistics(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """``total``, ``square``, ``histogram`` and ``signature`` of stored pixels (*S, C), see ``Prepared``.
 
-    Sums are taken over the counts of each stored value, of which there are at most 65536 and, in a small
-    picture, fewer.
+    Sums are taken over the counts of each stored value, of which there are at most 65536; of a smaller picture
+    over its pixels.
     """
     low, high = window
-    total, square, histogram = [], [], np.zeros(BINS, np.int64)
-    grey = np.zeros(image.shape[:-1])
+    total, square, histogram = [], [], np.zeros(BINS)
+    every = [(float(s), float(o)) for s, o in zip(scale, offset, strict=True)]
+
+    def units_of(values: np.ndarray, c: int) -> np.ndarray:
+        units = values * every[c][0]
+        units += every[c][1]
+        return np.clip(units, low, high, out=units)
+
+    def grey(part: np.ndarray) -> np.ndarray:
+        mean = sum(units_of(part[..., c], c) for c in range(part.shape[-1])) / part.shape[-1]
+        return (mean - low) / (high - low)
+
     for c in range(image.shape[-1]):
-        levels, counts = intensity.counts(image[..., c])
-        units = (levels * float(scale[c]) + float(offset[c])).clip(low, high)
+        if image[..., c].size >= 65536:
+            levels, counts = intensity.counts(image[..., c])
+        else:
+            levels, counts = image[..., c].ravel(), np.ones(image[..., c].size, np.int64)
+        units = units_of(levels, c)
         total.append(counts @ units)
         square.append(counts @ np.square(units))
         bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
-        # Whole numbers far below 2**53, so exact also as the float64 that bincount sums.
-        histogram += np.bincount(bins, counts, BINS).astype(np.int64)
-        grey += (image[..., c] * float(scale[c]) + float(offset[c])).clip(low, high)
-    signature = alike.signature((grey / image.shape[-1] - low) / (high - low))
-    return np.array(total), np.array(square), histogram, signature
+        histogram += np.bincount(bins, counts, BINS)  # whole numbers far below 2**53, so exact
+    if image.ndim == 4:  # slab by slab, or a volume would be held in 64 bits
+        signature = alike.signature(map(grey, image), image.shape[:-1])
+    else:
+        signature = alike.signature(grey(image))
+    return np.array(total), np.array(square), histogram.astype(np.int64), signature
 
 
 def digest(image: np.ndarray) -> bytes:

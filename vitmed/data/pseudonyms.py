@@ -6,7 +6,6 @@ trying all numbers a hospital may have given. One key gives one patient the same
 """
 
 import contextlib
-import functools
 import hashlib
 import hmac
 import os
@@ -16,11 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vitmed.errors import InputError, MachineError
+from vitmed.scans.shown import shows
 
 ENVIRONMENT = "VITMED_KEY"
 _LENGTH = 32  # bytes
 _DIGITS = 16  # of a pseudonym, hexadecimal: 64 bits, so that 100,000 patients do not meet by chance
-_SHORT = 4  # a value of fewer letters is looked for as a whole word only
 
 
 class Key:
@@ -116,33 +115,6 @@ def _make(path: Path) -> bool:
             draft.unlink()
 
 
-def shows(text: str, values: Iterable[str]) -> bool:
-    """Whether one of ``values`` is written in ``text``, whatever its case and punctuation.
-
-    A value of fewer than four letters and digits counts only as a whole word of ``text``.
-    """
-    return any(_stands(_squash(value), text) for value in values)
-
-
-def shown(texts: Iterable[str], values: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``values`` that one of ``texts`` shows, each looked at once."""
-    texts = tuple(texts)
-    return tuple(v for v in values for wanted in (_squash(v),) if any(_stands(wanted, t) for t in texts))
-
-
-def _stands(wanted: str, text: str) -> bool:
-    """Whether what ``_squash`` made of a value is written in ``text``."""
-    whole, words = _written(text)
-    return bool(wanted) and (wanted in words or (len(wanted) >= _SHORT and wanted in whole))
-
-
-@functools.lru_cache(maxsize=1024)  # folders come again with every file in them
-def _written(text: str) -> tuple[str, frozenset[str]]:
-    """A text without case and punctuation, and the words in it, also those that digits and letters part."""
-    words = set(re.findall(r"[^\W_]+", text.casefold()))
-    return _squash(text), frozenset(words | {run for word in words for run in re.findall(r"\d+|\D+", word)})
-
-
 def public(path: str, values: Iterable[str], key: Key) -> str:
     """A scan's path with each part of it that shows one of ``values`` replaced by a pseudonym."""
     values = tuple(values)
@@ -167,7 +139,3 @@ def _suffix(name: str) -> str:
         r"(\.nii)?\.(gz|png|jpe?g|tiff?|bmp|npy|nii|mha|mhd|nrrd|nhdr|dcm|dicom|ima)$", name.lower()
     )
     return found.group(0) if found else ""
-
-
-def _squash(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.casefold())

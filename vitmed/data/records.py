@@ -82,7 +82,9 @@ class Encoder:
                 self._fields.append((name, None, None, "text"))
                 continue
             stored = held.get_serialized_info()[name].np_dtype
-            kind = {"f": "float_list", "u": "int64_list", "i": "int64_list"}.get(np.dtype(stored).kind, "bytes")
+            kind = {"f": "float_list", "u": "int64_list", "i": "int64_list"}.get(
+                np.dtype(stored).kind, "bytes"
+            )
             self._fields.append((name, np.dtype(feature.np_dtype), tuple(feature.shape), kind))
 
     def __call__(self, example: dict) -> bytes:
@@ -141,7 +143,8 @@ class Writer:
         self._in_shard += len(record)
         self._lengths[split][-1] += 1
         self._bytes[split] += len(record)
-        self._hash.update(split.encode() + b"\0" + len(record).to_bytes(8, "little") + record)
+        self._hash.update(split.encode() + b"\0" + len(record).to_bytes(8, "little"))
+        self._hash.update(record)
 
     def close(self) -> str:
         """Finishes the shards, writes TFDS's own files, and returns the SHA-256 over all records.

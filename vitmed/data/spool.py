@@ -5,6 +5,7 @@ prepared scans need not fit in memory; so they wait on disk, in ``DATASET.partia
 """
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from vitmed.data.prepare import Plan, Prepared, Read, Task, prepare
 from vitmed.errors import MachineError
@@ -135,13 +137,19 @@ def _weight(task: Task) -> str:
 
 def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    with open(path, "wb") as file:
+    # One thread a process: a worker has one core, and the products are too small to be shared out.
+    with open(path, "wb") as file, _threads().limit(limits=1):
         for task in tasks:
             try:
                 outcomes.append(_store(prepare(task, plan), file, path))
             except Refused as fault:
                 outcomes.append((task.source.id, fault.reason, fault.detail))
     return outcomes
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _store(scan: Prepared, file, path: str) -> Stored:

@@ -3,10 +3,10 @@
 import dataclasses
 
 from vitmed.data.prepare import UNMARKED
-from vitmed.data.pseudonyms import shows
 from vitmed.errors import InputError
 from vitmed.scans.layout import Told
 from vitmed.scans.scan import Refusals
+from vitmed.scans.shown import shows
 
 Structures = dict[str, tuple[int, ...]]
 

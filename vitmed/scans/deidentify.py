@@ -9,6 +9,7 @@ in paths and in messages.
 
 import dataclasses
 import functools
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -18,17 +19,23 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from vitmed.scans import dicom_header
+from vitmed.scans.shown import shown
 
 _TELLING = set("PN LO SH ST LT UT UC UI DA DT TM AE AS UR".split())
 _SINGLE = {"LT", "ST", "UR", "UT"}  # text in which a backslash is a backslash
-_NUMBERS = set("AT DS FD FL IS OB OD OF OL OV OW SL SS SV UL US UV".split()) | {"US or SS", "OB or OW", "US or OW"}
+# Numbers, codes and bytes; what they hold is read nowhere. A VR that is none of all these is left to pydicom.
+_SILENT = set("AT CS DS FD FL IS OB OD OF OL OV OW SL SS SV UL US UV".split()) | {
+    "US or SS",
+    "OB or OW",
+    "US or OW",
+}
+_BURNED_IN = 0x00280301
 _HARMLESS = {0x00080070, 0x00081090}  # Manufacturer, Manufacturer's Model Name
 _PERSON = {"PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber"}
 _OF_THE_STANDARD = "1.2.840.10008."  # the root of UIDs that DICOM itself gives out
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Header:
     """What a DICOM header says of the person.
 
@@ -41,16 +48,31 @@ class Header:
     values: tuple[str, ...] | None
     burned_in: bool | None
 
+    def in_path(self, path: str) -> "Header":
+        """The same with those values alone that stand in a file's path."""
+        if self.values is None:
+            return self
+        return Header(shown(os.path.abspath(path), self.values), self.burned_in)
+
 
 def look(path: str) -> Header:
     """Reads the header of a DICOM file for what it says of the person."""
+    from vitmed.scans import dicom_header  # which asks here what it has just read
+
+    try:
+        return of(dicom_header.header(path))
+    except Exception:  # whatever pydicom makes of a fault
+        return Header(None, None)
+
+
+def of(header: Dataset) -> Header:
+    """What a header that was read says of the person."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = dicom_header.header(path)
-            if "PatientID" not in header and "Rows" not in header:
+            if 0x00100020 not in header and 0x00280010 not in header:
                 return Header(None, None)  # cut off: pydicom does not say so
-            said = str(header.get("BurnedInAnnotation", "")).strip().upper()
+            said = str(header[_BURNED_IN].value).strip().upper() if _BURNED_IN in header else ""
             found = {text for data in (header, getattr(header, "file_meta", {})) for text in _telling(data)}
     except Exception:  # values are decoded one by one, each with its own way to be wrong
         return Header(None, None)
@@ -66,6 +88,8 @@ def person(path: str) -> tuple[str, ...]:
     Raises:
         Exception: whatever pydicom makes of a fault.
     """
+    from vitmed.scans import dicom_header
+
     found: set[str] = set()
     for element in dicom_header.header(path).iterall():
         if element.VR == "PN" or element.keyword in _PERSON:
@@ -81,7 +105,7 @@ def _telling(data: Dataset) -> Iterator[str]:
     for tag, element in data.items():
         raw = element if isinstance(element, RawDataElement) else None
         vr = _vr(raw) if raw is not None else None
-        if vr in _NUMBERS:
+        if vr in _SILENT:
             continue
         if vr in _TELLING and _plain(raw.value):
             if tag not in _HARMLESS:

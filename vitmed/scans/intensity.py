@@ -63,18 +63,12 @@ def widen(image: np.ndarray) -> np.ndarray:
 
 
 def counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(levels, counts): the values of an integer array, ascending, and how often each is.
-
-    Where there are more pixels than levels between the smallest and the largest value, these are all told, also
-    those that no pixel has.
+    """(levels, counts): every value from the smallest to the largest of an integer array, and how often it is.
 
     Args:
         values: integers of at most 16 bits.
     """
     low, high = int(values.min()), int(values.max())
-    if values.size < high - low:  # a table of all levels would cost more than the picture
-        levels, found = np.unique(values, return_counts=True)
-        return levels.astype(np.int64), found
     found = np.zeros(high - low + 1, np.int64)
     for place in _places(values, low):
         found += np.bincount(place.ravel(), minlength=len(found))
