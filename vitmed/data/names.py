@@ -56,8 +56,7 @@ def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, na
     """What was refused and why, without what a DICOM header says of the person; nothing of an unreadable one."""
     if not refused:
         return []
-    from vitmed.scans import deidentify  # and pydicom with it
-    from vitmed.scans.dicom_header import is_dicom
+    from vitmed.scans.dicom_header import is_dicom, said  # and pydicom with it
 
     root = source if source.is_dir() else source.parent
     out = []
@@ -70,7 +69,7 @@ def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, na
             continue
         regular = os.path.isfile(path)  # to open a pipe is to wait for ever
         if kind_of(path) == "dicom" or (regular and is_dicom(path)):
-            found = deidentify.look(path).values if regular else None
+            found = said(path).values if regular else None
             if found is None:
                 out.append((names.nothing_of(file), reason, ""))
                 continue

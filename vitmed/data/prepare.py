@@ -149,12 +149,12 @@ def _header(source: Source) -> tuple[tuple[str, ...], bool | None]:
 
     Of a header that cannot be read whole anything may stand there, so every part of the path counts.
     """
-    from vitmed.scans import deidentify
+    from vitmed.scans import dicom_header
 
     if source.parts and source.parts[0][0].said is not None:
         header = source.parts[0][0].said
     else:
-        header = deidentify.look(source.files[0]).in_path(source.files[0])
+        header = dicom_header.said(source.files[0]).in_path(source.files[0])
     return tuple(source.id.split("/")) if header.values is None else header.values, header.burned_in
 
 

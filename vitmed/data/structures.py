@@ -24,9 +24,9 @@ def numbered(told: Told, held: Structures) -> tuple[Told, Refusals]:
     """
     if not told.segments:
         return told, []
-    from vitmed.scans import deidentify
+    from vitmed.scans import deidentify, dicom_header
 
-    telling = {s.file for s in told.segments if _tells(s.names, deidentify.person(s.file))}
+    telling = {s.file for s in told.segments if _tells(s.names, deidentify.person(dicom_header.header(s.file)))}
     refused = [
         (s.called, "segment called by a person's name or number", "rename it")
         for s in told.segments

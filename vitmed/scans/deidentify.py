@@ -55,16 +55,6 @@ class Header:
         return Header(shown(os.path.abspath(path), self.values), self.burned_in)
 
 
-def look(path: str) -> Header:
-    """Reads the header of a DICOM file for what it says of the person."""
-    from vitmed.scans import dicom_header  # which asks here what it has just read
-
-    try:
-        return of(dicom_header.header(path))
-    except Exception:  # whatever pydicom makes of a fault
-        return Header(None, None)
-
-
 def of(header: Dataset) -> Header:
     """What a header that was read says of the person."""
     try:
@@ -79,19 +69,17 @@ def of(header: Dataset) -> Header:
     return Header(tuple(sorted(found)), {"YES": True, "NO": False}.get(said))
 
 
-def person(path: str) -> tuple[str, ...]:
+def person(header: Dataset) -> tuple[str, ...]:
     """The names and numbers that a header gives to people: all of VR PN, patient ids and accession numbers.
 
-    For short texts that are meant to be read, such as what a structure is called, of which ``look`` counts every
+    For short texts that are meant to be read, such as what a structure is called, of which ``of`` counts every
     one as identifying.
 
     Raises:
         Exception: whatever pydicom makes of a fault.
     """
-    from vitmed.scans import dicom_header
-
     found: set[str] = set()
-    for element in dicom_header.header(path).iterall():
+    for element in header.iterall():
         if element.VR == "PN" or element.keyword in _PERSON:
             found.update(_texts(element))
     return tuple(sorted(found))

@@ -124,6 +124,14 @@ def header(path: str) -> Dataset:
         return _read(path)[0]
 
 
+def said(path: str) -> deidentify.Header:
+    """What a file's header says of the person."""
+    try:
+        return deidentify.of(header(path))
+    except Exception:  # whatever pydicom makes of a fault
+        return deidentify.Header(None, None)
+
+
 def dataset(path: str) -> Dataset:
     """The whole file as pydicom gives it, with a transfer syntax, and nothing inflated beyond the limit."""
     with warnings.catch_warnings():
