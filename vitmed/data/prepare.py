@@ -46,6 +46,8 @@ class Task:
 class Described:
     """What is known of a prepared scan beside its pixels, wherever these are.
 
+    Each kind also has its ``signature``, by which near-duplicates are found (``vitmed.data.alike``).
+
     Attributes:
         id: what the scan is called.
         scale, offset: (C,) float32, from stored integers to units.
@@ -56,7 +58,6 @@ class Described:
         digest: of the stored pixels and their shape, by which exact copies are found.
         total, square: per channel, the sum of clipped units and of their squares (float64).
         histogram: (BINS,) counts of units over the window, all channels together.
-        signature: by which near-duplicates are found (``vitmed.data.alike``).
         read_size, read_spacing: (n,) voxels int64 and millimetres float32 (NaN unknown) as the file has them.
         exposed: how its pixels may show who the patient is (``vitmed.data.exposed``).
     """
@@ -73,7 +74,6 @@ class Described:
     total: np.ndarray
     square: np.ndarray
     histogram: np.ndarray
-    signature: np.ndarray
     read_size: np.ndarray
     read_spacing: np.ndarray
     exposed: tuple[str, ...]
@@ -99,6 +99,7 @@ class Prepared(Read):
 
     image: np.ndarray
     mask: np.ndarray | None
+    signature: np.ndarray
 
 
 def prepare(task: Task, plan: Plan) -> Prepared:

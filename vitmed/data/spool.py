@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from vitmed.data.alike import KEPT
 from vitmed.data.prepare import Plan, Prepared, Read, Task, prepare
 from vitmed.errors import MachineError
 from vitmed.pool import pool
@@ -28,7 +29,7 @@ ALONE = {"npz": math.inf, "picture": 64, "volume": 4}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored(Read):
-    """A prepared scan whose pixels (and mask) lie in a spool file."""
+    """A prepared scan whose pixels, mask and signature lie in a spool file: of many scans even these are much."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -45,6 +46,15 @@ class Stored(Read):
         image = np.frombuffer(data[:count], self.dtype).reshape(self.shape)
         mask = np.frombuffer(data[count:], np.uint8).reshape(self.shape[:-1]) if self.mask_bytes else None
         return image, mask
+
+    @property
+    def signature(self) -> np.ndarray:
+        """The signature, from the spool."""
+        ndim = len(self.shape) - 1
+        with open(self.file, "rb", buffering=0) as file:
+            file.seek(self.start + int(np.prod(self.shape)) * self.dtype.itemsize + self.mask_bytes)
+            found = np.fromfile(file, np.float16, KEPT[ndim] ** ndim)
+        return found.reshape((KEPT[ndim],) * ndim)
 
 
 Outcome = Stored | tuple[str, str, str]
@@ -157,6 +167,7 @@ def _store(scan: Prepared, file, path: str) -> Stored:
     file.write(np.ascontiguousarray(scan.image).data)
     if scan.mask is not None:
         file.write(np.ascontiguousarray(scan.mask).data)
+    file.write(scan.signature.data)
     kept = {field.name: getattr(scan, field.name) for field in dataclasses.fields(Read)}
     return Stored(
         **kept,

@@ -26,7 +26,9 @@ def numbered(told: Told, held: Structures) -> tuple[Told, Refusals]:
         return told, []
     from vitmed.scans import deidentify, dicom_header
 
-    telling = {s.file for s in told.segments if _tells(s.names, deidentify.person(dicom_header.header(s.file)))}
+    telling = {
+        s.file for s in told.segments if _tells(s.names, deidentify.person(dicom_header.header(s.file)))
+    }
     refused = [
         (s.called, "segment called by a person's name or number", "rename it")
         for s in told.segments
