@@ -19,7 +19,7 @@ from vitmed.errors import InputError, MachineError
 from vitmed.models.build import ModelConfig
 from vitmed.objectives import registry
 from vitmed.objectives.interface import Spec
-from vitmed.scale import bench, load, peers
+from vitmed.scale import bench, ingesting, load, peers
 
 TINY = bench.Setting(
     model=ModelConfig("nano", (8, 8), decoder_dim=16, decoder_depth=1, decoder_heads=2, scan=True),
@@ -131,3 +131,15 @@ def test_a_dataset_opened_without_a_cache_reads_from_disk(tmp_path):
         dataset = Dataset.open(tmp_path / "set", cache)
         dataset.read("train", np.arange(3))
         assert (dataset._cached["train"] is not None) == kept
+
+
+def test_ingest_answers_in_the_agreed_keys_over_all_the_files():
+    """A ratio over fewer files than were counted would flatter."""
+    result = ingesting.ingesting(6, 2, repeats=2, size=(16, 24), volume=(8, 12, 12), quiet=True)
+    kinds = {"pydicom": ("dicom", 6), "SimpleITK": ("volumes", 2)}
+    assert list(result["peers"]) == list(result["ratio"]) == list(result["cpu_ratio"]) == list(kinds)
+    for name, (kind, count) in kinds.items():
+        ours, theirs = (sum(result["seconds"][n]) / 2 for n in (kind, name))
+        assert result["files_per_second"][kind] == pytest.approx(count / ours, rel=0.02, abs=0.1)
+        assert result["peers"][name] == pytest.approx(count / theirs, rel=0.02, abs=0.1)
+        assert result["ratio"][name] == pytest.approx(theirs / ours, rel=0.02, abs=0.01)

@@ -6,16 +6,20 @@
   vitmed bench loop --config configs/pretrain_mae.py --config.data.path=DATASET
                                             what the loop (data, logging, checkpoints) adds to the bare step
   vitmed bench load                         images a second of the loader, beside PyTorch's and MONAI's over the same scans
+  vitmed bench ingest                       files a second from DICOM or NIfTI to a dataset, one process, beside plain loops of
+                                            pydicom and SimpleITK that decode the same files and keep nothing
 
 Peers are installed by the extra: pip install 'vitmed[bench]'. Numbers are medians; close other programs first.
 """
 
-HELP = "measure the training step and the loader (also against peers), and what the loop adds"
+HELP = "measure the training step, the loader and ingest (also against peers), and what the loop adds"
 TAKES_CONFIG = True
 
 
 def arguments(parser):
-    parser.add_argument("what", choices=("step", "loop", "load"), metavar="WHAT", help="step, loop or load")
+    parser.add_argument(
+        "what", choices=("step", "loop", "load", "ingest"), metavar="WHAT", help="step, loop, load or ingest"
+    )
     parser.add_argument(
         "--config", metavar="FILE.py[:ARG]", help="a training config (step: default MAE b16,224, 3 channels)"
     )
@@ -33,7 +37,7 @@ def arguments(parser):
         "--repeats",
         type=int,
         metavar="N",
-        help="rounds the medians are of (default: step and load 5, loop 3)",
+        help="rounds the medians are of (default: step and load 5, loop and ingest 3)",
     )
     parser.add_argument(
         "--steps", type=int, default=200, metavar="N", help="loop: steps a round (default: 200)"
@@ -50,7 +54,7 @@ def arguments(parser):
         type=int,
         default=1024,
         metavar="N",
-        help="load: simulated scans to draw from (default: 1024)",
+        help="load: simulated scans to draw from; ingest: DICOM files (default: 1024)",
     )
 
 
@@ -63,8 +67,15 @@ def run(args) -> dict:
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name} is {value}; at least {least} was expected")
-    if args.what == "load" and (args.config or args.overrides):
-        raise InputError("bench load times the loader alone, over scans that it makes; leave out --config")
+    if args.what in ("load", "ingest") and (args.config or args.overrides):
+        alone = "the loader" if args.what == "load" else "ingest"
+        raise InputError(
+            f"bench {args.what} times {alone} alone, over scans that it makes; leave out --config"
+        )
+    if args.what == "ingest" and (args.peer or args.batch):
+        raise InputError(
+            "bench ingest always has its two peers, and no batches; leave out --peer and --batch"
+        )
     if args.config is None and (args.what == "loop" or args.overrides):
         raise InputError(
             f"bench {args.what} needs --config to know what to {'train' if args.what == 'loop' else 'override'}"
@@ -73,6 +84,18 @@ def run(args) -> dict:
     from vitmed import config
     from vitmed.scale import bench, load
 
+    if args.what == "ingest":
+        from vitmed.scale.ingesting import PEERS, ingesting
+
+        result = ingesting(args.scans, repeats=args.repeats or 3)
+        console = Console(stderr=args.json)
+        for name, kind in PEERS.items():
+            console.print(
+                f"{kind}: vitmed ingests {result['files_per_second'][kind]} files/s, {name} alone decodes "
+                f"{result['peers'][name]}: {result['ratio'][name]} of it, {result['cpu_ratio'][name]} by processor time",
+                highlight=False,
+            )
+        return result
     peers = tuple(dict.fromkeys(args.peer))
     if args.what == "load":
         result = load.load(args.batch or 256, args.workers, args.repeats or 5, peers or None, args.scans)

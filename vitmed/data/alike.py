@@ -17,7 +17,7 @@ looking at the pairs that they find among 5,856, 6,600 and 780 images.
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -37,21 +37,27 @@ _BLOCK = 2048
 _MARGIN = 2e-3  # float32 products may be this wrong; what they let through is computed again in float64
 
 
-def signature(picture: np.ndarray) -> np.ndarray:
+def signature(picture: np.ndarray | Iterable[np.ndarray], shape: tuple[int, ...] | None = None) -> np.ndarray:
     """What a scan looks like.
 
     Args:
-        picture: (*S) in 0..1 over the modality's window, 2D or 3D.
+        picture: (*S) in 0..1 over the modality's window, 2D or 3D; or its slabs along the first axis, one by one.
+        shape: S, where slabs are given.
 
     Returns:
         (K,) * dimension float16, K by ``KEPT``; zeros where the scan has fewer pixels than that. Its values are
         Fourier amplitudes in thousandths of the window.
     """
-    kept = KEPT[picture.ndim]
-    found = picture.astype(np.float64)
-    for axis, length in enumerate(picture.shape):
-        found = np.moveaxis(np.tensordot(_basis(min(kept, length), length), found, (1, axis)), 0, axis)
-    out = np.zeros((kept,) * picture.ndim, np.float16)
+    shape = picture.shape if shape is None else shape
+    kept = KEPT[len(shape)]
+    waves = [_basis(min(kept, length), length) for length in shape]
+    if len(shape) == 2:
+        found = waves[0] @ picture @ waves[1].T
+    else:
+        found = np.zeros([len(w) for w in waves])
+        for z, slab in enumerate(picture):
+            found += waves[0][:, z, None, None] * (waves[1] @ slab @ waves[2].T)
+    out = np.zeros((kept,) * len(shape), np.float16)
     out[tuple(slice(n) for n in found.shape)] = 1000 * found
     return out
 
@@ -59,8 +65,8 @@ def signature(picture: np.ndarray) -> np.ndarray:
 def links(signatures: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Pairs of scans that are alike, copies included: as many as it takes to link all that hang together.
 
-    Time grows with the square of the number of scans, as matrix products: 100,000 take minutes. Memory is some
-    hundred megabytes beside the signatures.
+    Time grows with the square of the number of scans, as matrix products: 100,000 take minutes. Memory is 1 kB a
+    scan (2D) and a hundred megabytes beside the signatures.
 
     Args:
         signatures: (n, *(K,) * dimension), of ``signature``.
@@ -73,14 +79,20 @@ def links(signatures: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     wide = (min(SEARCHED[ndim], max(2, round(_SHARE * min(size)))),) * ndim
     weight = np.sqrt(sum(k**2 for k in np.ix_(*(np.arange(n, dtype=np.float64) for n in wide))))
     corner = (slice(None), *(slice(n) for n in wide))
-    vectors = (signatures[corner].astype(np.float32) * weight.astype(np.float32)).reshape(len(signatures), -1)
-    length = np.sqrt(np.square(vectors, dtype=np.float64).sum(1))
-    vectors /= np.where(length > 0, length, 1).astype(np.float32)[:, None]
+
+    def vectors_of(which) -> np.ndarray:
+        found = (signatures[which][corner].astype(np.float32) * weight.astype(np.float32)).reshape(
+            -1, weight.size
+        )
+        length = np.sqrt(np.square(found, dtype=np.float64).sum(1))
+        return found / np.where(length > 0, length, 1).astype(np.float32)[:, None]
+
+    parts = _by_parity(vectors_of, len(signatures), wide)
     signs = _signs(wide).reshape(-1, weight.size)
     cluster = Joined(len(signatures))
     found = []
-    for one, two in _candidates(_by_parity(vectors, wide)):
-        a, b = vectors[one].astype(np.float64), vectors[two].astype(np.float64)
+    for one, two in _candidates(parts):
+        a, b = vectors_of(one).astype(np.float64), vectors_of(two).astype(np.float64)
         products = np.stack([(a * (b * sign)).sum(1) for sign in signs])
         for k in np.flatnonzero(products.max(0) >= CORRELATION):
             i, j = int(one[k]), int(two[k])
@@ -93,13 +105,17 @@ def links(signatures: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.array(sorted(found), np.int64).reshape(-1, 2)
 
 
+@functools.lru_cache(maxsize=64)
 def _basis(count: int, length: int) -> np.ndarray:
     """(count, length): the first cosines over ``length`` pixels, which give mean amplitudes."""
     waves = np.cos(np.pi * np.arange(count)[:, None] * (np.arange(length) + 0.5) / length)
     waves[1:] *= np.sqrt(2)
-    return waves / length
+    waves /= length
+    waves.flags.writeable = False  # shared by all who ask
+    return waves
 
 
+@functools.cache
 def _signs(shape: tuple[int, ...]) -> np.ndarray:
     """(2 ** dimension, *shape): what each mirroring of the picture does to its coefficients."""
     alternate = [(np.ones(n, np.float32), (-1.0) ** np.arange(n, dtype=np.float32)) for n in shape]
@@ -113,10 +129,17 @@ def _cosines(count: int) -> np.ndarray:
     return _basis(count, count).T * count
 
 
-def _by_parity(vectors: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """The vectors (n, d) taken apart into those coefficients that every mirroring turns alike."""
+def _by_parity(vectors_of: Callable, n: int, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """The vectors (n, d) taken apart into those coefficients that every mirroring turns alike, block by block."""
     parity = functools.reduce(np.add.outer, [(np.arange(n) % 2) << i for i, n in enumerate(shape)]).ravel()
-    return [np.ascontiguousarray(vectors[:, parity == p]) for p in range(2 ** len(shape))]
+    places = [np.flatnonzero(parity == p) for p in range(2 ** len(shape))]
+    parts = [np.empty((n, len(place)), np.float32) for place in places]
+    for low in range(0, n, _BLOCK):
+        block = slice(low, min(low + _BLOCK, n))
+        vectors = vectors_of(block)
+        for part, place in zip(parts, places, strict=True):
+            part[block] = vectors[:, place]
+    return parts
 
 
 def _candidates(parts: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -6,6 +6,7 @@ Alike is taken to be transitive: all that hang together by pairs are one cluster
 
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def count(digests: list[bytes], splits: list[str]) -> dict[str, int]:
     return counts
 
 
-def clusters(digests: list[bytes], signatures: list[np.ndarray], size: tuple[int, ...]) -> list[int]:
+def clusters(digests: list[bytes], signatures: Iterable[np.ndarray], size: tuple[int, ...]) -> list[int]:
     """The cluster of each example of ``size`` pixels: equal numbers for copies and for all that looks alike."""
     first: dict[bytes, int] = {}
     for i, digest in enumerate(digests):
@@ -46,9 +47,20 @@ def clusters(digests: list[bytes], signatures: list[np.ndarray], size: tuple[int
     for i, digest in enumerate(digests):
         joined.join(first[digest], i)
     if len(distinct) > 1:
-        for i, j in alike.links(np.stack([signatures[k] for k in distinct]), size):
+        looks = (s for i, s in enumerate(signatures) if first[digests[i]] == i)
+        for i, j in alike.links(_stacked(looks, len(distinct)), size):
             joined.join(distinct[i], distinct[j])
     return [joined.of(i) for i in range(len(digests))]
+
+
+def _stacked(arrays: Iterable[np.ndarray], count: int) -> np.ndarray:
+    """``np.stack`` of ``count`` arrays that are there one at a time."""
+    out = None
+    for i, array in enumerate(arrays):
+        if out is None:
+            out = np.empty((count, *array.shape), array.dtype)
+        out[i] = array
+    return out
 
 
 def count_near(digests: list[bytes], cluster: list[int], splits: list[str]) -> dict[str, int]:

@@ -6,6 +6,7 @@ a file is refused and counted; a fault of the set ends it. The bytes do not depe
 """
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -144,6 +145,9 @@ def ingest(
                     f"all {len(passed)} scans of {source} are in {out} already; nothing to append"
                 )
             raise InputError(_nothing(source, refused))
+        # What the readers noted is let go: of many scans it is as much as all that is known of them.
+        del tasks
+        sources = [dataclasses.replace(s, parts=()) for s in sources]
         by_id = {s.id: s for s in sources}
         entries = [_entry(m, by_id[m.id], told.rows.get(m.id, Row()), names) for m in fresh]
         again = [e for e in entries if e.id in there]

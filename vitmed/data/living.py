@@ -29,6 +29,7 @@ class Kept(Described):
     shape: tuple[int, ...]
     dtype: np.dtype
     mask_bytes: int
+    signature: np.ndarray
 
     def load(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The image (*S, C) and the mask (*S) or None."""

@@ -12,6 +12,7 @@ from vitmed.data import pseudonyms
 from vitmed.data.annotations import Annotations, Row
 from vitmed.scans.kinds import kind_of
 from vitmed.scans.scan import Refusals
+from vitmed.scans.shown import shows
 
 
 class Names:
@@ -36,7 +37,7 @@ class Names:
 
     def public(self, path: str, values: Iterable[str]) -> str:
         """A path without what shows who the patient is."""
-        if not self._asked or not any(pseudonyms.shows(part, values) for part in path.split("/")):
+        if not self._asked or not any(shows(part, values) for part in path.split("/")):
             return path
         return pseudonyms.public(path, values, self._opened())
 
@@ -55,8 +56,7 @@ def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, na
     """What was refused and why, without what a DICOM header says of the person; nothing of an unreadable one."""
     if not refused:
         return []
-    from vitmed.scans import deidentify  # and pydicom with it
-    from vitmed.scans.dicom_header import is_dicom
+    from vitmed.scans.dicom_header import is_dicom, said  # and pydicom with it
 
     root = source if source.is_dir() else source.parent
     out = []
@@ -69,10 +69,10 @@ def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, na
             continue
         regular = os.path.isfile(path)  # to open a pipe is to wait for ever
         if kind_of(path) == "dicom" or (regular and is_dicom(path)):
-            found = deidentify.look(path).values if regular else None
+            found = said(path).values if regular else None
             if found is None:
                 out.append((names.nothing_of(file), reason, ""))
                 continue
             values += found
-        out.append((names.public(file, values), reason, "" if pseudonyms.shows(detail, values) else detail))
+        out.append((names.public(file, values), reason, "" if shows(detail, values) else detail))
     return out

@@ -2,13 +2,10 @@
 
 import dataclasses
 import hashlib
-import os
-from pathlib import Path
 
 import numpy as np
 
 from vitmed.data import alike, exposed
-from vitmed.data.pseudonyms import shows
 from vitmed.scans import geometry, intensity
 from vitmed.scans.layout import Mask
 from vitmed.scans.read import read, read_mask
@@ -49,6 +46,8 @@ class Task:
 class Described:
     """What is known of a prepared scan beside its pixels, wherever these are.
 
+    Each kind also has its ``signature``, by which near-duplicates are found (``vitmed.data.alike``).
+
     Attributes:
         id: what the scan is called.
         scale, offset: (C,) float32, from stored integers to units.
@@ -59,7 +58,6 @@ class Described:
         digest: of the stored pixels and their shape, by which exact copies are found.
         total, square: per channel, the sum of clipped units and of their squares (float64).
         histogram: (BINS,) counts of units over the window, all channels together.
-        signature: by which near-duplicates are found (``vitmed.data.alike``).
         read_size, read_spacing: (n,) voxels int64 and millimetres float32 (NaN unknown) as the file has them.
         marked: the values that its mask holds; None without a mask.
         exposed: how its pixels may show who the patient is (``vitmed.data.exposed``).
@@ -77,7 +75,6 @@ class Described:
     total: np.ndarray
     square: np.ndarray
     histogram: np.ndarray
-    signature: np.ndarray
     read_size: np.ndarray
     read_spacing: np.ndarray
     marked: tuple[int, ...] | None
@@ -104,6 +101,7 @@ class Prepared(Read):
 
     image: np.ndarray
     mask: np.ndarray | None
+    signature: np.ndarray
 
 
 def prepare(task: Task, plan: Plan) -> Prepared:
@@ -155,13 +153,13 @@ def _header(source: Source) -> tuple[tuple[str, ...], bool | None]:
 
     Of a header that cannot be read whole anything may stand there, so every part of the path counts.
     """
-    from vitmed.scans import deidentify
+    from vitmed.scans import dicom_header
 
-    header = deidentify.look(source.files[0])
-    parts = Path(os.path.abspath(source.files[0])).parts
-    if header.values is None:
-        return tuple(source.id.split("/")), header.burned_in
-    return tuple(v for v in header.values if any(shows(part, (v,)) for part in parts)), header.burned_in
+    if source.parts and source.parts[0][0].said is not None:
+        header = source.parts[0][0].said
+    else:
+        header = dicom_header.said(source.files[0]).in_path(source.files[0])
+    return tuple(source.id.split("/")) if header.values is None else header.values, header.burned_in
 
 
 def _agreed(file: str | None, row: str | None, given: str | None) -> str:
@@ -207,21 +205,37 @@ def statistics(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """``total``, ``square``, ``histogram`` and ``signature`` of stored pixels (*S, C), see ``Prepared``.
 
-    Sums are taken over the counts of each stored value, of which there are at most 65536.
+    Sums are taken over the counts of each stored value, of which there are at most 65536; of a smaller picture
+    over its pixels.
     """
     low, high = window
-    total, square, histogram = [], [], np.zeros(BINS, np.int64)
-    grey = np.zeros(image.shape[:-1])
+    total, square, histogram = [], [], np.zeros(BINS)
+    every = [(float(s), float(o)) for s, o in zip(scale, offset, strict=True)]
+
+    def units_of(values: np.ndarray, c: int) -> np.ndarray:
+        units = values * every[c][0]
+        units += every[c][1]
+        return np.clip(units, low, high, out=units)
+
+    def grey(part: np.ndarray) -> np.ndarray:
+        mean = sum(units_of(part[..., c], c) for c in range(part.shape[-1])) / part.shape[-1]
+        return (mean - low) / (high - low)
+
     for c in range(image.shape[-1]):
-        levels, counts = intensity.counts(image[..., c])
-        units = np.clip(levels * float(scale[c]) + float(offset[c]), low, high)
+        if image[..., c].size >= 65536:
+            levels, counts = intensity.counts(image[..., c])
+        else:
+            levels, counts = image[..., c].ravel(), np.ones(image[..., c].size, np.int64)
+        units = units_of(levels, c)
         total.append(counts @ units)
         square.append(counts @ np.square(units))
         bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
-        np.add.at(histogram, bins, counts)
-        grey += np.clip(image[..., c] * float(scale[c]) + float(offset[c]), low, high)
-    signature = alike.signature((grey / image.shape[-1] - low) / (high - low))
-    return np.array(total), np.array(square), histogram, signature
+        histogram += np.bincount(bins, counts, BINS)  # whole numbers far below 2**53, so exact
+    if image.ndim == 4:  # slab by slab, or a volume would be held in 64 bits
+        signature = alike.signature(map(grey, image), image.shape[:-1])
+    else:
+        signature = alike.signature(grey(image))
+    return np.array(total), np.array(square), histogram.astype(np.int64), signature
 
 
 def marked(mask: np.ndarray | None) -> tuple[int, ...] | None:

@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vitmed.errors import InputError, MachineError
+from vitmed.scans.shown import shows
 
 ENVIRONMENT = "VITMED_KEY"
 _LENGTH = 32  # bytes
 _DIGITS = 16  # of a pseudonym, hexadecimal: 64 bits, so that 100,000 patients do not meet by chance
-_SHORT = 4  # a value of fewer letters is looked for as a whole word only
 
 
 class Key:
@@ -115,21 +115,6 @@ def _make(path: Path) -> bool:
             draft.unlink()
 
 
-def shows(text: str, values: Iterable[str]) -> bool:
-    """Whether one of ``values`` is written in ``text``, whatever its case and punctuation.
-
-    A value of fewer than four letters and digits counts only as a whole word of ``text``.
-    """
-    whole = _squash(text)
-    words = set(re.findall(r"[^\W_]+", text.casefold()))
-    words |= {run for word in words for run in re.findall(r"\d+|\D+", word)}
-    for value in values:
-        wanted = _squash(value)
-        if wanted and (wanted in words or (len(wanted) >= _SHORT and wanted in whole)):
-            return True
-    return False
-
-
 def public(path: str, values: Iterable[str], key: Key) -> str:
     """A scan's path with each part of it that shows one of ``values`` replaced by a pseudonym."""
     values = tuple(values)
@@ -154,7 +139,3 @@ def _suffix(name: str) -> str:
         r"(\.nii)?\.(gz|png|jpe?g|tiff?|bmp|npy|nii|mha|mhd|nrrd|nhdr|dcm|dicom|ima)$", name.lower()
     )
     return found.group(0) if found else ""
-
-
-def _squash(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.casefold())

@@ -5,6 +5,7 @@ prepared scans need not fit in memory; so they wait on disk, in ``DATASET.partia
 """
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
+from vitmed.data.alike import KEPT
 from vitmed.data.prepare import Plan, Prepared, Read, Task, prepare
 from vitmed.errors import MachineError
 from vitmed.pool import pool
@@ -26,7 +29,7 @@ ALONE = {"npz": math.inf, "picture": 64, "volume": 4}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored(Read):
-    """A prepared scan whose pixels (and mask) lie in a spool file."""
+    """A prepared scan whose pixels, mask and signature lie in a spool file: of many scans even these are much."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -43,6 +46,15 @@ class Stored(Read):
         image = np.frombuffer(data[:count], self.dtype).reshape(self.shape)
         mask = np.frombuffer(data[count:], np.uint8).reshape(self.shape[:-1]) if self.mask_bytes else None
         return image, mask
+
+    @property
+    def signature(self) -> np.ndarray:
+        """The signature, from the spool."""
+        ndim = len(self.shape) - 1
+        with open(self.file, "rb", buffering=0) as file:
+            file.seek(self.start + int(np.prod(self.shape)) * self.dtype.itemsize + self.mask_bytes)
+            found = np.fromfile(file, np.float16, KEPT[ndim] ** ndim)
+        return found.reshape((KEPT[ndim],) * ndim)
 
 
 Outcome = Stored | tuple[str, str, str]
@@ -135,7 +147,8 @@ def _weight(task: Task) -> str:
 
 def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    with open(path, "wb") as file:
+    # One thread a process: a worker has one core, and the products are too small to be shared out.
+    with open(path, "wb") as file, _threads().limit(limits=1):
         for task in tasks:
             try:
                 outcomes.append(_store(prepare(task, plan), file, path))
@@ -144,11 +157,17 @@ def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:
     return outcomes
 
 
+@functools.cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
 def _store(scan: Prepared, file, path: str) -> Stored:
     start = file.tell()
     file.write(np.ascontiguousarray(scan.image).data)
     if scan.mask is not None:
         file.write(np.ascontiguousarray(scan.mask).data)
+    file.write(scan.signature.data)
     kept = {field.name: getattr(scan, field.name) for field in dataclasses.fields(Read)}
     return Stored(
         **kept,

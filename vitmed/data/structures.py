@@ -3,10 +3,10 @@
 import dataclasses
 
 from vitmed.data.prepare import UNMARKED
-from vitmed.data.pseudonyms import shows
 from vitmed.errors import InputError
 from vitmed.scans.layout import Told
 from vitmed.scans.scan import Refusals
+from vitmed.scans.shown import shows
 
 Structures = dict[str, tuple[int, ...]]
 
@@ -24,9 +24,11 @@ def numbered(told: Told, held: Structures) -> tuple[Told, Refusals]:
     """
     if not told.segments:
         return told, []
-    from vitmed.scans import deidentify
+    from vitmed.scans import deidentify, dicom_header
 
-    telling = {s.file for s in told.segments if _tells(s.names, deidentify.person(s.file))}
+    telling = {
+        s.file for s in told.segments if _tells(s.names, deidentify.person(dicom_header.header(s.file)))
+    }
     refused = [
         (s.called, "segment called by a person's name or number", "rename it")
         for s in told.segments

@@ -11,15 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmed.scans.dicom_header import Image
+from vitmed.scans.dicom_header import SLICES, Image
 from vitmed.scans.how import How
 from vitmed.scans.how import chosen as frames_chosen
 from vitmed.scans.scan import Refusals, Source
 
 Part = tuple[Image, int]  # a file's image and the frame of it
 
-# Modalities whose images are slices of a volume; of the others only those that say where they lie.
-_SLICES = {"CT", "MR", "PT"}
 # What makes two images different at any place, and what does only where several lie at one.
 _ALWAYS = ("stack", "echo", "b", "time")
 _IF_REPEATED = ("type", "trigger", "acquisition")
@@ -82,7 +80,8 @@ def _scans(group: list[Image], called: str, names: dict[str, str], how: How) -> 
     for image in group:
         placed = all(p.position and p.orientation for p in image.planes)
         if image.frames == 1:
-            if image.modality in _SLICES or (placed and len(group) > 1):
+            # Of other modalities only those are slices that say where they lie.
+            if image.modality in SLICES or (placed and len(group) > 1):
                 slices.append((image, 0))
             else:
                 found.append(Source(names[image.path], "dicom", (image.path,), parts=((image, 0),)))

@@ -8,15 +8,16 @@ import io
 import logging
 import os
 import struct
+import sys
 import warnings
 import zlib
 
 import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import data_element_generator, read_dataset, read_file_meta_info
 
-from vitmed.scans import dicom_kind, limits
+from vitmed.scans import deidentify, dicom_kind, limits
 from vitmed.scans.dicom_frames import Plane, planes_of
 from vitmed.scans.dicom_values import Values
 from vitmed.scans.scan import Refused
@@ -25,7 +26,12 @@ from vitmed.scans.scan import Refused
 logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 _HEAD = 65536  # bytes that hold the header of most files
+_SYNTAX = 0x00020010
+_OTHERWISE = (uid.DeflatedExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+_PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _PIXELS = struct.pack("<HH", 0x7FE0, 0x0010)
+# Modalities whose images are slices of a volume.
+SLICES = frozenset(("CT", "MR", "PT"))
 # Of the first elements of files that lack the preamble.
 _GROUPS = (0x0002, 0x0008)
 _VRS = set(
@@ -43,6 +49,8 @@ class Image:
         stored: (bits allocated, bits stored, 1 if signed).
         padding: (lowest, highest) stored value that stands for "nothing here", or None.
         luts: whether it has tables (modality, VOI, palette), for which the whole header is read again.
+        said: what the header says of the person, as far as it stands in the path; None where that was not asked, as
+            of slices, which are asked of one a volume (``deidentify``).
     """
 
     path: str
@@ -65,6 +73,7 @@ class Image:
     luts: bool
     pixels: tuple[int, int] | None
     planes: tuple[Plane, ...]
+    said: deidentify.Header | None = None
 
     @property
     def coded(self) -> bool:
@@ -120,6 +129,14 @@ def header(path: str) -> Dataset:
         return _read(path)[0]
 
 
+def said(path: str) -> deidentify.Header:
+    """What a file's header says of the person."""
+    try:
+        return deidentify.of(header(path))
+    except Exception:  # whatever pydicom makes of a fault
+        return deidentify.Header(None, None)
+
+
 def dataset(path: str) -> Dataset:
     """The whole file as pydicom gives it, with a transfer syntax, and nothing inflated beyond the limit."""
     with warnings.catch_warnings():
@@ -148,19 +165,46 @@ def _read(path: str) -> tuple[Dataset, tuple[int, int] | None, int]:
     source = io.BytesIO(head)
     if size > len(head):
         try:
-            data = pydicom.dcmread(source, stop_before_pixels=True, force=True)
+            data = _before_pixels(head, source)
             pixels = _at(head[source.tell() : source.tell() + 12], source.tell(), data)
         except Exception:  # the header is longer than the piece that was read
             pixels = None
         if pixels is not None:
             return data, pixels, size
         source = limits.bounded(path)
-    _refuse_bomb(source, path)
-    data = pydicom.dcmread(source, stop_before_pixels=True, force=True)
+        _refuse_bomb(source, path)
+    elif uid.DeflatedExplicitVRLittleEndian.encode() in head:  # who is deflated says so in plain letters
+        _refuse_bomb(source, path)
+    data = _before_pixels(head, source)
     if _syntax(data) == uid.DeflatedExplicitVRLittleEndian:
         return data, None, size
     start = source.tell()
     return data, _at(source.read(12), start, data), size
+
+
+def _before_pixels(head: bytes, source) -> Dataset:
+    """What ``pydicom.dcmread`` gives up to the pixels, where ``source`` then stands.
+
+    Its steps one by one for little-endian files that are not deflated: what it adds to a file as a whole costs as
+    much as the header.
+
+    Args:
+        head: the first bytes of ``source``.
+    """
+    meta = {}
+    if head[128:132] == b"DICM":
+        source.seek(132)
+        meta = {
+            e.tag: e for e in data_element_generator(source, False, True, lambda tag, vr, n: tag >> 16 != 2)
+        }
+    syntax = (meta[_SYNTAX].value or b"").rstrip(b"\0 ").decode("ascii", "replace") if _SYNTAX in meta else ""
+    if not syntax.startswith("1.2.840.10008.") or syntax in _OTHERWISE:
+        source.seek(0)
+        return pydicom.dcmread(source, stop_before_pixels=True, force=True)
+    implicit = syntax == uid.ImplicitVRLittleEndian
+    data = read_dataset(source, implicit, True, stop_when=lambda tag, vr, n: tag in _PIXEL_TAGS)
+    data.file_meta = Dataset(meta)
+    return data
 
 
 def _at(element: bytes, start: int, data: Dataset) -> tuple[int, int] | None:
@@ -219,8 +263,8 @@ def _syntax(data: Dataset) -> str:
 def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> Image:
     get = Values(data)
     modality, sop_class = get.text(0x00080060), get.text(0x00080016)
-    meta = data.file_meta.get("MediaStorageSOPClassUID")
-    dicom_kind.refuse_others(sop_class or str(meta or ""), modality)
+    told = sop_class or str(data.file_meta.get("MediaStorageSOPClassUID") or "")
+    dicom_kind.refuse_others(told, modality)
     rows, columns = get.whole(0x00280010), get.whole(0x00280011)
     if not rows or not columns:
         raise Refused("DICOM without an image")
@@ -253,15 +297,16 @@ def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> 
     signed = get.whole(0x00280103) or 0
     return Image(
         path=path,
-        series=get.text(0x0020000E),
-        study=get.text(0x0020000D),
+        # Kept once: of a hundred thousand files most say the same.
+        series=sys.intern(get.text(0x0020000E)),
+        study=sys.intern(get.text(0x0020000D)),
         instance=get.text(0x00080018),
-        patient=get.text(0x00100020),
-        site=get.text(0x00080080),
-        modality=modality,
-        description=description,
-        photometric=get.text(0x00280004),
-        syntax=syntax,
+        patient=sys.intern(get.text(0x00100020)),
+        site=sys.intern(get.text(0x00080080)),
+        modality=sys.intern(modality),
+        description=sys.intern(description),
+        photometric=sys.intern(get.text(0x00280004)),
+        syntax=sys.intern(str(syntax)),
         rows=rows,
         columns=columns,
         samples=samples,
@@ -272,6 +317,7 @@ def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> 
         luts=any(tag in get for tag in (0x00283000, 0x00283010, 0x00281101)),
         pixels=pixels,
         planes=planes_of(data, get, image_type, frames),
+        said=None if modality in SLICES else deidentify.of(data).in_path(path),
     )
 
 
