@@ -74,6 +74,7 @@ def test_a_header_is_read_as_pydicom_reads_it(shared_data):
         assert dicom_header.header(str(path)) == pydicom.dcmread(path, stop_before_pixels=True)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value", "ignore:The value length")
 def test_remarks_on_odd_values_are_not_told(tmp_path, caplog, capfd):
     """Otherwise a name that is too long for its field stands in the log of a cluster."""
     file = tmp_path / "odd.dcm"
