@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from vitmed.data import chunks
 from vitmed.data.annotations import TOLD
 from vitmed.data.records import Encoder, features, identity
 
@@ -44,6 +45,23 @@ def test_a_record_is_to_the_byte_what_tfds_makes_of_the_example(rng, shape):
     serializer = ExampleSerializer(held.get_serialized_info())
     theirs = serializer.get_tf_example(held.encode_example(example)).SerializeToString(deterministic=True)
     assert Encoder(held)(example) == theirs
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_chunk_of_any_size_is_too(rng, masks):
+    held = chunks.features(3, 2, np.dtype(np.int16), masks)
+    example = {
+        "image": rng.integers(-9, 9, (3, 1, 4, 2)).astype(np.int16),
+        "start": np.array([32, 0, 64]),
+        "example": identity("a"),
+    }
+    if masks:
+        example["mask"] = rng.integers(0, 9, (3, 1, 4)).astype(np.uint8)
+    serializer = ExampleSerializer(held.get_serialized_info())
+    theirs = serializer.get_tf_example(held.encode_example(example)).SerializeToString(deterministic=True)
+    assert Encoder(held)(example) == theirs
+    with pytest.raises(ValueError, match="image is int16"):
+        Encoder(held)({**example, "image": example["image"][0]})
 
 
 @pytest.mark.parametrize(

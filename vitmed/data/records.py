@@ -78,7 +78,7 @@ class Encoder:
     """Examples as the bytes of a record, which are those of TFDS's own encoder at a fraction of its time.
 
     Args:
-        held: what an example holds, as ``features`` has it: tensors of one shape, and texts.
+        held: what an example holds: tensors, those of which several lengths are unknown encoded as "bytes", and texts.
     """
 
     def __init__(self, held: tfds.features.FeaturesDict):
@@ -87,7 +87,11 @@ class Encoder:
             if isinstance(feature, tfds.features.Text):
                 self._fields.append((name, None, None, "text"))
                 continue
-            stored = held.get_serialized_info()[name].np_dtype
+            stored = held.get_serialized_info()[name]
+            if isinstance(stored, dict):  # the lengths lie beside the bytes
+                self._fields.append((name, np.dtype(feature.np_dtype), tuple(feature.shape), "shaped"))
+                continue
+            stored = stored.np_dtype
             kind = {"f": "float_list", "u": "int64_list", "i": "int64_list"}.get(
                 np.dtype(stored).kind, "bytes"
             )
@@ -110,9 +114,13 @@ class Encoder:
             if kind == "text":
                 into[name].bytes_list.value.append(value.encode())
                 continue
-            if value.dtype != dtype or value.shape != shape:
+            fits = len(value.shape) == len(shape) and all(n in (m, None) for m, n in zip(value.shape, shape))
+            if value.dtype != dtype or not fits:
                 raise ValueError(f"{name} is {value.dtype} {value.shape}; {dtype} {shape} was expected")
-            if kind == "bytes":
+            if kind == "shaped":
+                into[f"{name}/shape"].int64_list.value.extend(value.shape)
+                into[f"{name}/value"].bytes_list.value.append(value.tobytes())
+            elif kind == "bytes":
                 into[name].bytes_list.value.append(value.tobytes())
             else:
                 # An empty list is told too, as TFDS does.
