@@ -12,9 +12,9 @@ BANNER = "Simulated scans: this shows that the software works, not that pretrain
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(demo, "PATIENTS", {"xray": 24, "ct": 12})
-    monkeypatch.setattr(demo, "SCANS", {"xray": 2, "ct": 1})
-    monkeypatch.setattr(demo, "SIZES", {"xray": (32, 32), "ct": (16, 16, 16)})
+    monkeypatch.setattr(demo, "PATIENTS", {"ct": 24, "mr": 12})
+    monkeypatch.setattr(demo, "SCANS", {"ct": 2, "mr": 1})
+    monkeypatch.setattr(demo, "SIZES", {"ct": (32, 32), "mr": (16, 16, 16)})
     monkeypatch.setattr(demo, "SHORT_STEPS", 3)
     monkeypatch.setattr(demo, "STUDY", "demo.py:tiny")
 

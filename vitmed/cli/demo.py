@@ -16,7 +16,7 @@ SCANS = {"ct": 4, "xray": 2, "ultrasound": 2, "mr": 2}  # a patient
 SIZES = {"ct": (64, 64), "xray": (64, 64), "ultrasound": (64, 64), "mr": (32, 32, 32)}
 # The study is made of this modality, the easiest to learn from; the others show that they are read, learned and drawn.
 MAIN = "ct"
-SHORT_STEPS = 100
+SHORT_STEPS = 80
 TOKENS = 64
 STUDY = "demo.py"  # in configs/study/
 
