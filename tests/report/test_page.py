@@ -161,3 +161,18 @@ def test_verb_writes_and_answers(home, capsys):
     assert (folder / "out" / "r.html").stat().st_size > 20_000
     assert main(["report", str(folder / "nothing"), "--out", str(folder / "r.html")]) == 2
     assert verb.HELP
+
+
+def test_a_study_in_which_nothing_is_defined_is_still_a_page(home):
+    """A few scans, one class in the test split: the page ended as a fault of vitmed, after all the training."""
+    folder = home()
+    path = folder / "study" / "table.json"
+    table = json.loads(path.read_text())
+    for row in table["rows"]:
+        row["metrics"] = {
+            m: {**v, "value": None, "low": None, "high": None} for m, v in row["metrics"].items()
+        }
+    table["comparisons"] = []
+    path.write_text(json.dumps(table))
+    page.write(folder / "report.html", studies=[folder / "study"])
+    assert "Not defined in any cell" in (folder / "report.html").read_text()

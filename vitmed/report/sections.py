@@ -149,9 +149,12 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
             if c["metric"] == first
         ],
         "others": [c["sentence"] for c in found["comparisons"] if c["metric"] != first],
+        # Of too few scans a metric may be undefined in every cell, which leaves nothing to draw.
         "efficiency": charts.efficiency(
             columns, [{"name": label[a], "points": points(a)} for a in arms], words.metric(first)
-        ),
+        )
+        if any(p for a in arms for p in points(a))
+        else None,
         "differences": charts.differences(
             forest, f"{label[reference]} minus the other, {words.metric(first)}"
         )
