@@ -1,5 +1,6 @@
 """The training loop: exact resume of real processes, refusals by name, any objective through one loop."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -48,6 +49,23 @@ def train(spec, dataset, workdir, **keys):
 def same(a, b):
     a, b = jax.tree.leaves(a), jax.tree.leaves(b)
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+@contextlib.contextmanager
+def cut_after(step, monkeypatch):
+    """What trains inside ends by a fault after this step, of which there is no checkpoint then."""
+
+    class Cut(Exception):
+        pass
+
+    def note(told):
+        if told._pending and told._pending[0] == step:
+            raise Cut
+        return ""
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(LateMetrics, "note", note)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -298,16 +316,7 @@ def test_an_objective_with_a_teacher_needs_no_change_of_the_loop(tiny_dataset, t
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(replicas)):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
-    class Cut(Exception):
-        pass
-
-    def note(told):
-        if told._pending and told._pending[0] == 5:  # the last checkpoint is of step 4
-            raise Cut
-        return ""
-
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(LateMetrics, "note", note)
+    with cut_after(5, monkeypatch):  # the last checkpoint is of step 4
         memory_of(tmp_path / "cut", train__steps=6)
     assert "6" not in [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()], "it was not cut"
     assert same(whole, memory_of(tmp_path / "cut", train__steps=6))
@@ -381,16 +390,7 @@ def test_an_objective_of_two_streams_needs_no_change_of_the_loop(tiny_dataset, p
     replicas = train_pair(tiny_dataset, tmp_path / "pmap", **{**keys, "parallel.engine": "pmap"})
     assert abs(replicas["metrics"]["loss"] - result["metrics"]["loss"]) < 1e-4
 
-    class Cut(Exception):
-        pass
-
-    def note(told):
-        if told._pending and told._pending[0] == 5:  # the last checkpoint is of step 4
-            raise Cut
-        return ""
-
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(LateMetrics, "note", note)
+    with cut_after(5, monkeypatch):  # the last checkpoint is of step 4
         train_pair(tiny_dataset, tmp_path / "cut", **keys)
     assert train_pair(tiny_dataset, tmp_path / "cut", **keys)["resumed_from"] == 4
     assert same(vitmed.runs.load(tmp_path / "jit"), vitmed.runs.load(tmp_path / "cut"))

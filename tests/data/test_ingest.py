@@ -14,8 +14,8 @@ from PIL import Image
 
 from vitmed.cli.main import main
 from vitmed.data.ingest import ingest
-from vitmed.data.prepare import UNMARKED
 from vitmed.errors import InputError
+from vitmed.scans.layout import UNMARKED
 
 
 def sheet(dataset):

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitmed import durable
 from vitmed.errors import InputError, MachineError
-from vitmed.runs import durable, manifest
+from vitmed.runs import manifest
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints, lower_is_better
 
 

@@ -41,6 +41,17 @@ def test_subjects_sessions_and_suffixes_are_told(tmp_path):
     assert "3 scans (T1w) of 2 subjects" in told.notes[0] and not found.refused
 
 
+def test_without_its_description_it_is_said_that_subjects_are_no_patients(tmp_path):
+    """Otherwise scans of one person lie on both sides of a split, and nobody is told."""
+    bids(tmp_path, "sub-01 anat T1w", "sub-02 anat T1w")
+    (tmp_path / "dataset_description.json").unlink()
+    told = survey(tmp_path).told
+    assert not told.layout and "--patient-pattern" in told.notes[0]
+    (tmp_path / "sub-01").rename(tmp_path / "one")
+    (tmp_path / "sub-02").rename(tmp_path / "two")
+    assert not survey(tmp_path).told.notes, "a name alone is no layout"
+
+
 def test_a_contrast_is_chosen_never_guessed(tmp_path):
     """Otherwise T1 and T2 are mixed, or stacked, without anybody having said so."""
     bids(tmp_path, "sub-01 anat T1w", "sub-01 anat FLAIR", "sub-02 anat T1w", "sub-02 ct ct")

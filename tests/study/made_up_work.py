@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vitmed import durable
 from vitmed.evaluate import predictions
 from vitmed.evaluate.score import probabilities, score
-from vitmed.runs import durable
 from vitmed.study.study import Work
 
 SKILL = {"pretrained": 2.5, "scratch": 0.8, "resnet": 1.2}

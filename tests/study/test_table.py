@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from vitmed import durable
 from vitmed.errors import InputError
 from vitmed.evaluate import predictions
-from vitmed.runs import durable
 from vitmed.study import files, table
 from vitmed.study.plan import plan
 

@@ -33,16 +33,18 @@ def run(args) -> dict:
     import time
     from pathlib import Path
 
+    from vitmed import durable
     from vitmed.errors import InputError
     from vitmed.progress import clock
     from vitmed.report import page
-    from vitmed.runs import durable
 
     out, began = Path(args.out), time.monotonic()
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give --out a folder")
     if args.data is not None and not Path(args.data).exists():
-        raise InputError(f"--data {args.data} does not exist; give a dataset of `vitmed ingest` or a MedMNIST .npz")
+        raise InputError(
+            f"--data {args.data} does not exist; give a dataset of `vitmed ingest` or a MedMNIST .npz"
+        )
     with durable.disk(out, "the demo"):
         out.mkdir(parents=True, exist_ok=True)
     told = _Steps(5 if args.data is None else 3)

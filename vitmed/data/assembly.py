@@ -10,10 +10,11 @@ from vitmed.data import annotations as known
 from vitmed.data import chunks, datasheet, duplicates, pseudonyms, splits
 from vitmed.data.annotations import TOLD, Annotations, Labels
 from vitmed.data.joined import Joined
-from vitmed.data.prepare import UNMARKED, Described, Plan
+from vitmed.data.prepare import Described, Plan
 from vitmed.data.records import Writer, features, identity
 from vitmed.progress import Bar
 from vitmed.scans.intensity import widen
+from vitmed.scans.layout import UNMARKED
 from vitmed.scans.scan import Refusals
 
 

@@ -10,9 +10,10 @@ import vitmed
 from vitmed.data import duplicates
 from vitmed.data.annotations import Labels
 from vitmed.data.exposed import FACE, TEXT
-from vitmed.data.prepare import BINS, UNMARKED
+from vitmed.data.prepare import BINS
 from vitmed.data.splits import NAMES, Splits
 from vitmed.errors import InputError
+from vitmed.scans.layout import UNMARKED
 from vitmed.scans.recipe import unit_of, window_of
 from vitmed.scans.scan import Refusals
 

@@ -7,13 +7,12 @@ import numpy as np
 
 from vitmed.data import alike, exposed
 from vitmed.scans import geometry, intensity
-from vitmed.scans.layout import Mask
+from vitmed.scans.layout import UNMARKED, Mask
 from vitmed.scans.read import read, read_mask
 from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refused, Scan, Source
 
 BINS = 64  # of the intensity histogram, over the modality's window
-UNMARKED = 255  # in a mask: nobody has looked here
 
 
 @dataclasses.dataclass(frozen=True)

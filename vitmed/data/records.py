@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from vitmed import durable
 from vitmed.data.annotations import TOLD
 
 SHARD_BYTES = 256 * 2**20  # a shard is closed when it has grown past this
@@ -210,18 +211,10 @@ class Writer:
         with _plain_errors(path):
             self._shard.close()
         self._shard = None
-        _sync(path)
+        durable.sync(path)
 
     def _draft(self, split: str, index: int) -> Path:
         return self._folder / f"draft-{split}-{index:05d}"
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

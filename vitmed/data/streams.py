@@ -14,9 +14,9 @@ from vitmed.data import order
 from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
 from vitmed.errors import InputError
+from vitmed.scans.layout import UNMARKED
 
 ANNOTATIONS = ("label", "label_weight", "mask")
-UNSEEN = 255  # of a mask: nobody has looked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Feed:
         stream = part.dataset.read(part.split, self._members[k][chosen], crop)
         stream["image"] = stream["image"].astype(self._dtype, copy=False)
         if self._masks and "mask" not in stream:
-            stream["mask"] = np.full(stream["image"].shape[:-1], UNSEEN, np.uint8)
+            stream["mask"] = np.full(stream["image"].shape[:-1], UNMARKED, np.uint8)
         if not self._labelled:
             nothing = np.zeros((len(chosen), 0), np.float32)
             stream = {name: values for name, values in stream.items() if name not in ANNOTATIONS}

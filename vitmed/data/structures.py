@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from vitmed.data.prepare import UNMARKED
 from vitmed.errors import InputError
-from vitmed.scans.layout import Told
+from vitmed.scans.layout import UNMARKED, Told
 from vitmed.scans.scan import Refusals
 from vitmed.scans.shown import shows
 

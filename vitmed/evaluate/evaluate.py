@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitmed import durable
 from vitmed.config import build
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
@@ -14,7 +15,7 @@ from vitmed.evaluate.score import probabilities, score
 from vitmed.evaluate.subgroups import NOTE, subgroups
 from vitmed.infer import BATCH, Model
 from vitmed.progress import Bar
-from vitmed.runs import durable, folder, ledger
+from vitmed.runs import folder, ledger
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
 
 _AT_ONCE = 8 * BATCH  # examples between two ticks of the progress bar

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vitmed import durable
 from vitmed.errors import InputError
-from vitmed.runs import durable
 
 Array = np.ndarray
 

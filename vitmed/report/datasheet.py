@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 import vitmed
+from vitmed import durable
 from vitmed.data.dataset import Dataset
 from vitmed.data.datasheet import PAGE
 from vitmed.report import charts, gather, page, pictures, planes, sections, words
-from vitmed.runs import durable
 
 _CLUSTERS = 12  # shown with pictures
 _MEMBERS = 5  # of each

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from vitmed import durable
 from vitmed.config import flat
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
-from vitmed.runs import durable, folder, ledger, metrics
+from vitmed.runs import folder, ledger, metrics
 
 _CURVES = (("loss", "training"), ("train/loss", "training"), ("val/loss", "validation"))
 

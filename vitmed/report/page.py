@@ -13,8 +13,8 @@ import jinja2
 import markupsafe
 
 import vitmed
+from vitmed import durable
 from vitmed.report import findings, gather, pictures, provenance, reconstructions, sections, words
-from vitmed.runs import durable
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
-from vitmed.data.prepare import UNMARKED
+from vitmed.scans.layout import UNMARKED
 
 HIDDEN = (214, 219, 225)  # masked patches: a light grey that no scan's black background is taken for
 MARKS = ((230, 159, 0), (86, 180, 233), (0, 200, 140), (240, 228, 66), (225, 95, 20), (214, 130, 180))

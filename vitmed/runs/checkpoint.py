@@ -26,8 +26,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization
 
+from vitmed import durable
 from vitmed.errors import InputError, MachineError
-from vitmed.runs import durable, manifest
+from vitmed.runs import manifest
 from vitmed.runs.bundle import bundle, unbundle
 
 LOWER_IS_BETTER = ("loss", "mae", "mse", "error", "ece", "brier")

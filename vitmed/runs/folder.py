@@ -18,9 +18,9 @@ import jax
 from ml_collections import ConfigDict
 
 import vitmed
+from vitmed import durable
 from vitmed.config import flat, load, to_json, tree
 from vitmed.errors import InputError
-from vitmed.runs import durable
 from vitmed.scans.recipe import Recipe
 
 # Keys that may change between the starts of one run, because no parameter depends on them.

@@ -5,7 +5,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from vitmed.runs import durable
+from vitmed import durable
 
 
 def record(run: Path | str, dataset_hash: str, split: str, checkpoint: int) -> int:

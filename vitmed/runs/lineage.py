@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vitmed.runs import durable
+from vitmed import durable
 
 
 def made_from(content_hashes: Iterable[str], folders: Iterable[Path]) -> list[dict]:

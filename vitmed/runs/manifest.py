@@ -8,7 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from vitmed.runs import durable
+from vitmed import durable
 
 
 def write(path: Path, step: int, metrics: dict[str, float]) -> None:

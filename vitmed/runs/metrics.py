@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from vitmed.runs import durable
+from vitmed import durable
 
 HEADER = ("step", "name", "value")
 

@@ -20,6 +20,10 @@ NAME = "BIDS folder"
 _MR = "T1w T2w T2starw PDw PDT2 FLAIR inplaneT1 inplaneT2 UNIT1 angio bold cbv sbref dwi asl m0scan".split()
 MODALITIES = {**dict.fromkeys(_MR, "mr"), "ct": "ct"}  # of each suffix
 _MAGNITUDE = ("", "mag")
+UNDESCRIBED = (
+    "Files are named sub-XX as BIDS has it, but no dataset_description.json lies beside their folders, so the subjects "
+    "are not taken for patients; add that file, or give --patient-pattern 'sub-([A-Za-z0-9]+)'."
+)
 
 
 def recognise(names: Names) -> list[str]:
@@ -32,6 +36,16 @@ def recognise(names: Names) -> list[str]:
         subjects.update(above.parent for above in path.parents if above.name.startswith("sub-"))
     both = tables & subjects
     return sorted(str(folder) for folder in both if both.isdisjoint(folder.parents))
+
+
+def undescribed(names: Names) -> bool:
+    """Whether files are called as BIDS has it, ``sub-XX/.../sub-XX_*.nii.gz``, without the table that says so."""
+    for path, name in names.items():
+        inside = PurePosixPath(name)
+        subject = inside.name.split("_")[0]
+        if subject.startswith("sub-") and subject in inside.parts[:-1] and kind_of(path) == "nifti":
+            return True
+    return False
 
 
 def survey(names: Names, folder: str, how: How) -> Survey:

@@ -10,7 +10,7 @@ from vitmed.errors import InputError, MachineError
 from vitmed.pool import pool
 from vitmed.scans.how import How
 from vitmed.scans.kinds import in_file, is_beside, kind_of
-from vitmed.scans.layout import Survey
+from vitmed.scans.layout import Survey, Told
 from vitmed.scans.scan import Refusals, Refused, Source
 
 _MANY = 4000  # DICOM headers that are read faster by worker processes, which take a second to start
@@ -27,8 +27,8 @@ def find(root: Path, only: list[Path] | None = None, how: How | None = None) -> 
 def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -> Survey:
     """Every scan under ``root``, DICOM files gathered into volumes, sorted by id, and what is told of them.
 
-    A folder laid out as nnU-Net or BIDS has it is taken as such, also inside ``root``. Hidden files, and tables and notes by their suffix, are passed over. A file without a known suffix is
-    looked into for DICOM.
+    A folder laid out as nnU-Net or BIDS has it is taken as such, also inside ``root``. Hidden files, and tables and
+    notes by their suffix, are passed over. A file without a known suffix is looked into for DICOM.
 
     Args:
         root: a folder, a zip archive, or one file.
@@ -101,6 +101,11 @@ def _laid_out(names: dict[str, str], root: Path, how: How) -> Survey:
             f"--bids-suffix is for BIDS folders, and {root} is none: no dataset_description.json"
         )
     if not folders:
+        if any(mark.startswith("sub-") for mark in marks):
+            from vitmed.scans import bids
+
+            if bids.undescribed(names):
+                return Survey([], [], Told(notes=(bids.UNDESCRIBED,)))
         return Survey([], [])
     if len(folders) > 1:
         (one, _), (two, _) = folders[:2]

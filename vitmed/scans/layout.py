@@ -4,6 +4,8 @@ import dataclasses
 
 from vitmed.scans.scan import Refusals, Source
 
+UNMARKED = 255  # in a mask: nobody has looked here
+
 Names = dict[str, str]  # the path of every file, and what it is called: its path from the source folder
 
 

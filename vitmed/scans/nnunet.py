@@ -15,12 +15,11 @@ from pathlib import PurePosixPath
 from vitmed.errors import InputError
 from vitmed.scans.how import How
 from vitmed.scans.kinds import kind_of
-from vitmed.scans.layout import Mask, Names, Survey, Told
+from vitmed.scans.layout import UNMARKED, Mask, Names, Survey, Told
 from vitmed.scans.recipe import modality as canonical_modality
 from vitmed.scans.scan import Refusals, Source
 
 NAME = "nnU-Net raw folder"
-UNMARKED = 255  # the value of a voxel that nobody has looked at, which nnU-Net calls "ignore"
 _IMAGES = ("imagesTr", "imagesTs")
 _FOLDERS = (*_IMAGES, "labelsTr", "labelsTs")
 # Contrasts that only MR has. Names of other things (ADC and CBF are maps, "noNorm" is a way to normalise) and

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
+from vitmed import durable
 from vitmed.config import build, flat
 from vitmed.errors import InputError
-from vitmed.runs import durable
 
 
 @dataclasses.dataclass(frozen=True)

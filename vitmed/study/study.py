@@ -16,8 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vitmed import durable
 from vitmed.errors import InputError, Preempted
-from vitmed.runs import durable
 from vitmed.study import table, workers
 from vitmed.study.plan import Cell, Plan, check_unchanged, plan
 from vitmed.study.progress import StudyProgress

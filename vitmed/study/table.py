@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from vitmed import durable
 from vitmed.errors import InputError
 from vitmed.evaluate import predictions
 from vitmed.evaluate.compare import over_draws, paired_difference
 from vitmed.evaluate.predictions import Predictions
 from vitmed.progress import Bar
 from vitmed.report import words
-from vitmed.runs import durable
 from vitmed.study import files
 from vitmed.study.plan import Cell, Plan
 

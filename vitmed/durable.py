@@ -70,7 +70,7 @@ def disk(folder: Path, what: str):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MachineError(
                 f"the disk is full: {what} does not fit in {folder}, which has {_free(folder)}; "
-                "free some space and run the same command again, it goes on from the last checkpoint"
+                "free some space and run the same command again"
             ) from error
         reason = error.strerror or str(error)
         raise MachineError(
