@@ -69,6 +69,22 @@ def test_a_study_fails_goes_on_and_ends(config, tmp_path, capsys):
     assert calls(tmp_path / "study", "train") == after
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_needs_no_pretraining_runs_beside_it(config, tmp_path, alone):
+    """Otherwise cores idle for the length of a pretraining, or an arm starts from half of one."""
+    from made_up_work import WORK
+
+    (tmp_path / "slow").write_text("")
+    if alone:
+        config.study.arms = ("pretrained",)
+    study(config, tmp_path / "study", jobs=2, work=WORK, quiet=True)
+    made = {f.parent.name: f.stat().st_mtime for f in (tmp_path / "study").glob("**/metrics.csv")}
+    before = {name.split("-")[0] for name, at in made.items() if at < made["pretrain"]}
+    assert before == (set() if alone else {"scratch", "resnet"})
+    cores = (tmp_path / "study" / "pretrain" / "calls").read_text()
+    assert cores.strip().endswith(str(sorted(os.sched_getaffinity(0)))) == alone or os.cpu_count() == 1
+
+
 def test_jobs_share_the_cores():
     """Otherwise two runs fight for the same cores, or leave some idle."""
     assert workers.shares([0, 1, 2, 3], 2) == [[0, 1], [2, 3]]

@@ -134,12 +134,23 @@ def _run(planned: Plan, jobs: int, quiet: bool, work: Work) -> None:
     everything = ([first] if first else []) + to_do
     if not everything:
         return
+    # Runs from scratch do not wait for the pretraining: they fill the cores that it leaves. Where there are none,
+    # it has all cores to itself.
+    groups = [(everything, jobs)]
+    if first and all(_needs(planned, cell) for cell in to_do):
+        groups = [([first], 1), (to_do, jobs)]
     cache = planned.workdir / ".compiled"
     with StudyProgress(everything, jobs, quiet) as progress:
-        for group, width in (([first] if first else [], 1), (to_do, jobs)):
+        for group, width in groups:
             cells = {cell.name: cell for cell in group}
             tasks = [
-                workers.Task(cell.name, do, (cell, section.split, section.checkpoint, work)) for cell in group
+                workers.Task(
+                    cell.name,
+                    do,
+                    (cell, section.split, section.checkpoint, work),
+                    after=first.name if first and cell.arm and _needs(planned, cell) else "",
+                )
+                for cell in group
             ]
             ended = workers.run(tasks, width, cache, lambda at: progress.tick([t.name for t in at.values()]))
             with contextlib.closing(ended):

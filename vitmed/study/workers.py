@@ -28,11 +28,15 @@ _PATIENCE = 120.0  # seconds that a worker gets to save its state after ctrl-C
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """``work(*arguments)`` for a worker; the function must be importable by name."""
+    """``work(*arguments)`` for a worker; the function must be importable by name.
+
+    ``after`` names the task of the same list that must have ended first; "" waits for none.
+    """
 
     name: str
     work: Callable[..., Any]
     arguments: tuple
+    after: str = ""
 
 
 def shares(cores: list[int], jobs: int) -> list[list[int]]:
@@ -45,18 +49,21 @@ def shares(cores: list[int], jobs: int) -> list[list[int]]:
 def run(
     tasks: list[Task], jobs: int, cache: Path, tick: Callable[[dict], None]
 ) -> Iterator[tuple[Task, Any]]:
-    """Runs the tasks in ``jobs`` processes and yields (task, result) as they end.
+    """Runs the tasks in ``jobs`` processes, in their order as far as they may, and yields (task, result) as they end.
 
     ``tick`` is called about once a second with {worker number: the task it is at}. After the first failure no
     new task starts; what runs is finished (and yielded) and then the failure is raised as it came.
     """
     waiting, running, failure = list(tasks), {}, None
+    not_ended = {task.name for task in tasks}
     with _pool(min(jobs, len(tasks)), cache) as workers:
         while running or (waiting and failure is None):
             for number in range(len(workers)):
-                if number not in running and waiting and failure is None:
-                    running[number] = waiting.pop(0)
-                    workers[number][1].send(running[number])
+                task = next((t for t in waiting if t.after not in not_ended), None)
+                if number not in running and task is not None and failure is None:
+                    waiting.remove(task)
+                    running[number] = task
+                    workers[number][1].send(task)
             tick(dict(running))
             ready = multiprocessing.connection.wait([workers[number][1] for number in running], timeout=1.0)
             for number in [n for n in running if workers[n][1] in ready]:
@@ -70,6 +77,7 @@ def run(
                         f"the process of {task.name} ended with {code}: out of memory, or killed"
                     )
                 if error is None:
+                    not_ended.remove(task.name)
                     yield task, result
                 else:
                     failure = failure or error
