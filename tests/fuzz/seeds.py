@@ -187,20 +187,20 @@ def metaimage(pixels: np.ndarray, **fields) -> bytes:
     return "".join(f"{k} = {v}\n" for k, v in head.items()).encode() + pixels.tobytes()
 
 
-def nrrd(pixels: np.ndarray, encoding: str = "raw", **fields) -> bytes:
-    """An NRRD volume in LPS."""
-    body = pixels.tobytes()
+def nrrd(pixels: np.ndarray, encoding: str = "raw") -> bytes:
+    """An NRRD picture, or volume in LPS."""
+    body, n = pixels.tobytes(), pixels.ndim
+    axes = [f"({','.join(str(int(v)) for v in row)})" for row in np.eye(n)]
     head = {
         "type": {"uint8": "uint8", "int16": "short"}[pixels.dtype.name],
-        "dimension": pixels.ndim,
-        "space": "left-posterior-superior",
+        "dimension": n,
+        **({"space": "left-posterior-superior"} if n == 3 else {"space dimension": n}),
         "sizes": " ".join(map(str, pixels.shape[::-1])),
-        "space directions": "(1,0,0) (0,1,0) (0,0,1)",
-        "kinds": "domain domain domain",
+        "space directions": " ".join(axes),
+        "kinds": " ".join(["domain"] * n),
         "endian": "little",
         "encoding": encoding,
-        "space origin": "(0,0,0)",
-        **fields,
+        "space origin": f"({','.join('0' * n)})",
     }
     text = "NRRD0004\n" + "".join(f"{k}: {v}\n" for k, v in head.items()) + "\n"
     return text.encode() + (gzip.compress(body, mtime=0) if encoding == "gzip" else body)
@@ -294,15 +294,7 @@ def all_of() -> dict[str, list[bytes]]:
         "nrrd": [
             nrrd(volume),
             nrrd(volume, "gzip"),
-            nrrd(
-                grey8,
-                **{
-                    "space": "2",
-                    "space directions": "(1,0) (0,1)",
-                    "kinds": "domain domain",
-                    "space origin": "(0,0)",
-                },
-            ),
+            nrrd(grey8),
         ],
         "png": [
             picture(grey8, "png"),

@@ -47,7 +47,10 @@ class Runner:
     """
 
     def __init__(self, name: str, options: tuple[str, ...] = ()):
-        logging.disable(logging.WARNING)  # it remarks on parts for other clouds that are not installed
+        with _quiet():
+            self._choose(name, options)
+
+    def _choose(self, name: str, options: tuple[str, ...]) -> None:
         try:
             from apache_beam.options.pipeline_options import PipelineOptions
             from apache_beam.runners import runner
@@ -58,8 +61,6 @@ class Runner:
                 "--beam needs Apache Beam, which is not installed; pip install 'vitmed[beam]', or leave out --beam "
                 "to read with the processes of this machine"
             ) from None
-        finally:
-            logging.disable(logging.NOTSET)
         direct = name.lower() in ("directrunner", "direct")
         flags = [f"--{option.lstrip('-')}" for option in options]
         given = {flag.partition("=")[0] for flag in flags}
@@ -71,9 +72,8 @@ class Runner:
         except (ValueError, ImportError, AttributeError) as error:
             raise InputError(f"--beam {name} cannot be used: {_last_line(error)}") from None
         try:
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # of argparse
-                all_options = PipelineOptions(flags).get_all_options
-                unknown = all_options(retain_unknown_options=True).keys() - all_options().keys()
+            all_options = PipelineOptions(flags).get_all_options
+            unknown = all_options(retain_unknown_options=True).keys() - all_options().keys()
         except SystemExit:
             raise InputError(f"--beam-option {' '.join(options)}: Beam cannot read a value in it") from None
         if unknown:
@@ -127,6 +127,17 @@ class Runner:
         else:
             why = f"its process ended with {job.exitcode}"
         return MachineError(f"the Beam runner {self.name} failed: {why}")
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without what Beam remarks on (parts for clouds that are not installed) and what argparse prints."""
+    logging.disable(logging.WARNING)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _pipeline(name: str, flags: list[str], count: int, folder: str, token: str) -> None:

@@ -42,10 +42,12 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
                 array = _page(path, image)
     except UnidentifiedImageError:
         raise Refused("not a readable image") from None
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises whatever the fault brought it to
         if isinstance(error, OSError) and error.errno is not None and not str(error).startswith("image file"):
             raise Refused("cannot be opened", error.strerror or str(error)) from None
-        raise Refused("broken image", str(error)) from None
+        raise Refused("broken image", str(error) or type(error).__name__) from None
     array = array if item and item[0] == "channels" else grey_if_equal(array)
     return Scan(array, span=(0.0, 255.0) if array.dtype == np.uint8 else None)
 
