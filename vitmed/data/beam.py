@@ -104,7 +104,7 @@ class Runner:
             job.join()
         finally:
             (folder / _STOP).touch()  # what has not begun yet is left alone, wherever it is
-            _end(job)
+            _end(job, 0.0 if self._name == _HERE else _PATIENCE)
 
     def _outcomes(self, path: Path, job: multiprocessing.Process) -> list[Outcome]:
         ended = None
@@ -177,13 +177,18 @@ def _pipeline(name: str, flags: list[str], count: int, folder: str, token: str) 
     os._exit(0)
 
 
-def _end(job: multiprocessing.Process) -> None:
-    """Ends the pipeline, if it has not, and every process that it started here."""
-    if job.is_alive():
+def _end(job: multiprocessing.Process, patience: float) -> None:
+    """Ends the pipeline, if it has not, and every process that it started here.
+
+    Args:
+        patience: seconds for it to cancel what runs elsewhere.
+    """
+    if patience and job.is_alive():
         job.terminate()
-        job.join(_PATIENCE)
+        job.join(patience)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(job.pid, signal.SIGKILL)
+    job.kill()  # if it had not come so far as to have a group of its own
     job.join()
 
 
