@@ -14,7 +14,7 @@ Sets vitmed up in $project/.venv (the first time: 1 to 2 minutes and
   bash launch/test.sh -k resume -x            tests named so, stopping at the first failure
 
 Tests on real scans find them in \$VITMED_TEST_DATA or in ../shared/data and are skipped, saying so, where
-there are none; those that need PyTorch or Chromium likewise. .ci/run installs everything and skips nothing.
+there are none; those that need PyTorch, Chromium or Apache Beam likewise. .ci/run installs everything and skips nothing.
 TEXT
     exit
     ;;

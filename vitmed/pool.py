@@ -10,10 +10,11 @@ import threading
 def pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """A pool of ``workers`` processes. Spawned, not forked: JAX or a reader may already run threads here."""
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=begin)
 
 
-def _begin() -> None:
+def begin() -> None:
+    """What a worker does first: leaves ctrl-C to its parent, and sees to it that it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

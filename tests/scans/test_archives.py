@@ -41,3 +41,16 @@ def test_zips_in_a_folder_go_in_and_nothing_unpacked_stays(tmp_path, series, rng
     assert sum(result["examples"].values()) == 2
     assert not list((tmp_path / "out").glob("*unpacked*")) and not list(tmp_path.glob("out.*"))
     assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["studies.zip"]
+
+
+def test_a_member_without_a_name_is_refused(tmp_path):
+    """Otherwise one archive ends the ingest of a folder: zipfile does not expect it."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("xa", b"1")
+    whole = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(whole.replace(b"xa", b"\0a"))  # a name ends at the first zero
+    (tmp_path / "to").mkdir()
+    sources, refused = find(tmp_path / "a.zip", how=How(unpack=str(tmp_path / "to")))
+    assert sources == [] and refused == [
+        ("a.zip", "not a readable zip archive", "it has a member without a name")
+    ]

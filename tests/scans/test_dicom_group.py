@@ -217,6 +217,6 @@ def test_headers_read_by_workers_give_the_same_scans(many):
 
 def test_a_worker_that_dies_of_a_header_is_told(many, monkeypatch):
     """Otherwise the person sees a fault of vitmed."""
-    monkeypatch.setattr("vitmed.pool._begin", functools.partial(os._exit, 1))
+    monkeypatch.setattr("vitmed.pool.begin", functools.partial(os._exit, 1))
     with pytest.raises(MachineError, match="a worker process died reading DICOM headers"):
         find(many, how=How(workers=2))

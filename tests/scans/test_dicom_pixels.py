@@ -113,3 +113,13 @@ def test_damaged_codestreams_never_raise_anything_else(tmp_path, rng):
 @pytest.fixture
 def dicom_slice(dicom):  # the module of that name is under test here
     return dicom
+
+
+@pytest.mark.parametrize("left", [(), ("Descriptor",)], ids=["no table", "a descriptor alone"])
+def test_a_palette_that_is_not_there_is_refused(dicom_slice, tmp_path, left):
+    """Otherwise the numbers of colours are taken for brightness, or an error of pydicom's for no fault of the file."""
+    tags = {f"RedPaletteColorLookupTable{what}": [256, 0, 8] for what in left}
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    path = dicom_slice(tmp_path / "a", pixels, **PLAIN, PhotometricInterpretation="PALETTE COLOR", **tags)
+    with pytest.raises(Refused, match="broken DICOM file.*[Pp]alette"):
+        dicom.read((path,))

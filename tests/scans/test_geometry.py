@@ -115,3 +115,22 @@ def test_what_does_not_fit_is_refused(spacing, size, reason):
     """Otherwise a spacing is invented, or an image is taken for a volume."""
     with pytest.raises(Refused, match=reason):
         fit(Scan(np.zeros((4, 4, 1), np.uint8)), spacing, size, 0.0)
+
+
+def test_axes_that_all_but_coincide_are_refused():
+    """Otherwise a header of huge numbers ends an ingest: they pass for a regular matrix, and two axes for one."""
+    affine = np.array([[0, 0.01, 41, 0], [7e8, 3e12, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    with pytest.raises(Refused, match="orientation unknown"):
+        canonical(np.zeros((4, 5, 6)), affine)
+
+
+@pytest.mark.parametrize(
+    ("size", "have", "want"),
+    [((64, 64, 64), (900.0, 900, 900), (1.0, 1, 1)), ((4, 2000, 2000), (900.0, 1, 1), (0.001, 100, 100))],
+    ids=["the result", "on the way to it"],
+)
+def test_a_spacing_that_makes_too_many_voxels_is_refused(size, have, want):
+    """Otherwise --spacing and a header whose unit is wrong ask for terabytes, and end an ingest."""
+    scan = Scan(np.zeros((*size, 1), np.uint8), spacing=have)
+    with pytest.raises(Refused, match="too large"):
+        fit(scan, want, None, 0.0)

@@ -1,3 +1,7 @@
+import struct
+import zipfile
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -149,3 +153,41 @@ def test_an_npz_of_one_array_is_a_scan(tmp_path, rng):
     np.savez(tmp_path / "b.npz", x=values, y=values)
     with pytest.raises(Refused, match="several arrays"):
         arrays.read(str(tmp_path / "b.npz"))
+
+
+def test_a_png_of_billions_of_rows_is_not_decoded_to_be_measured(tmp_path):
+    """Otherwise --size auto fills the memory for 70 bytes: to find a PNG's orientation, Pillow decodes it."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 8, 0x6E000008, 16, 0, 0, 0, 0)
+    data = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(40))) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    with pytest.raises(Refused, match="too large"):
+        images.measure(str(tmp_path / "a.png"))
+
+
+def test_what_pillow_and_numpy_raise_is_a_fault_of_the_file(tmp_path):
+    """Otherwise it is told as a fault that no reader knows, or, of an error without words, is one of vitmed."""
+    page = Image.fromarray(np.zeros((4, 4), np.uint8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    whole = (tmp_path / "a.tif").read_bytes()
+    width = struct.pack("<HHI", 256, 4, 1)  # the tag of the second page's
+    (tmp_path / "a.tif").write_bytes(struct.pack("<HHI", 9, 4, 1).join(whole.rsplit(width, 1)))
+    np.save(tmp_path / "a.npy", np.zeros((4, 4)))
+    whole = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(whole.replace(b"(4, 4), }", b"(4, 4)}} "))
+    np.savez(tmp_path / "a.npz", np.zeros((4, 4)))
+    whole = (tmp_path / "a.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        (member,) = archive.infolist()
+    sizes = struct.pack("<II", member.file_size, member.file_size)
+    whole = whole.replace(sizes, struct.pack("<II", 2**16, 2**16)).replace(b"(4, 4), }", b"(64,64),}")
+    (tmp_path / "a.npz").write_bytes(
+        whole
+    )  # zipfile then comes to the end of the file, and says nothing but EOFError
+    for name, reason in (("a.tif", "broken image"), ("a.npy", "not a readable"), ("a.npz", "not a readable")):
+        ((source,), _) = find(tmp_path / name)
+        with pytest.raises(Refused, match=reason):
+            read(source)

@@ -119,3 +119,36 @@ def test_four_dimensions_are_times_or_channels_by_option(tmp_path, rng, suffix):
         np.testing.assert_array_equal(read(source).array[..., 0], volume)
     (channels,), _ = find(tmp_path, how=How(frames="channels"))
     np.testing.assert_array_equal(read(channels).array, np.moveaxis(volumes, 0, -1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fields", "reason"),
+    [
+        (np.int16, {"xyzt_units": 5}, "no voxel spacing: its unit of length has the code 5"),
+        (
+            [("R", "u1"), ("G", "u1"), ("B", "u1")],
+            {"scl_slope": 2, "scl_inter": 1},
+            "not a volume of numbers",
+        ),
+    ],
+    ids=["a unit that is none", "colours that are scaled"],
+)
+def test_nifti_of_what_nobody_can_measure_is_refused(tmp_path, dtype, fields, reason):
+    """Otherwise an error of the library's ends --spacing auto, or is told for the fault of the file."""
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), dtype), np.eye(4))
+    data = bytearray(image.to_bytes())
+    header = nib.Nifti1Header(bytes(data[:348]), check=False)
+    for name, value in fields.items():
+        header[name] = value
+    data[:348] = header.binaryblock[:348]
+    (tmp_path / "a.nii").write_bytes(data)
+    with pytest.raises(Refused, match=reason):
+        nifti.read(str(tmp_path / "a.nii"))
+
+
+def test_the_unit_of_time_is_no_matter(tmp_path):
+    """Otherwise a volume is refused for a code that says nothing of its voxels."""
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.diag([2.0, 2, 2, 1]))
+    image.header["xyzt_units"] = 56 + 2
+    nib.save(image, tmp_path / "a.nii")
+    assert nifti.read(str(tmp_path / "a.nii")).spacing == (2, 2, 2)

@@ -55,6 +55,13 @@ changed: likely burned-in text and faces in head MR are named in the datasheet.
 
 Copies and near-duplicates (re-encoded, resized, of another brightness, mirrored) are looked for among all scans and
 counted within and across splits; --dedupe brings what looks alike to one split. DATASET/datasheet.html shows it all.
+
+Sets that take one machine too long are read by the workers of an Apache Beam runner (pip install 'vitmed[beam]'); the
+dataset is the same to the byte. SOURCE and DATASET must lie where all workers have them under one path, for scans
+wait in DATASET.partial; headers are looked through, and shards written, by the process that was started.
+  vitmed ingest scans/ --out data/chest --beam DirectRunner --beam-option direct_num_workers=2     on this machine
+  vitmed ingest /nfs/scans --out /nfs/chest --beam FlinkRunner --beam-option flink_master=HOST:8081 \\
+      --beam-option environment_type=EXTERNAL --beam-option environment_config=localhost:50000     on a cluster
 """
 
 HELP = "scans to dataset: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npy or a MedMNIST npz"
@@ -165,6 +172,18 @@ def arguments(parser):
         metavar="N",
         help="processes that read (default: one a core); the result is the same",
     )
+    parser.add_argument(
+        "--beam",
+        metavar="RUNNER",
+        help="let the workers of this Apache Beam runner read (see above): DirectRunner, FlinkRunner, SparkRunner ...",
+    )
+    parser.add_argument(
+        "--beam-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the runner, such as direct_num_workers=2 or flink_master=HOST:8081; may be given again",
+    )
 
 
 def run(args) -> dict:
@@ -197,6 +216,8 @@ def run(args) -> dict:
         series=args.series,
         bids_suffix=tuple(args.bids_suffix.split(",")) if args.bids_suffix else (),
         chunk=_numbers(args.chunk, "--chunk", int, ("auto", "none")),
+        beam=args.beam,
+        beam_options=tuple(args.beam_option),
     )
     console = Console(stderr=args.json, soft_wrap=True)
     show(read(args.out), args.out, console)

@@ -1,8 +1,9 @@
 """Ingest: scans in, one dataset out, whole or not at all.
 
-Scans are prepared one by one (``prepare``) by worker processes, wait in ``DATASET.partial/``, are assembled
-to a set (``assembly``), and appear as ``DATASET`` by one rename (``replacing``). A fault of
-a file is refused and counted; a fault of the set ends it. The bytes do not depend on the number of workers.
+Scans are prepared one by one (``prepare``) by worker processes of this machine (``spool``) or of a cluster (``beam``),
+wait in ``DATASET.partial/``, are assembled to a set (``assembly``), and appear as ``DATASET`` by one rename
+(``replacing``). A fault of a file is refused and counted; a fault of the set ends it. The bytes depend neither on the
+driver nor on the number of workers.
 """
 
 import contextlib
@@ -50,6 +51,8 @@ def ingest(
     series: str | Path | None = None,
     bids_suffix: tuple[str, ...] = (),
     chunk: tuple[int, ...] | str | None = None,
+    beam: str | None = None,
+    beam_options: tuple[str, ...] = (),
 ) -> dict:
     """Makes the dataset ``out`` from ``source``.
 
@@ -74,6 +77,8 @@ def ingest(
         frames, include, series, bids_suffix: as ``vitmed.scans.how.How`` has them.
         chunk: voxels of the chunks that images are stored in, array order, ``"auto"`` or ``"none"``, as
             ``vitmed.data.chunks.shape_of`` has them; None is ``"auto"``, or what the dataset appended to has.
+        beam, beam_options: a runner of Apache Beam whose workers read, and its options, as
+            ``vitmed.data.beam.Runner`` has them; None for processes of this machine.
 
     Returns:
         ``dataset examples patients refused notes``, as ``vitmed ingest --json`` prints them, ``key`` (its path, or
@@ -90,6 +95,7 @@ def ingest(
         splits.parse(split)
     if workers is not None and workers < 1:
         raise InputError(f"--workers is {workers}; at least 1 was expected")
+    driver = _driver(beam, beam_options, workers)
     plan = Plan(
         None if modality is None else canonical_modality(modality),
         None if spacing == fingerprint.AUTO else _positive(spacing, "spacing"),
@@ -128,7 +134,7 @@ def ingest(
         # Closed before anything is cleared away, so that no worker still writes there.
         with (
             Bar("reading", len(tasks), "scans", quiet=not progress or not tasks) as bar,
-            contextlib.closing(spool.run(tasks, plan, spooled, workers)) as outcomes,
+            contextlib.closing(driver(tasks, plan, spooled, workers)) as outcomes,
         ):
             for outcome in outcomes:
                 if isinstance(outcome, Stored):
@@ -188,6 +194,22 @@ def ingest(
         "key": None if names.key is None else str(names.key.path),
         "key_made": names.key is not None and names.key.made,
     }
+
+
+def _driver(beam: str | None, options: tuple[str, ...], workers: int | None):
+    """What prepares the tasks: a function like ``spool.run``."""
+    if beam is None:
+        if options:
+            raise InputError(f"--beam-option {options[0]} is for a runner; name it with --beam")
+        return spool.run
+    if workers is not None:
+        raise InputError(
+            "--workers is for the processes of this machine; with --beam, the runner's own options say how many "
+            "workers there are, such as --beam-option direct_num_workers=2"
+        )
+    from vitmed.data.beam import Runner
+
+    return Runner(beam, options)
 
 
 def _task(source: Source, row: Row | None) -> Task:

@@ -71,7 +71,7 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
         MachineError: a worker process died.
         OSError: no space left.
     """
-    chunks = _chunks(tasks)
+    chunks = shared_out(tasks)
     workers = min(workers or os.cpu_count() or 1, len(chunks))
     few = workers <= 1 or len(tasks) < min(ALONE[_weight(t)] for t in tasks)
     if few and not any(map(_perilous, tasks)):
@@ -123,8 +123,8 @@ def _perilous(task: Task) -> bool:
     return any(image.coded for image, _ in task.source.parts)
 
 
-def _chunks(tasks: list[Task]) -> list[list[Task]]:
-    """Runs of neighbouring tasks of one weight."""
+def shared_out(tasks: list[Task]) -> list[list[Task]]:
+    """Runs of neighbouring tasks of one weight: what a worker is given at a time."""
     chunks: list[list[Task]] = []
     for task in tasks:
         last = chunks[-1] if chunks else None

@@ -30,6 +30,8 @@ def unpack(path: str, folder: Path) -> tuple[list[tuple[Path, str]], Refusals]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if not all(m.filename for m in archive.infolist()):
+                raise Refused("not a readable zip archive", "it has a member without a name")
             members = [m for m in archive.infolist() if not m.is_dir()]
             _check(members, os.path.getsize(path))
             members = [m for m in members if not _beside(m.filename)]

@@ -5,8 +5,6 @@ MedMNIST: Yang et al., "MedMNIST v2", Scientific Data 10, 41 (2023).
 
 import functools
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +91,15 @@ def _mapped(path: str) -> np.ndarray:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         limits.declared(mapped.nbytes, os.path.getsize(path), packed=False)
         return np.array(mapped)
+    except (Refused, MemoryError):
+        raise
     except OSError as error:
         raise Refused("cannot be opened", error.strerror or str(error)) from None
-    except (ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+    except Exception as error:  # the header is Python, which NumPy parses with whatever that raises
         if "mmap length" in str(error):
             told = f"an array larger than its {os.path.getsize(path)} bytes"
             raise Refused("declares more than it holds", told) from None
-        raise Refused("not a readable array", str(error).splitlines()[0]) from None
+        raise Refused("not a readable array", _said(error)) from None
 
 
 def _single(path: str) -> np.ndarray:
@@ -111,10 +111,17 @@ def _single(path: str) -> np.ndarray:
                 held = ", ".join(file.files[:4]) or "nothing"
                 raise Refused("several arrays in one file", f"{held}; a MedMNIST set is ingested by itself")
             return file[file.files[0]]
+    except (Refused, MemoryError):
+        raise
     except OSError as error:
         raise Refused("cannot be opened", error.strerror or str(error)) from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise Refused("not a readable array", str(error).splitlines()[0]) from None
+    except Exception as error:  # zipfile and zlib have errors of their own, and NumPy's parsing of headers
+        raise Refused("not a readable array", _said(error)) from None
+
+
+def _said(error: Exception) -> str:
+    """The first line of what an error says; some say nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _scan(array: np.ndarray) -> Scan:

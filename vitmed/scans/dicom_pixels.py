@@ -18,6 +18,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, get_d
 from pydicom.pixels.processing import convert_color_space
 
 from vitmed.scans import dicom_header, limits
+from vitmed.scans.dicom_frames import Plane
 from vitmed.scans.dicom_header import Image
 from vitmed.scans.scan import Refused
 
@@ -54,23 +55,35 @@ def values(image: Image, frame: int = 0) -> tuple[np.ndarray, tuple[float, float
     grey = image.samples == 1 and image.photometric.startswith("MONOCHROME")
     nothing = _nothing(pixels, image) if grey else None
     span = None
-    if image.luts:
-        data = _open(image.path, os.stat(image.path).st_mtime_ns)
-        if image.photometric == "PALETTE COLOR":
-            pixels = apply_color_lut(pixels, data)
-            pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
-        if grey and data.get("ModalityLUTSequence"):
-            pixels = apply_modality_lut(pixels, data)
-        elif grey:
-            pixels = _rescaled(pixels, plane.slope, plane.intercept)
-        if grey and image.modality not in ("CT", "MR") and data.get("VOILUTSequence"):
-            pixels = apply_voi(pixels, data)
-            span = (0.0, float(2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1))
+    if image.luts or image.photometric == "PALETTE COLOR":
+        try:
+            pixels, span = _through_tables(pixels, image, plane, grey)
+        except (Refused, MemoryError):
+            raise
+        except Exception as error:  # pydicom raises whatever a damaged table brought it to
+            said = dicom_header.first_line(error)
+            raise Refused("broken DICOM file", f"{os.path.basename(image.path)}: {said}") from None
     elif grey:
         pixels = _rescaled(pixels, plane.slope, plane.intercept)
     if nothing is not None:
         pixels = _filled(pixels, nothing, image)
     return (pixels[..., None] if pixels.ndim == 2 else pixels), span
+
+
+def _through_tables(pixels: np.ndarray, image: Image, plane: Plane, grey: bool):
+    """The pixels after palette, modality LUT (or rescale) and VOI LUT, and the span of the last or None."""
+    data, span = _open(image.path, os.stat(image.path).st_mtime_ns), None
+    if image.photometric == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, data)
+        pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    if grey and data.get("ModalityLUTSequence"):
+        pixels = apply_modality_lut(pixels, data)
+    elif grey:
+        pixels = _rescaled(pixels, plane.slope, plane.intercept)
+    if grey and image.modality not in ("CT", "MR") and data.get("VOILUTSequence"):
+        pixels = apply_voi(pixels, data)
+        span = (0.0, float(2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1))
+    return pixels, span
 
 
 def _plain(image: Image) -> bool:

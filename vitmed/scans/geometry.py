@@ -4,11 +4,13 @@ All in array order. ``affine`` maps the index (z, y, x, 1) to LPS millimetres (x
 """
 
 import dataclasses
+import math
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from vitmed.scans import limits
 from vitmed.scans.scan import Refused, Scan
 
 
@@ -23,6 +25,10 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nda
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise Refused("orientation unknown", "the matrix from voxels to millimetres is singular")
     orientation = nib.orientations.io_orientation(affine)  # row: LPS axis and direction of an array axis
+    if not np.isfinite(
+        orientation
+    ).all():  # two axes that all but coincide, of voxels large enough for the above
+        raise Refused("orientation unknown", "the matrix from voxels to millimetres is singular")
     orientation[:, 0] = 2 - orientation[:, 0]  # z first
     turned = nib.orientations.apply_orientation(array, orientation)
     return turned, affine @ nib.orientations.inv_ornt_aff(orientation, array.shape[:3])
@@ -61,7 +67,8 @@ def fit(
         mask: (*S) uint8.
 
     Raises:
-        Refused: another dimension than ``spacing`` or ``size`` have, or a spacing that is not known.
+        Refused: another dimension than ``spacing`` or ``size`` have, a spacing that is not known, or one so wide
+            that there would be more voxels than a scan may have.
     """
     n = len(scan.size)
     for name, wanted in (("--spacing", spacing), ("--size", size)):
@@ -72,6 +79,9 @@ def fit(
             raise Refused("no voxel spacing", "--spacing needs to know it")
         step = tuple(want / have for want, have in zip(spacing, scan.spacing, strict=True))
         shape = tuple(max(1, round(length / s)) for length, s in zip(scan.size, step, strict=True))
+        for axis in range(n + 1):  # as it grows and shrinks axis by axis; 2 bytes a voxel when it is stored
+            size_now = math.prod((*shape[:axis], *scan.array.shape[axis:]))
+            limits.declared(2 * size_now, limits.MAX_BYTES, packed=False)
         scan, mask = resample(scan, shape, step, mask)
     elif size is not None and n == 2:
         step = max(have / want for have, want in zip(scan.size, size, strict=True))

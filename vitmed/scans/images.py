@@ -42,10 +42,12 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
                 array = _page(path, image)
     except UnidentifiedImageError:
         raise Refused("not a readable image") from None
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises whatever the fault brought it to
         if isinstance(error, OSError) and error.errno is not None and not str(error).startswith("image file"):
             raise Refused("cannot be opened", error.strerror or str(error)) from None
-        raise Refused("broken image", str(error)) from None
+        raise Refused("broken image", str(error) or type(error).__name__) from None
     array = array if item and item[0] == "channels" else grey_if_equal(array)
     return Scan(array, span=(0.0, 255.0) if array.dtype == np.uint8 else None)
 
@@ -54,13 +56,16 @@ def measure(path: str, item: tuple[str, int | str] | None = None) -> tuple[int, 
     """(H, W) of an image as ``read`` gives it, from its header.
 
     Raises:
-        Refused: not an image.
+        Refused: not an image, or one that declares more than it holds.
     """
     try:
         with Image.open(path) as image:
             image.seek(item[1] if item and item[0] == "frame" else 0)
             width, height = image.size
+            _refuse_bomb(path, image)  # to find the orientation, Pillow decodes a PNG
             turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
+    except Refused:
+        raise
     except Exception as error:  # of a broken file; what it is, read tells
         raise Refused("not a readable image", str(error)) from None
     return (width, height) if turned else (height, width)
@@ -105,9 +110,7 @@ def _pages(path: str, image: Image.Image, count: int) -> np.ndarray:
 
 def _page(path: str, image: Image.Image) -> np.ndarray:
     """(H, W, C) of the page an opened image stands at."""
-    depth, colours = _depth(path, image), len(image.getbands())
-    size = image.width * image.height * colours * max(1, depth // 8)
-    limits.declared(size, os.path.getsize(path), packed=True)
+    depth, colours = _refuse_bomb(path, image)
     if depth == 16 and colours > 1:
         if getattr(image, "n_frames", 1) > 1:
             raise Refused("16-bit colour in several pages", "store one image a file")
@@ -119,6 +122,14 @@ def _page(path: str, image: Image.Image) -> np.ndarray:
     if white_is_zero and array.dtype != np.uint8:  # Pillow turns 8 bits only
         array = np.iinfo(array.dtype).max - array if array.dtype.kind in "iu" else -array
     return array
+
+
+def _refuse_bomb(path: str, image: Image.Image) -> tuple[int, int]:
+    """(bits, colours) of the page an opened image stands at, which the file must be able to hold."""
+    depth, colours = _depth(path, image), len(image.getbands())
+    size = image.width * image.height * colours * max(1, depth // 8)
+    limits.declared(size, os.path.getsize(path), packed=True)
+    return depth, colours
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What a file holds, by its name and its header: which reader it is for, and how many scans of it there are."""
 
 import os
+import warnings
 
 from vitmed.scans.how import How
 from vitmed.scans.how import chosen as frames_chosen
@@ -35,7 +36,9 @@ def in_file(path: str, name: str, kind: str, how: How) -> list[Source]:
     Raises:
         Refused: several, and nobody said what they are.
     """
-    count = _count(path, kind)
+    with warnings.catch_warnings():  # remarks on headers, which are told of when it is read
+        warnings.simplefilter("ignore")
+        count = _count(path, kind)
     if count <= 1:
         return [Source(name, kind, (path,))]
     if how.frames == "channels":

@@ -23,7 +23,7 @@ SUFFIXES = (".nii", ".nii.gz")
 # Its remarks on headers that it repairs; what matters in them is refused here.
 nib.imageglobals.logger.setLevel(logging.ERROR)
 
-_MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
+_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by xyzt_units: not told, metre, millimetre, micron
 _EXTENSIONS = 16 * 2**20  # bytes that may lie between the header and the voxels
 CONFLICT = 0.05  # of the distance between the far corners: by how much sform and qform may differ
 
@@ -46,18 +46,16 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
         last = math.prod(shape[3:])
         if len(shape) < 3 or (last != 1 and item is None):
             raise Refused("not a volume of one contrast", f"its shape is {shape}")
-        affine = _affine(header)
-        proxy = ArrayProxy(
-            file, (shape, header.get_data_dtype(), _offset(header), *_scaling(header)), mmap=False
-        )
+        affine, dtype = _affine(header), header.get_data_dtype()
+        if dtype.kind not in "uif":
+            raise Refused("not a volume of numbers", f"they are {dtype}")
+        proxy = ArrayProxy(file, (shape, dtype, _offset(header), *_scaling(header)), mmap=False)
         try:
             data = np.asarray(
                 proxy[..., item[1]] if item and item[0] == "frame" and len(shape) == 4 else proxy
             )
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise Refused("not a readable NIfTI file", str(error)) from None
-    if data.dtype.kind not in "uif":
-        raise Refused("not a volume of numbers", f"they are {data.dtype}")
     if item is None or item[0] == "frame":
         data = data.reshape(shape[:3])
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
@@ -181,7 +179,10 @@ def _affine(header) -> np.ndarray:
     if len(both) == 2 and len(shape) == 3:
         _refuse_conflict(*both, shape)
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ both[0].astype(float)
-    to_lps[:3] *= _MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
+    unit = int(header["xyzt_units"]) & 7  # of length; the other bits are that of time
+    if unit not in _MILLIMETRES:
+        raise Refused("no voxel spacing", f"its unit of length has the code {unit}, which stands for none")
+    to_lps[:3] *= _MILLIMETRES[unit]
     return to_lps
 
 
