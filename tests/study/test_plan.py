@@ -63,6 +63,8 @@ def test_a_study_without_pretraining(config, tmp_path):
         ("study.budgets", (0.1, 0.1), "different"),
         ("study.budgets", (1.5,), "at most 1.0"),
         ("study.draws", 0, "at least one"),
+        ("study.draws", (3, 0), "at least one"),
+        ("study.draws", (3, 2, 1), "each of the 2 budgets"),
         ("study.drawz", 3, "did you mean config.study.draws"),
         ("study.metrics", (), "metrics is empty"),
         ("arms.scratch.steps", (1, 2, 3), "3 entries"),

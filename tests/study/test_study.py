@@ -45,7 +45,7 @@ def test_a_study_fails_goes_on_and_ends(config, tmp_path, capsys):
     assert any("resnet-0.1-1" in note for note in fault.value.__notes__)
     assert not (tmp_path / "study" / "table.csv").exists()
     before = calls(tmp_path / "study", "train")
-    assert before["pretrain"] == 1 and len(before) > 6
+    assert before["pretrain"] == 1 and len(before) > 3, "what ran beside the fault ended, and is kept"
 
     (tmp_path / "fail").unlink()
     result = study(config, tmp_path / "study", jobs=2, work=WORK)

@@ -9,6 +9,7 @@ from vitmed.errors import InputError
 from vitmed.evaluate import predictions
 from vitmed.study import files, table
 from vitmed.study.plan import plan
+from vitmed.study.study import study
 
 COUNTS = {(0.1, 0): 20, (0.1, 1): 18, (1.0, 0): 200, (1.0, 1): 200}
 
@@ -114,3 +115,18 @@ def test_other_examples_are_refused(evaluated):
     file.write_text("\n".join([header, *rest]) + "\n")
     with pytest.raises(InputError, match="other examples"):
         table.make(evaluated, COUNTS, quiet=True)
+
+
+def test_a_budget_may_be_drawn_more_often_than_another(config, tmp_path):
+    """Otherwise the small budgets, which vary most, cost as many runs of the large ones."""
+    from made_up_work import WORK
+
+    with config.study.ignore_type():
+        config.study.draws = (3, 1)
+    result = study(config, tmp_path / "study", jobs=2, work=WORK, quiet=True)
+    assert [row["draws"] for row in result["rows"]] == [3] * 3 + [1] * 3
+    made = durable.read_json(tmp_path / "study" / "table.json")
+    assert made["draws"] == [3, 1] and len(made["cells"]) == 3 * (3 + 1)
+    assert "(3 draws, " in made["comparisons"][0]["sentence"]
+    assert "(1 draw, " in made["comparisons"][-1]["sentence"]
+    assert any("one draw with all labels" in note for note in made["notes"])

@@ -7,7 +7,7 @@ other labels drawn, and each is evaluated once on the test split. The table give
 interval, and the paired difference between each arm and the reference. The same command goes on from where
 the study stands; draws, budgets and arms can be added later.
 
-Any key can be given as --config.KEY=VALUE, for example --config.study.draws=5 or
+Any key can be given as --config.KEY=VALUE, for example --config.study.draws=5 (or one a budget, "(5,3)") or
 --config.arms.scratch.config.optim.lr=1e-3. --config.study.split=val shows the table on validation, for
 choosing.
 """

@@ -61,7 +61,7 @@ def _study(study: dict[str, Any]) -> list[str]:
     pretrain = study["pretrain"]
     if pretrain is not None:
         scans = words.plural(pretrain["datasheet"]["examples"].get("train", 0), "scan")
-        draws = words.plural(study["draws"], "draw")
+        draws = words.draws(study["draws"])
         said.append(
             f"A Vision Transformer ({pretrain['flat'].get('model.variant')}) first learned from {scans} "
             "without labels, by filling in what was hidden from it; then it was fine-tuned with few labels, "

@@ -134,7 +134,7 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
     return {
         "name": found["study"],
         "split": found["split"],
-        "draws": draws,
+        "draws": words.draws(draws),
         "metrics": metrics,
         "first": first,
         "reference": label[reference],

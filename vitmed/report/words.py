@@ -64,6 +64,12 @@ def plural(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def draws(counts: list[int]) -> str:
+    """``3 draws``, or ``3 to 5 draws`` where label budgets were not drawn equally often."""
+    few, many = min(counts), max(counts)
+    return plural(many, "draw") if few == many else f"{few} to {many} draws"
+
+
 def times(n: int) -> str:
     """``1`` as "once"."""
     return {1: "once", 2: "twice"}.get(n, f"{n:,} times")

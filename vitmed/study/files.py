@@ -22,7 +22,7 @@ def flat_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
             "budget": row["budget"],
             "labels": row["labels"],
             "arm": row["arm"],
-            "draws": table["draws"],
+            "draws": row["draws"],
             "examples": table["examples"],
             "patients": table["patients"],
             "opened": max(c["opened"] for c in cells),

@@ -27,7 +27,9 @@ class DataSection:
 class StudySection:
     name: str
     budgets: tuple[int | float, ...]  # an int is a count of examples, a float at most 1 a fraction of them
-    draws: int
+    draws: (
+        int | tuple[int, ...]
+    )  # of which labels and of the seed; one number for all budgets, or one a budget
     metrics: tuple[str, ...]  # the first is the one that the findings speak of
     reference: str  # the arm that every other is compared with
     arms: tuple[str, ...] = ()  # which arms to run, in the table's order; all of config.arms if empty
@@ -41,10 +43,20 @@ class StudySection:
             raise ValueError(
                 f"budgets is {self.budgets}; a fraction is at most 1.0, a count is a whole number"
             )
-        if self.draws < 1:
+        if not isinstance(self.draws, int) and len(self.draws) != len(self.budgets):
+            raise ValueError(
+                f"draws is {self.draws}; give one number, or one for each of the {len(self.budgets)} budgets"
+            )
+        if min(self.draws_of.values()) < 1:
             raise ValueError(f"draws is {self.draws}; at least one is needed")
         if not self.metrics:
             raise ValueError("metrics is empty; name at least one, such as 'auroc'")
+
+    @property
+    def draws_of(self) -> dict[int | float, int]:
+        """How often each budget is drawn."""
+        draws = (self.draws,) * len(self.budgets) if isinstance(self.draws, int) else self.draws
+        return dict(zip(self.budgets, draws))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +149,10 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
         pretrain = Cell("pretrain", workdir / "pretrain", own)
     cells = []
     # Draw by draw, smallest budget first: a study stopped half-way has whole draws to look at.
-    for draw in range(study.draws):
+    for draw in range(max(study.draws_of.values())):
         for at, budget in enumerate(study.budgets):
+            if draw >= study.draws_of[budget]:
+                continue
             for name, arm in checked.arms.items():
                 own = ConfigDict(arm.config)
                 _set(own, "data", path=data, labels=budget, label_seed=draw)

@@ -60,20 +60,21 @@ def make(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool 
     truth = _same_truth(planned, read)
     patients = results[planned.cells[0].name]["patients"]
     facts = {
-        "draws": study.draws,
+        "draws": list(study.draws_of.values()),
         "examples": results[planned.cells[0].name]["examples"],
         "patients": patients,
     }
 
     def given(arm, budget):
-        cells = [planned.cell(arm, budget, draw) for draw in range(study.draws)]
+        cells = [planned.cell(arm, budget, draw) for draw in range(study.draws_of[budget])]
         return [read[c.name].score for c in cells], [results[c.name]["threshold"] for c in cells]
 
     rows, comparisons = [], []
     common = dict(task=truth.task, classes=truth.classes, label_weight=truth.label_weight)
     with Bar("table", len(study.budgets) * len(arms), "rows", quiet=quiet) as bar:
         for budget in study.budgets:
-            labels = [counts[budget, draw] for draw in range(study.draws)]
+            draws = study.draws_of[budget]
+            labels = [counts[budget, draw] for draw in range(draws)]
             for arm in arms:
                 scores, thresholds = given(arm, budget)
                 base, base_thresholds = given(study.reference, budget)
@@ -81,6 +82,7 @@ def make(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool 
                     "budget": budget,
                     "labels": round(sum(labels) / len(labels)),
                     "labels_per_draw": labels,
+                    "draws": draws,
                     "arm": arm,
                     "label": planned.label(arm),
                     "metrics": {},
@@ -91,7 +93,7 @@ def make(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool 
                     )
                     row["metrics"][metric] = {name: found[name] for name in ("value", "low", "high")} | {
                         "per_draw": [
-                            _value(results, planned.cell(arm, budget, d), metric) for d in range(study.draws)
+                            _value(results, planned.cell(arm, budget, d), metric) for d in range(draws)
                         ]
                     }
                     if arm == study.reference:
@@ -106,7 +108,7 @@ def make(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool 
                         thresholds_b=thresholds,
                         **common,
                     )
-                    comparisons.append(_compared(planned, row, metric, found, facts))
+                    comparisons.append(_compared(planned, row, metric, found, facts | {"draws": draws}))
                 rows.append(row)
                 bar.advance()
     sheet = durable.read_json(planned.cells[0].run / "dataset.json")
@@ -205,9 +207,13 @@ def _notes(planned: Plan, rows: list[dict], facts: dict, opened: dict[str, int],
         )
     if facts["patients"] is None:
         notes.append("Patients are not known: intervals are by image and probably too narrow.")
-    if facts["draws"] == 1:
+    single = [budget for budget, draws in study.draws_of.items() if draws == 1]
+    if single:
+        where = (
+            "" if len(single) == len(study.budgets) else f" with {words.listed(map(words.budget, single))}"
+        )
         notes.append(
-            "There is one draw: intervals do not hold the luck of which scans were labelled, nor of the seed."
+            f"There is one draw{where}: intervals do not hold the luck of which scans were labelled, nor of the seed."
         )
     if planned.pretrain is not None:
         seed = planned.pretrain.config.get("train", {}).get("seed", 0)
@@ -221,7 +227,7 @@ def _notes(planned: Plan, rows: list[dict], facts: dict, opened: dict[str, int],
                 f"{words.capital(words.budget(budget))}: whole patients are labelled, "
                 f"{min(labels)} to {max(labels)} scans a draw."
             )
-        elif isinstance(budget, float) and budget >= 1 and facts["draws"] > 1:
+        elif isinstance(budget, float) and budget >= 1 and len(labels) > 1:
             notes.append("With all labels the draws differ in their seed alone.")
     return notes + [
         words.capital(note) + "." for note in first.get("notes", []) if not note.startswith("no patient")
