@@ -41,7 +41,8 @@ def signature(picture: np.ndarray | Iterable[np.ndarray], shape: tuple[int, ...]
     """What a scan looks like.
 
     Args:
-        picture: (*S) in 0..1 over the modality's window, 2D or 3D; or its slabs along the first axis, one by one.
+        picture: (*S) in 0..1 over the modality's window, 2D or 3D; or its slabs along the first axis, one by one,
+            float32.
         shape: S, where slabs are given.
 
     Returns:
@@ -54,9 +55,8 @@ def signature(picture: np.ndarray | Iterable[np.ndarray], shape: tuple[int, ...]
     if len(shape) == 2:
         found = waves[0] @ picture @ waves[1].T
     else:
-        found = np.zeros([len(w) for w in waves])
-        for z, slab in enumerate(picture):
-            found += waves[0][:, z, None, None] * (waves[1] @ slab @ waves[2].T)
+        down, across = (w.astype(np.float32) for w in waves[1:])
+        found = np.tensordot(waves[0], np.stack([down @ slab @ across.T for slab in picture]), 1)
     out = np.zeros((kept,) * len(shape), np.float16)
     out[tuple(slice(n) for n in found.shape)] = 1000 * found
     return out
