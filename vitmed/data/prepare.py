@@ -32,7 +32,7 @@ class Plan:
     why: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Task:
     """One scan to prepare: its source, its mask, and the modality that is told of it beside the file."""
 
@@ -41,7 +41,7 @@ class Task:
     modality: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Described:
     """What is known of a prepared scan beside its pixels, wherever these are.
 
@@ -80,7 +80,7 @@ class Described:
     exposed: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Read(Described):
     """A scan just read, with what ingest turns into pseudonyms before anything is written.
 
@@ -94,7 +94,7 @@ class Read(Described):
     telling: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared(Read):
     """A scan ready to be stored: ``image`` (*S, C) uint8, int16 or uint16, ``mask`` (*S) uint8 or None."""
 
