@@ -42,7 +42,7 @@ def test_the_page_tells_what_the_sheet_holds(dataset, tmp_path):
     assert sheet["near_contradictions"] == 1 and "1 cluster of scans that look alike" in text
     for word in ("sick", "well", "north", "south", "broken.png", "not a readable image", "HMAC-SHA256"):
         assert word in text, word
-    assert sheet["content_hash"] in text and "48 voxels in every scan" in text
+    assert sheet["content_hash"] in text and "48 pixels in every scan" in text
     assert text.count('src="data:image/png;base64,') >= 10 + 2
     assert "25 scans without a known spacing" in text
 
