@@ -1,6 +1,8 @@
 """The datasheet's page: everything a reader must know of a set, in one file that loads nothing."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def test_the_page_tells_what_the_sheet_holds(dataset, tmp_path):
     assert sheet["near_contradictions"] == 1 and "1 cluster of scans that look alike" in text
     for word in ("sick", "well", "north", "south", "broken.png", "not a readable image", "HMAC-SHA256"):
         assert word in text, word
-    assert sheet["content_hash"] in text and "48 voxels in every scan" in text
+    assert sheet["content_hash"] in text and "48 pixels in every scan" in text
     assert text.count('src="data:image/png;base64,') >= 10 + 2
     assert "25 scans without a known spacing" in text
 
@@ -74,3 +76,13 @@ def test_sheets_of_older_sets_are_shown(tiny_dataset, tmp_path):
     (old / "datasheet.json").write_text(json.dumps(sheet))
     text = datasheet.write(old).read_text()
     assert "were not searched for" in text and (old / "datasheet.html").exists()
+
+
+def test_the_page_of_a_dataset_needs_no_jax():
+    """Otherwise ingest of a large folder takes 200 MB more, for a page that computes nothing."""
+    program = (
+        "import sys, vitmed.cli.ingest, vitmed.data.ingest, vitmed.report.datasheet; "
+        "sys.exit(', '.join({'jax', 'flax', 'orbax'} & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

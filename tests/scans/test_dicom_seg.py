@@ -1,5 +1,7 @@
 """DICOM segmentations become the mask of the series that they were drawn on, on its grid."""
 
+import copy
+
 import numpy as np
 import pydicom
 import pytest
@@ -68,6 +70,80 @@ def test_segments_lie_where_they_were_drawn(tmp_path, ct, write_seg, orientation
         k, r, c = np.argwhere(drawn).mean(0)
         truth = np.array([10, 20, 30]) + 2 * k * np.cross(row, column) + 0.5 * r * column + 0.25 * c * row
         np.testing.assert_allclose(at[:3], truth, atol=1e-6)
+
+
+@pytest.fixture
+def write_labelmap(write_seg):
+    """A function that writes (slices, rows, columns) of segment numbers as a LABELMAP, empty slices left out."""
+
+    def write(path, numbers, names, dtype=np.uint8, **tags):
+        numbers = numbers.astype(dtype)
+        drawn = [("frames", numbers != 0)]  # writes a frame for each slice that is not empty
+        data = pydicom.dcmread(write_seg(path, drawn, **tags))
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
+        data.SegmentationType = "LABELMAP"
+        data.BitsAllocated = data.BitsStored = 8 * numbers.itemsize
+        data.HighBit = data.BitsStored - 1
+        (item,) = data.SegmentSequence
+        held = []
+        for number, name in names.items():
+            held.append(copy.deepcopy(item))
+            held[-1].SegmentNumber, held[-1].SegmentLabel = number, name
+        data.SegmentSequence = held
+        for group in data.PerFrameFunctionalGroupsSequence:
+            del group.SegmentIdentificationSequence
+        data.PixelData = b"".join(plane.tobytes() for plane in numbers if plane.any())
+        data["PixelData"].VR = "OB" if numbers.itemsize == 1 else "OW"
+        data.save_as(path)
+        return data
+
+    return write
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("orientation", [None, OBLIQUE])
+def test_a_labelmap_is_what_the_same_segments_are_as_bits(
+    tmp_path, ct, write_seg, write_labelmap, dtype, orientation
+):
+    """Otherwise numbers of segments, which need not follow one another, pass for values of structures."""
+    ct(orientation)
+    liver, tumour = blocks()
+    way = {"orientation": orientation} if orientation else {}
+    path = tmp_path / "stack" / "s.dcm"
+    write_seg(path, [("tumour", tumour), ("liver", liver)], **way)
+    scan, mask, _ = masks(tmp_path / "stack")
+    bits = dicom_seg.read(mask, scan)
+    high = 250 if dtype == np.uint8 else 4000
+    write_labelmap(path, 7 * liver + high * tumour, {high: "tumour", 7: "liver"}, dtype, **way)
+    scan, mask, found = masks(tmp_path / "stack")
+    assert found.refused == [] and found.told.segments[0].names == ("liver", "tumour")
+    assert set(np.unique(bits)) == {0, 1, 2}
+    np.testing.assert_array_equal(dicom_seg.read(mask, scan), bits)
+
+
+def test_the_background_of_a_labelmap_is_no_structure(tmp_path, ct, write_labelmap):
+    """Otherwise everything outside the organs is one more organ."""
+    ct()
+    liver, tumour = blocks()
+    path = tmp_path / "stack" / "s.dcm"
+    numbers = np.where(liver, 1, np.where(tumour, 2, 99))
+    names = {99: "Background", 1: "liver", 2: "tumour"}
+    data = write_labelmap(path, numbers, names)
+    data.add_new("PixelPaddingValue", "US", 99)
+    data.save_as(path)
+    scan, mask, found = masks(tmp_path / "stack")
+    assert found.told.segments[0].names == ("liver", "tumour")
+    np.testing.assert_array_equal(dicom_seg.read(mask, scan), liver + 2 * tumour)
+
+
+def test_a_labelmap_with_a_number_of_no_segment_is_refused(tmp_path, ct, write_labelmap):
+    """Otherwise a structure that nobody named is lost as background."""
+    ct()
+    liver, tumour = blocks()
+    write_labelmap(tmp_path / "stack" / "s.dcm", 1 * liver + 3 * tumour, {1: "liver", 2: "tumour"})
+    scan, mask, _ = masks(tmp_path / "stack")
+    with pytest.raises(Refused, match="numbers of no segment: 3 in its pixels"):
+        dicom_seg.read(mask, scan)
 
 
 def test_another_grid_is_brought_to_the_scans(tmp_path, ct, write_seg):
@@ -142,7 +218,7 @@ def test_overlapping_segments_are_refused(tmp_path, ct, write_seg):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"SegmentationType": "FRACTIONAL"}, "segmentation that is not BINARY"),
+        ({"SegmentationType": "FRACTIONAL"}, "segmentation that is neither BINARY nor LABELMAP"),
         ({"SegmentationType": None}, "segmentation, not a scan"),
         ({"SegmentSequence": None}, "segmentation without named segments"),
         ({"series": ""}, "segmentation of no scan here"),

@@ -6,7 +6,7 @@ from vitmed.scans.scan import Refused, Scan
 
 
 def units(scan, modality):
-    image, scale, offset = intensity.store(scan, modality)
+    image, scale, offset, _ = intensity.store(scan, modality)
     return image, image.astype(np.float64) * scale + offset
 
 
@@ -83,10 +83,13 @@ def test_counting_integers_gives_what_sorting_them_gives(rng, modality, dtype):
     values = rng.gamma(2.0, 20.0, (40, 50, 60, 1)).clip(0, 250).astype(dtype)
     values[values < 9] = 0
     span = None if modality == "mr" else (20.0, 200.0)
-    quick = intensity.store(Scan(values, span=span), modality)
-    slow = intensity.store(Scan(values.astype(np.float64), span=span), modality)
+    *quick, counted = intensity.store(Scan(values, span=span), modality)
+    *slow, unknown = intensity.store(Scan(values.astype(np.float64), span=span), modality)
     for a, b in zip(quick, slow, strict=True):
         np.testing.assert_array_equal(a, b)
+    assert unknown is None and (counted is not None) == (modality == "mr")
+    for c, found in enumerate(counted or ()):
+        np.testing.assert_array_equal(found, intensity.counts(quick[0][..., c]))
     levels, counts = intensity.counts(values[..., 0])
     assert counts.sum() == values.size and counts @ levels == values.sum(dtype=np.int64)
     with pytest.raises(Refused, match="blank"):

@@ -16,7 +16,7 @@ SOURCE may itself be such a CSV.
 
 DICOM files need no suffix. Those of a series are put together by their positions, apart by orientation, echo,
 b-value and time point. Localisers, secondary captures (pictures of a screen), dose reports, structured documents
-and plans are told apart and left out. A BINARY segmentation (SEG) becomes the mask of the series whose images it
+and plans are told apart and left out. A BINARY or LABELMAP segmentation (SEG) becomes the mask of the series whose images it
 references, on that series' own grid by the nearest voxel; several of one series make its mask together. Segments of
 one label are one structure throughout the set, with its value in datasheet.json; a scan with segments of different
 labels that overlap is refused, and a segmentation that references nothing taken here is left out.

@@ -19,7 +19,18 @@ from vitmed import __version__
 from vitmed.errors import InputError, VitmedError
 from vitmed.memory import restart_with_huge_pages
 
-ORDER = ("demo", "ingest", "inspect", "withdraw", "train", "evaluate", "study", "report", "bench")
+ORDER = (
+    "demo",
+    "ingest",
+    "inspect",
+    "withdraw",
+    "train",
+    "evaluate",
+    "study",
+    "report",
+    "writeback",
+    "bench",
+)
 INTERRUPTED = 130
 OVERRIDE = "--config."
 

@@ -18,11 +18,13 @@ looking at the pairs that they find among 5,856, 6,600 and 780 images.
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from vitmed.data.joined import Joined
+from vitmed.data.rows import Rows
 
 CORRELATION = 0.95  # of the weighted coefficients
 LOCAL = 0.85  # mean of the local correlations
@@ -41,7 +43,8 @@ def signature(picture: np.ndarray | Iterable[np.ndarray], shape: tuple[int, ...]
     """What a scan looks like.
 
     Args:
-        picture: (*S) in 0..1 over the modality's window, 2D or 3D; or its slabs along the first axis, one by one.
+        picture: (*S) in 0..1 over the modality's window, 2D or 3D; or its slabs along the first axis, one by one,
+            float32.
         shape: S, where slabs are given.
 
     Returns:
@@ -54,23 +57,23 @@ def signature(picture: np.ndarray | Iterable[np.ndarray], shape: tuple[int, ...]
     if len(shape) == 2:
         found = waves[0] @ picture @ waves[1].T
     else:
-        found = np.zeros([len(w) for w in waves])
-        for z, slab in enumerate(picture):
-            found += waves[0][:, z, None, None] * (waves[1] @ slab @ waves[2].T)
+        down, across = (w.astype(np.float32) for w in waves[1:])
+        found = np.tensordot(waves[0], np.stack([down @ slab @ across.T for slab in picture]), 1)
     out = np.zeros((kept,) * len(shape), np.float16)
     out[tuple(slice(n) for n in found.shape)] = 1000 * found
     return out
 
 
-def links(signatures: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def links(signatures: np.ndarray | Rows, size: tuple[int, ...], folder: Path | None = None) -> np.ndarray:
     """Pairs of scans that are alike, copies included: as many as it takes to link all that hang together.
 
-    Time grows with the square of the number of scans, as matrix products: 100,000 take minutes. Memory is 1 kB a
-    scan (2D) and a hundred megabytes beside the signatures.
+    Time grows with the square of the number of scans, as matrix products: 100,000 take minutes. Memory is a hundred
+    megabytes, whatever their number: what is searched by lies in a file, 1 kB a scan (2D) or 7 (3D).
 
     Args:
         signatures: (n, *(K,) * dimension), of ``signature``.
         size: pixels of the scans, of which the shortest side counts.
+        folder: whose disk holds what is searched by; None for that of temporary files.
 
     Returns:
         (m, 2) int64, the smaller index first, in order; no pair closes a ring.
@@ -87,7 +90,7 @@ def links(signatures: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         length = np.sqrt(np.square(found, dtype=np.float64).sum(1))
         return found / np.where(length > 0, length, 1).astype(np.float32)[:, None]
 
-    parts = _by_parity(vectors_of, len(signatures), wide)
+    parts = _by_parity(vectors_of, len(signatures), wide, folder)
     signs = _signs(wide).reshape(-1, weight.size)
     cluster = Joined(len(signatures))
     found = []
@@ -129,29 +132,30 @@ def _cosines(count: int) -> np.ndarray:
     return _basis(count, count).T * count
 
 
-def _by_parity(vectors_of: Callable, n: int, shape: tuple[int, ...]) -> list[np.ndarray]:
+def _by_parity(vectors_of: Callable, n: int, shape: tuple[int, ...], folder: Path | None) -> list[Rows]:
     """The vectors (n, d) taken apart into those coefficients that every mirroring turns alike, block by block."""
     parity = functools.reduce(np.add.outer, [(np.arange(n) % 2) << i for i, n in enumerate(shape)]).ravel()
     places = [np.flatnonzero(parity == p) for p in range(2 ** len(shape))]
-    parts = [np.empty((n, len(place)), np.float32) for place in places]
+    parts = [Rows(n, (len(place),), np.float32, folder) for place in places]
     for low in range(0, n, _BLOCK):
         block = slice(low, min(low + _BLOCK, n))
         vectors = vectors_of(block)
         for part, place in zip(parts, places, strict=True):
-            part[block] = vectors[:, place]
+            part[low] = vectors[:, place]
     return parts
 
 
-def _candidates(parts: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _candidates(parts: list[Rows]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs (i < j) that some mirroring may make alike, in portions."""
     n = len(parts[0])
     for low in range(0, n, _BLOCK):
         high = min(low + _BLOCK, n)
+        here = [part[low:high] for part in parts]
         for start in range(0, high, _BLOCK):
             columns = slice(start, min(start + _BLOCK, high))
-            bound = np.abs(parts[0][low:high] @ parts[0][columns].T)
-            for part in parts[1:]:
-                product = part[low:high] @ part[columns].T
+            bound = np.zeros((high - low, columns.stop - start), np.float32)
+            for mine, part in zip(here, parts, strict=True):
+                product = mine @ part[columns].T
                 bound += np.abs(product, out=product)
             later, earlier = np.nonzero(bound >= CORRELATION - _MARGIN)
             later, earlier = later + low, earlier + start

@@ -18,7 +18,7 @@ from vitmed.scans.layout import UNMARKED
 from vitmed.scans.scan import Refusals
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
     """One example that a set is to hold, as the set calls it.
 
@@ -77,7 +77,7 @@ def assemble(
     labels = known.encode(told, ids)
     patients = [e.patient for e in entries]
     digests = [m.digest for m in kept]
-    cluster = duplicates.clusters(digests, (m.signature for m in kept), kept[0].shape[:-1])
+    cluster = duplicates.clusters(digests, (m.signature for m in kept), kept[0].shape[:-1], partial)
     own = _units(entries)
     parts = splits.make(
         own,

@@ -229,6 +229,6 @@ def _intensity(metas: list, window: tuple[float, float]) -> dict:
         "std": np.where(std > 1e-6 * (window[1] - window[0]), std, 1.0).tolist(),
         "histogram": {
             "edges": np.linspace(*window, BINS + 1).tolist(),
-            "counts": np.sum([m.histogram for m in metas], axis=0).tolist(),
+            "counts": sum((m.histogram for m in metas), np.zeros(BINS, np.int64)).tolist(),
         },
     }

@@ -7,11 +7,13 @@ Alike is taken to be transitive: all that hang together by pairs are one cluster
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
 from vitmed.data import alike
 from vitmed.data.joined import Joined
+from vitmed.data.rows import Rows
 from vitmed.data.splits import NAMES
 
 SHOWN = 100  # groups listed in the datasheet
@@ -37,8 +39,13 @@ def count(digests: list[bytes], splits: list[str]) -> dict[str, int]:
     return counts
 
 
-def clusters(digests: list[bytes], signatures: Iterable[np.ndarray], size: tuple[int, ...]) -> list[int]:
-    """The cluster of each example of ``size`` pixels: equal numbers for copies and for all that looks alike."""
+def clusters(
+    digests: list[bytes], signatures: Iterable[np.ndarray], size: tuple[int, ...], folder: Path | None = None
+) -> list[int]:
+    """The cluster of each example of ``size`` pixels: equal numbers for copies and for all that looks alike.
+
+    Signatures wait on the disk of ``folder`` (None: that of temporary files) while they are compared.
+    """
     first: dict[bytes, int] = {}
     for i, digest in enumerate(digests):
         first.setdefault(digest, i)
@@ -48,18 +55,18 @@ def clusters(digests: list[bytes], signatures: Iterable[np.ndarray], size: tuple
         joined.join(first[digest], i)
     if len(distinct) > 1:
         looks = (s for i, s in enumerate(signatures) if first[digests[i]] == i)
-        for i, j in alike.links(_stacked(looks, len(distinct)), size):
+        for i, j in alike.links(_stacked(looks, len(distinct), folder), size, folder):
             joined.join(distinct[i], distinct[j])
     return [joined.of(i) for i in range(len(digests))]
 
 
-def _stacked(arrays: Iterable[np.ndarray], count: int) -> np.ndarray:
-    """``np.stack`` of ``count`` arrays that are there one at a time."""
+def _stacked(arrays: Iterable[np.ndarray], count: int, folder: Path | None) -> Rows:
+    """``np.stack`` of ``count`` arrays that are there one at a time, on disk."""
     out = None
     for i, array in enumerate(arrays):
         if out is None:
-            out = np.empty((count, *array.shape), array.dtype)
-        out[i] = array
+            out = Rows(count, array.shape, array.dtype, folder)
+        out[i] = array[None]
     return out
 
 

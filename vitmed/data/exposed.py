@@ -69,9 +69,13 @@ def face(scan: Scan) -> bool:
     if scan.affine is None:
         return False
     every = [max(1, round(_GRID / s)) for s in scan.spacing]
-    small = scan.array[tuple(slice(None, None, n) for n in every)].astype(np.float32).max(-1)
+    extent = (-(-n // e) * e * s for n, e, s in zip(scan.size, every, scan.spacing, strict=True))
+    if any(length < least for length, (least, _) in zip(extent, _HEAD, strict=True)):
+        return False
+    small = scan.array[tuple(slice(None, None, n) for n in every)]
+    small = (small[..., 0] if small.shape[-1] == 1 else small.max(-1)).astype(np.float32)
     small = gaussian_filter(small, 0.7)
-    tissue = small > small.min() + 0.12 * (np.percentile(small, 99) - small.min())
+    tissue = small > small.min() + 0.12 * (_brightest(small, 0.01) - small.min())
     boxes = []
     for axis, (n, step) in enumerate(zip(every, scan.spacing, strict=True)):
         share = tissue.mean(tuple(a for a in range(3) if a != axis))
@@ -87,3 +91,12 @@ def face(scan: Scan) -> bool:
     # z runs up, y backwards: the face is in the lower half, in the front quarter, in the middle.
     front = head[depth // 8 : depth // 2, : length // 4, width // 4 : width - width // 4]
     return bool(front.mean() > 0.08)
+
+
+def _brightest(values: np.ndarray, share: float) -> float:
+    """The value that ``share`` of all are above, as ``np.percentile`` has it, in half its time."""
+    place = (1 - share) * (values.size - 1)
+    below = int(place)
+    ordered = np.partition(values.ravel(), below)
+    above = ordered[below + 1 :].min(initial=np.inf) if place > below else ordered[below]
+    return float(ordered[below] + (above - ordered[below]) * (place - below))

@@ -19,7 +19,7 @@ from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refusals
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Kept(Described):
     """A scan that is in a dataset already."""
 

@@ -32,7 +32,7 @@ class Plan:
     why: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Task:
     """One scan to prepare: its source, its mask, and the modality that is told of it beside the file."""
 
@@ -41,7 +41,7 @@ class Task:
     modality: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Described:
     """What is known of a prepared scan beside its pixels, wherever these are.
 
@@ -80,7 +80,7 @@ class Described:
     exposed: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Read(Described):
     """A scan just read, with what ingest turns into pseudonyms before anything is written.
 
@@ -94,7 +94,7 @@ class Read(Described):
     telling: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared(Read):
     """A scan ready to be stored: ``image`` (*S, C) uint8, int16 or uint16, ``mask`` (*S) uint8 or None."""
 
@@ -118,9 +118,9 @@ def prepare(task: Task, plan: Plan) -> Prepared:
     unknown = (np.nan,) * len(scan.size)
     read_size, read_spacing = scan.size, scan.spacing or unknown
     scan, mask = geometry.fit(scan, plan.spacing, plan.size, intensity.background(scan, modality), mask)
-    image, scale, offset = intensity.store(scan, modality)
+    image, scale, offset, counted = intensity.store(scan, modality)
     image = np.ascontiguousarray(image)
-    total, square, histogram, signature = statistics(image, scale, offset, window_of(modality))
+    total, square, histogram, signature = statistics(image, scale, offset, window_of(modality), counted)
     return Prepared(
         id=task.source.id,
         modality=modality,
@@ -200,12 +200,16 @@ def _mask(mask: Mask, scan: Scan) -> np.ndarray:
 
 
 def statistics(
-    image: np.ndarray, scale: np.ndarray, offset: np.ndarray, window: tuple[float, float]
+    image: np.ndarray,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    window: tuple[float, float],
+    counted: list[intensity.Counts] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """``total``, ``square``, ``histogram`` and ``signature`` of stored pixels (*S, C), see ``Prepared``.
 
     Sums are taken over the counts of each stored value, of which there are at most 65536; of a smaller picture
-    over its pixels.
+    over its pixels. ``counted`` are these counts of each channel, where they are known.
     """
     low, high = window
     total, square, histogram = [], [], np.zeros(BINS)
@@ -216,12 +220,19 @@ def statistics(
         units += every[c][1]
         return np.clip(units, low, high, out=units)
 
-    def grey(part: np.ndarray) -> np.ndarray:
-        mean = sum(units_of(part[..., c], c) for c in range(part.shape[-1])) / part.shape[-1]
-        return (mean - low) / (high - low)
+    def grey(part: np.ndarray, kind: type = np.float32) -> np.ndarray:
+        """The mean of the channels, in 0..1 over the window."""
+        mean = np.zeros(part.shape[:-1], kind)
+        for c, (s, o) in enumerate(every):
+            share = np.multiply(part[..., c], kind(s / (high - low)), dtype=kind)
+            share += kind((o - low) / (high - low))
+            mean += np.clip(share, 0, 1, out=share)
+        return mean / kind(len(every))
 
     for c in range(image.shape[-1]):
-        if image[..., c].size >= 65536:
+        if counted is not None:
+            levels, counts = counted[c]
+        elif image[..., c].size >= 65536:
             levels, counts = intensity.counts(image[..., c])
         else:
             levels, counts = image[..., c].ravel(), np.ones(image[..., c].size, np.int64)
@@ -230,10 +241,10 @@ def statistics(
         square.append(counts @ np.square(units))
         bins = np.minimum(((units - low) * (BINS / (high - low))).astype(np.int64), BINS - 1)
         histogram += np.bincount(bins, counts, BINS)  # whole numbers far below 2**53, so exact
-    if image.ndim == 4:  # slab by slab, or a volume would be held in 64 bits
+    if image.ndim == 4:  # slab by slab, or a volume would be held as floats
         signature = alike.signature(map(grey, image), image.shape[:-1])
     else:
-        signature = alike.signature(grey(image))
+        signature = alike.signature(grey(image, np.float64))
     return np.array(total), np.array(square), histogram.astype(np.int64), signature
 
 
@@ -244,6 +255,7 @@ def marked(mask: np.ndarray | None) -> tuple[int, ...] | None:
 
 def digest(image: np.ndarray) -> bytes:
     """A hash of stored pixels, their shape and their type."""
-    found = hashlib.blake2b(f"{image.dtype.str}{image.shape}".encode(), digest_size=16)
+    # Of good hashes the quickest, as processors since 2018 or so have instructions for it.
+    found = hashlib.sha256(f"{image.dtype.str}{image.shape}".encode())
     found.update(np.ascontiguousarray(image).data)
-    return found.digest()
+    return found.digest()[:16]

@@ -200,9 +200,10 @@ class Writer:
         self._split, self._in_shard = split, 0
         self._lengths.setdefault(split, []).append(0)
         self._bytes.setdefault(split, 0)
-        # One record a group, so that a random read decodes one record.
+        # One record a group, so that a random read decodes one record. Level 1 writes scans 2 to 6 times as fast as
+        # the default of 3, at the same size but for noisy volumes, which grow by up to a fifth.
         path = self._draft(split, len(self._lengths[split]) - 1)
-        self._shard = ArrayRecordWriter(str(path), "group_size:1")
+        self._shard = ArrayRecordWriter(str(path), "group_size:1,zstd:1")
 
     def _close_shard(self) -> None:
         if self._shard is None:

@@ -4,6 +4,7 @@ What a set is made of (its channels, its type, its splits) is known only when th
 prepared scans need not fit in memory; so they wait on disk, in ``DATASET.partial/spool``.
 """
 
+import collections
 import dataclasses
 import functools
 import math
@@ -23,11 +24,12 @@ from vitmed.scans.scan import Refused
 
 # Scans prepared by one call of a worker: enough to make the call worth it, few enough for the bar to move.
 PER_CALL = {"npz": 512, "picture": 32, "volume": 1}
+MOST_KNOWN = 4096  # values that scans may have in common
 # Fewer scans than this are read faster than worker processes start.
 ALONE = {"npz": math.inf, "picture": 64, "volume": 4}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Stored(Read):
     """A prepared scan whose pixels, mask and signature lie in a spool file: of many scans even these are much."""
 
@@ -71,6 +73,12 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
         MachineError: a worker process died.
         OSError: no space left.
     """
+    known: dict = {}
+    for outcome in _prepared(tasks, plan, folder, workers):
+        yield _lean(outcome, known) if isinstance(outcome, Stored) else outcome
+
+
+def _prepared(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Iterator[Outcome]:
     chunks = shared_out(tasks)
     workers = min(workers or os.cpu_count() or 1, len(chunks))
     few = workers <= 1 or len(tasks) < min(ALONE[_weight(t)] for t in tasks)
@@ -82,12 +90,12 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
     while start < len(chunks):
         processes = pool(1 if few else workers)
         try:
-            futures = [
+            futures = collections.deque(
                 processes.submit(_prepare_chunk, chunk, plan, str(folder / f"{i:06d}"))
                 for i, chunk in enumerate(chunks[start:], start)
-            ]
-            for future in futures:
-                outcomes = future.result()
+            )
+            while futures:  # let go one by one, or each would keep what it has brought
+                outcomes = futures.popleft().result()
                 start += 1
                 yield from outcomes
         except BrokenProcessPool:
@@ -177,3 +185,21 @@ def _store(scan: Prepared, file, path: str) -> Stored:
         start=start,
         mask_bytes=0 if scan.mask is None else scan.mask.size,
     )
+
+
+def _lean(scan: Stored, known: dict) -> Stored:
+    """The same in less memory: what many scans have in common (spacing, grid, file) is held once for all of them."""
+    if len(known) > MOST_KNOWN:
+        known.clear()
+    held = {}
+    for field in dataclasses.fields(Stored):
+        value = getattr(scan, field.name)
+        if field.name == "histogram":
+            held[field.name] = value.astype(np.min_scalar_type(int(value.max())))
+        elif field.name in ("id", "digest", "total", "square", "start"):
+            held[field.name] = value
+        elif isinstance(value, np.ndarray):
+            held[field.name] = known.setdefault((value.dtype.str, value.shape, value.tobytes()), value)
+        else:
+            held[field.name] = known.setdefault((field.name, value), value)
+    return Stored(**held)

@@ -92,7 +92,8 @@ def _axes(count: int) -> tuple[str, ...]:
 
 
 def _sizes(sheet: dict[str, Any]) -> list[dict]:
-    return _histograms(sheet.get("sizes") or [], "voxels")
+    sizes = sheet.get("sizes") or []
+    return _histograms(sizes, "pixels" if len(sizes) == 2 else "voxels")
 
 
 def _spacings(sheet: dict[str, Any]) -> list[dict]:

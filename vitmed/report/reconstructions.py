@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from vitmed.data.dataset import Dataset
-from vitmed.infer import Model
 from vitmed.report.pictures import data_uri, picture
 
 
@@ -17,6 +16,8 @@ def triples(run: Path, dataset: Dataset, split: str, count: int = 6) -> list[dic
     Raises:
         InputError: the run is no masked autoencoder, or the dataset is not of its kind.
     """
+    from vitmed.infer import Model  # and JAX with it, 400 MB that the page of a dataset does without
+
     model = Model.open(run)
     model.check(dataset)
     chosen = np.unique(np.linspace(0, dataset.size(split) - 1, count).astype(int))

@@ -5,7 +5,6 @@ from typing import Any
 
 from vitmed.config import build
 from vitmed.runs import folder
-from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
 
 
 def load(run: Path | str, which: str = "last") -> dict[str, Any]:
@@ -21,6 +20,9 @@ def load(run: Path | str, which: str = "last") -> dict[str, Any]:
         InputError: ``run`` is no run, or has no such checkpoint.
         MachineError: every checkpoint is corrupt.
     """
+    # Imported here, as JAX and orbax take 400 MB, which whoever only looks into run folders does without.
+    from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+
     path = folder.locate(run)
     config = folder.config_of(path)
     with Checkpoints(

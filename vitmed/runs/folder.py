@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 import vitmed
@@ -92,6 +91,8 @@ def datasheet_of(run: Path | str) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions, devices, command and source commit of this process, for ``environment.json``."""
+    import jax  # 400 MB that ingest, whose page asks only what runs there are, does without
+
     devices = jax.devices()
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -11,6 +11,9 @@ from pydicom.uid import UID
 from vitmed.scans.scan import Refused
 
 SEGMENTATION = "segmentation, not a scan"
+_LABEL_MAP = (
+    "1.2.840.10008.5.1.4.1.1.66.7"  # Label Map Segmentation Storage, younger than pydicom 3.0's table
+)
 # By the name of the SOP class; the first that matches tells.
 _CLASSES = (
     (r"Radiation Dose SR|Dose Report", "dose report"),
@@ -44,7 +47,7 @@ def refuse_others(sop_class: str, modality: str) -> None:
     Raises:
         Refused: it is one of them, told in the reason.
     """
-    name = _name(sop_class)
+    name = "Label Map Segmentation Storage" if sop_class == _LABEL_MAP else _name(sop_class)
     for pattern, reason in _CLASSES:
         if name and re.search(pattern, name):
             raise Refused(reason, name)

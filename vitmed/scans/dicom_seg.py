@@ -1,12 +1,15 @@
 """DICOM segmentations (SEG): the mask of a series, put on the series' own grid.
 
-DICOM PS3.3 A.51 and C.8.20. A BINARY segmentation holds one frame of bits for each segment and slice; slices
-without a voxel of a segment may be left out, so the grid is that of the positions there are. Frames may lie on a
-grid of their own: each voxel of the scan takes the label of the nearest voxel of the segmentation.
+DICOM PS3.3 A.51 and C.8.20. A BINARY segmentation holds one frame of bits for each segment and slice, a LABELMAP
+(Supplement 243) one frame a slice, whose pixels are the numbers of segments. Slices without a voxel of a segment may
+be left out, so the grid is that of the positions there are. Frames may lie on a grid of their own: each voxel of the
+scan takes the label of the nearest voxel of the segmentation. Of a FRACTIONAL one nothing says from which
+probability on a voxel belongs to a segment, so it is refused.
 """
 
 import dataclasses
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from pydicom import uid
@@ -25,11 +28,13 @@ class Seg:
     """What the header of a segmentation says.
 
     Attributes:
-        labels: the name of each segment, by its number.
+        labelmap: whether its pixels are numbers of segments.
+        labels: the name of each segment, by its number; that of the background left out.
         series, instances: UIDs of what it was drawn on.
     """
 
     path: str
+    labelmap: bool
     labels: dict[int, str]
     series: frozenset[str]
     instances: frozenset[str]
@@ -39,21 +44,23 @@ def look(path: str) -> Seg:
     """Reads the header of a segmentation.
 
     Raises:
-        Refused: not BINARY, without named segments, or no header at all.
+        Refused: neither BINARY nor LABELMAP, without named segments, or no header at all.
     """
     try:
         data = dicom_header.header(path)
         kind = str(data.get("SegmentationType", ""))
         if not kind:
             raise Refused(dicom_kind.SEGMENTATION, "it has no SegmentationType")
-        if kind != "BINARY":
-            raise Refused("segmentation that is not BINARY", f"it is {kind}")
+        if kind not in ("BINARY", "LABELMAP"):
+            raise Refused("segmentation that is neither BINARY nor LABELMAP", f"it is {kind}")
         if not data.get("PerFrameFunctionalGroupsSequence"):
             raise Refused("segmentation without frames")
         labels = {int(s.SegmentNumber): _name(s) for s in data.get("SegmentSequence") or ()}
+        if kind == "LABELMAP" and data.get("PixelPaddingValue") is not None:
+            labels.pop(int(data.PixelPaddingValue), None)
         if not labels or not all(labels.values()):
             raise Refused("segmentation without named segments", "SegmentLabel is missing")
-        return Seg(path, labels, *_references(data))
+        return Seg(path, kind == "LABELMAP", labels, *_references(data))
     except Refused:
         raise
     except Exception as error:  # pydicom raises whatever the fault brought it to
@@ -123,12 +130,12 @@ def read(mask: Mask, scan: Scan) -> np.ndarray:
 
 def _volume(path: str, values: dict[str, int], scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     """The labels of one file (slices, rows, columns) and the affine of their index to LPS millimetres."""
-    labels = look(path).labels
+    seg = look(path)
     data = dicom_header.dataset(path)
     frames, rows, columns = int(data.get("NumberOfFrames", 1)), int(data.Rows), int(data.Columns)
     packed = uid.UID(data.file_meta.TransferSyntaxUID).is_compressed
-    limits.declared(frames * rows * columns // 8, os.path.getsize(path), packed)
-    bits = np.asarray(data.pixel_array).reshape(frames, rows, columns)
+    limits.declared(frames * rows * columns * int(data.BitsAllocated) // 8, os.path.getsize(path), packed)
+    pixels = np.asarray(data.pixel_array).reshape(frames, rows, columns)
     planes = planes_of(data, Values(data), (), frames)
     if any(p.position is None or p.orientation is None or p.spacing is None for p in planes):
         raise Refused(
@@ -150,15 +157,48 @@ def _volume(path: str, values: dict[str, int], scan: Scan) -> tuple[np.ndarray, 
     limits.declared((places.max() + 1) * rows * columns, limits.MAX_BYTES, False)
     out = np.zeros((places.max() + 1, rows, columns), np.uint8)
     owner = {v: n for n, v in values.items()}
-    for frame, place, held in zip(bits, places, data.PerFrameFunctionalGroupsSequence, strict=True):
-        shared = data.get("SharedFunctionalGroupsSequence") or (Dataset(),)
-        which = held.get("SegmentIdentificationSequence") or shared[0].SegmentIdentificationSequence
-        value = values[labels[int(which[0].ReferencedSegmentNumber)]]
-        _put(out[place], np.where(frame, np.uint8(value), np.uint8(0)), owner)
+    labelled = _numbered if seg.labelmap else _drawn
+    for place, here in zip(places, labelled(pixels, data, seg.labels, values), strict=True):
+        _put(out[place], here, owner)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = normal * step, column * spacings[0, 0], row * spacings[0, 1]
     affine[:3, 3] = positions[along.argmin()]
     return out, affine
+
+
+def _drawn(
+    frames: np.ndarray, data: Dataset, labels: dict[int, str], values: dict[str, int]
+) -> Iterator[np.ndarray]:
+    """The labels (rows, columns) of each frame of a BINARY segmentation."""
+    shared = data.get("SharedFunctionalGroupsSequence") or (Dataset(),)
+    for frame, held in zip(frames, data.PerFrameFunctionalGroupsSequence, strict=True):
+        which = held.get("SegmentIdentificationSequence") or shared[0].SegmentIdentificationSequence
+        value = values[labels[int(which[0].ReferencedSegmentNumber)]]
+        yield np.where(frame, np.uint8(value), np.uint8(0))
+
+
+def _numbered(
+    frames: np.ndarray, data: Dataset, labels: dict[int, str], values: dict[str, int]
+) -> Iterator[np.ndarray]:
+    """The labels (rows, columns) of each frame of a LABELMAP.
+
+    Its background is what PixelPaddingValue says, and 0 where no segment has that number.
+
+    Raises:
+        Refused: a pixel with the number of no segment.
+    """
+    table = np.zeros(65536, np.uint8)
+    known = np.zeros(65536, bool)
+    known[0] = True
+    if data.get("PixelPaddingValue") is not None:
+        known[int(data.PixelPaddingValue)] = True
+    for number, name in labels.items():
+        table[number], known[number] = values[name], True
+    for frame in frames:
+        if not known[frame].all():
+            unnamed = ", ".join(map(str, np.unique(frame[~known[frame]])[:5]))
+            raise Refused("segmentation with numbers of no segment", f"{unnamed} in its pixels")
+        yield table[frame]
 
 
 def _put(out: np.ndarray, new: np.ndarray, owner: dict[int, str]) -> None:

@@ -31,8 +31,13 @@ def check(scan: Scan, modality: str) -> None:
         raise Refused("8-bit CT", "grey levels are not Hounsfield units; ingest it with --modality unknown")
 
 
-def store(scan: Scan, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+Counts = tuple[np.ndarray, np.ndarray]  # levels, rising, and how often each is
+
+
+def store(scan: Scan, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Counts] | None]:
     """The integers to store, and ``scale`` and ``offset`` (C,) float32 with units = image * scale + offset.
+
+    Last comes what ``counts`` would give of each channel's integers, where it fell off on the way, or None.
 
     CT: int16 HU. MR: int16 with 4096 steps from the 0.5th to the 99.5th percentile of the foreground (all
     that is brighter than the darkest value), per channel. Others: uint8 as they are; wider ones uint16 over
@@ -43,18 +48,18 @@ def store(scan: Scan, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """
     array, channels = scan.array, scan.array.shape[-1]
     if modality == "ct":
-        if array.dtype == np.int16:
-            return array, np.ones(channels, np.float32), np.zeros(channels, np.float32)
-        return _round(array, np.int16), np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        stored = array if array.dtype == np.int16 else _round(array, np.int16)
+        return stored, np.ones(channels, np.float32), np.zeros(channels, np.float32), None
     if modality == "mr":
-        stored = [_map(a, _steps(*_percentiles(a)), np.int16) for a in np.moveaxis(array, -1, 0)]
-        stored = stored[0][..., None] if channels == 1 else np.stack(stored, -1)
-        return stored, np.full(channels, 1 / MR_STEPS, np.float32), np.zeros(channels, np.float32)
+        parts, counted = zip(*map(_stepped, np.moveaxis(array, -1, 0)), strict=True)
+        stored = parts[0][..., None] if channels == 1 else np.stack(parts, -1)
+        told = None if None in counted else list(counted)
+        return stored, np.full(channels, 1 / MR_STEPS, np.float32), np.zeros(channels, np.float32), told
     if array.dtype == np.uint8 and scan.span in (None, (0.0, 255.0)):
-        return array, np.full(channels, 1 / 255, np.float32), np.zeros(channels, np.float32)
+        return array, np.full(channels, 1 / 255, np.float32), np.zeros(channels, np.float32), None
     low, high = scan.span or (float(array.min()), float(array.max()))
     stored = _map(array, lambda a: _round(_relative(a, low, high) * 65535, np.uint16), np.uint16)
-    return stored, np.full(channels, 1 / 65535, np.float32), np.zeros(channels, np.float32)
+    return stored, np.full(channels, 1 / 65535, np.float32), np.zeros(channels, np.float32), None
 
 
 def widen(image: np.ndarray) -> np.ndarray:
@@ -62,7 +67,7 @@ def widen(image: np.ndarray) -> np.ndarray:
     return image.astype(np.uint16) * np.uint16(257) if image.dtype == np.uint8 else image
 
 
-def counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def counts(values: np.ndarray) -> Counts:
     """(levels, counts): every value from the smallest to the largest of an integer array, and how often it is.
 
     Args:
@@ -76,16 +81,21 @@ def counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _narrow(array: np.ndarray) -> bool:
-    return array.dtype.kind in "iu" and array.dtype.itemsize <= 2
+    """Whether it is quicker to work on the values that there can be than on every pixel."""
+    return array.dtype.kind in "iu" and array.dtype.itemsize <= 2 and array.size >= 65536
 
 
 def _map(array: np.ndarray, function, dtype) -> np.ndarray:
     """``function`` of every value; of integers up to 16 bits through a table, which is several times as fast."""
-    if not _narrow(array) or array.size < 65536:
+    if not _narrow(array):
         return function(array)
     low, high = int(array.min()), int(array.max())
-    table = function(np.arange(low, high + 1).astype(array.dtype))
-    out = np.empty(array.shape, dtype)
+    return _looked_up(array, function(np.arange(low, high + 1).astype(array.dtype)), low)
+
+
+def _looked_up(array: np.ndarray, table: np.ndarray, low: int) -> np.ndarray:
+    """``table[array - low]``."""
+    out = np.empty(array.shape, table.dtype)
     for place, target in zip(_places(array, low), out, strict=True):
         np.take(table, place, out=target, mode="clip")
     return out
@@ -98,13 +108,20 @@ def _places(array: np.ndarray, low: int):
         yield np.subtract(slab, low, out=buffer, dtype=np.intp)
 
 
-def _steps(low: float, high: float):
-    return lambda values: _round(_relative(values, low, high) * MR_STEPS, np.int16)
+def _stepped(values: np.ndarray) -> tuple[np.ndarray, Counts | None]:
+    """One channel of MR as its steps between the percentiles, and how often each step is, where that is known."""
+    if not _narrow(values):
+        low, high = _percentiles(values)
+        return _round(_relative(values, low, high) * MR_STEPS, np.int16), None
+    levels, found = counts(values)
+    low, high = _counted_percentiles(levels, found)
+    steps = _round(_relative(levels.astype(values.dtype), low, high) * MR_STEPS, np.int16)
+    first, last = int(steps[0]), int(steps[-1])  # the steps rise with the levels
+    again = np.bincount(steps.astype(np.intp) - first, found, last - first + 1).astype(np.int64)
+    return _looked_up(values, steps, int(levels[0])), (np.arange(first, last + 1), again)
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    if _narrow(values) and values.size >= 65536:
-        return _counted_percentiles(values)
     foreground = values[values > values.min()]
     if foreground.size == 0:
         raise Refused("blank scan", "every pixel has the same value")
@@ -112,10 +129,9 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(values.min()), float(high))
 
 
-def _counted_percentiles(values: np.ndarray) -> tuple[float, float]:
+def _counted_percentiles(every: np.ndarray, counted: np.ndarray) -> tuple[float, float]:
     """The same from counts: the order statistics on either side, and a straight line between them."""
-    levels, found = counts(values)
-    levels, found = levels[1:], found[1:]
+    levels, found = every[1:], counted[1:]
     total = int(found.sum())
     if total == 0:
         raise Refused("blank scan", "every pixel has the same value")
@@ -123,7 +139,7 @@ def _counted_percentiles(values: np.ndarray) -> tuple[float, float]:
     place = np.array([0.005, 0.995]) * (total - 1)
     below, above = (levels[np.searchsorted(upto, side(place), "right")] for side in (np.floor, np.ceil))
     low, high = below + (above - below) * (place - np.floor(place))
-    return (float(low), float(high)) if high > low else (float(values.min()), float(high))
+    return (float(low), float(high)) if high > low else (float(every[0]), float(high))
 
 
 def _relative(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -4,7 +4,6 @@ NIfTI-1: https://nifti.nimh.nih.gov/nifti-1; NIfTI-2 alike. Its world is RAS; ou
 """
 
 import contextlib
-import gzip
 import logging
 import math
 import os
@@ -16,6 +15,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from vitmed.scans import limits
 from vitmed.scans.geometry import axes_of, canonical
+from vitmed.scans.inflate import Inflated
 from vitmed.scans.scan import Refused, Scan
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -103,7 +103,7 @@ def _opened(path: str):
     try:
         with contextlib.ExitStack() as stack:
             if path.lower().endswith(".gz"):
-                yield stack.enter_context(gzip.open(path, "rb"))
+                yield Inflated(stack.enter_context(open(path, "rb")))
             else:
                 yield stack.enter_context(contextlib.closing(limits.bounded(path)))
     except (OSError, EOFError, zlib.error) as error:

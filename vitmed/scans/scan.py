@@ -23,7 +23,7 @@ class Refused(Exception):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Source:
     """Where one scan lies.
 
