@@ -165,15 +165,14 @@ class Job:
             model=dataclasses.asdict(config.model),
         )
         self.recipe: Recipe = described
-        sheet = self.dataset.datasheet
-        self.spec = Spec(own.size, own.channels, sheet["task"], len(sheet["classes"] or ()))
+        self.feeds = _feeds(self.dataset, config)
+        self.examples = self.feeds["main"].examples
+        self.steps = config.train.total(self.examples)
+        self.spec = Spec.of(self.recipe, self.dataset.datasheet, self.steps)
         self.objective: Objective = registry.build(
             config.objective, config.model, self.spec, config.parallel.remat
         )
         self.engine = engine(config.parallel, config.train.batch_size)
-        self.feeds = _feeds(self.dataset, config)
-        self.examples = self.feeds["main"].examples
-        self.steps = config.train.total(self.examples)
         self.seed = np.uint32(config.train.seed % 2**32)
         params = jax.eval_shape(self.fresh_params, self.seed)
         self.optimiser: optax.GradientTransformation = optimiser(config.optim, self.steps, params)
