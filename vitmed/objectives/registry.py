@@ -7,10 +7,10 @@ from vitmed.config import build as build_section
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
-from vitmed.objectives import mae, simmim, supervised
+from vitmed.objectives import ijepa, mae, simmim, supervised
 from vitmed.objectives.interface import Objective, Spec
 
-OBJECTIVES = {"mae": mae, "simmim": simmim, "supervised": supervised}
+OBJECTIVES = {"mae": mae, "simmim": simmim, "ijepa": ijepa, "supervised": supervised}
 
 
 def section(values: dict) -> Any:
