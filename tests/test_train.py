@@ -348,7 +348,8 @@ def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bi
     assert not same(whole["encoder"], state(tmp_path / "jit", "params")["encoder"])
     replicas = train(spec, tiny_dataset, tmp_path / "pmap", **keys, **{"parallel.engine": "pmap"})
     for metric, value in result["metrics"].items():
-        assert replicas["metrics"][metric] == pytest.approx(value, rel=2e-3, abs=2e-4), metric
+        close = 0.05 if "auroc" in metric else 2e-4  # two scans may change places by rounding
+        assert replicas["metrics"][metric] == pytest.approx(value, rel=2e-3, abs=close), metric
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(state(tmp_path / "pmap", "memory")["teacher"])):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
