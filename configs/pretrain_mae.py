@@ -22,6 +22,7 @@ def get_config(arg=None):
         dict(name="adamw", lr=1.5e-3, weight_decay=0.05, warmup=0.05, beta1=0.9, beta2=0.95, clip=1.0)
     )
     config.augment = ConfigDict(dict(crop=(0.5, 1.0), flip=()))
+    config.probe = ConfigDict(dict(every=0))
     config.checkpoint = ConfigDict(dict(every=500, keep=2))
     config.parallel = ConfigDict(dict(engine="jit", remat="none"))
     config.init_from = ""

@@ -52,6 +52,14 @@ def test_reconstruction_pastes_what_is_visible_and_changes_what_is_hidden(autoen
     np.testing.assert_allclose(made["image"], stored.clip(0, 1), atol=1e-4)
 
 
+def test_what_is_hidden_is_what_the_run_hides(autoencoder, tiny_dataset):
+    """Otherwise a model trained on tubes is shown single patches, which it never had to fill in."""
+    model = Model.open(autoencoder)
+    model.config["objective"]["mask"] = "tube"
+    hidden = model.reconstruct(Dataset.open(tiny_dataset).read("val", np.arange(4)))["mask"]
+    assert (hidden == hidden[:, :1]).all() and hidden.mean() == pytest.approx(0.75)
+
+
 def test_masks_in_evaluation_belong_to_the_example(autoencoder, tiny_dataset):
     dataset, model = Dataset.open(tiny_dataset), Model.open(autoencoder)
     together = model.reconstruct(dataset.read("val", np.array([0, 1, 2])))["mask"]

@@ -26,6 +26,7 @@ from vitmed.errors import InputError
 from vitmed.infer import Model
 from vitmed.models.build import encoder
 from vitmed.models.head import pooled
+from vitmed.models.vit import VARIANTS, Variant
 from vitmed.objectives import registry
 from vitmed.objectives.interface import Objective, weighted_mean
 from vitmed.runs import lineage
@@ -320,6 +321,88 @@ def test_an_objective_with_a_teacher_needs_no_change_of_the_loop(tiny_dataset, t
         memory_of(tmp_path / "cut", train__steps=6)
     assert "6" not in [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()], "it was not cut"
     assert same(whole, memory_of(tmp_path / "cut", train__steps=6))
+
+
+@pytest.mark.parametrize("name", ["ijepa", "self_distil"])
+def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bit(
+    tiny_dataset, tmp_path, monkeypatch, name
+):
+    """Sinkhorn, KoLeo and the teacher see the whole batch of eight devices; their run's weights are the teacher's."""
+    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))  # a ViT whose program compiles in no time
+    spec = str(PROJECT / "configs" / f"pretrain_{name}.py:tiny")
+    keys = {
+        "train.steps": 4,
+        "train.batch_size": 16,
+        "model.scan": False,
+        "augment.flip": (1,),
+        "probe.every": 4,
+    }
+    result = train(spec, tiny_dataset, tmp_path / "jit", **keys)
+
+    def state(run, part):
+        with training.Checkpoints(run, training.CheckpointConfig()) as checkpoints:
+            return checkpoints.restore("last", part=part)
+
+    whole = state(tmp_path / "jit", "memory")["teacher"]
+    assert same(vitmed.runs.load(tmp_path / "jit")["encoder"], whole["encoder"])
+    assert not same(whole["encoder"], state(tmp_path / "jit", "params")["encoder"])
+    replicas = train(spec, tiny_dataset, tmp_path / "pmap", **keys, **{"parallel.engine": "pmap"})
+    for metric, value in result["metrics"].items():
+        close = 0.05 if "auroc" in metric else 2e-4  # two scans may change places by rounding
+        assert replicas["metrics"][metric] == pytest.approx(value, rel=2e-3, abs=close), metric
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(state(tmp_path / "pmap", "memory")["teacher"])):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+    job = training.Job(
+        training.check(settings(spec, tiny_dataset, **keys, **{"init_from": tmp_path / "jit"}))
+    )
+    begun = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
+    assert same(begun["memory"]["teacher"]["encoder"], whole["encoder"])
+    assert same(begun["params"]["encoder"], whole["encoder"])
+
+    with cut_after(3, monkeypatch):  # the last checkpoint is of step 2
+        train(spec, tiny_dataset, tmp_path / "cut", **keys)
+    assert train(spec, tiny_dataset, tmp_path / "cut", **keys)["resumed_from"] == 2
+    for part in ("memory", "params", "opt_state"):
+        assert same(state(tmp_path / "jit", part), state(tmp_path / "cut", part))
+
+
+# --- the health of what is learned ---------------------------------------------------------------------------------
+
+
+def test_health_is_measured_on_the_training_split_and_written(tiny_dataset, tmp_path, monkeypatch):
+    """Every so many steps and at the end, in the run's CSV, with the count of labels that it used."""
+    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))
+    keys = {"train.steps": 3, "probe.every": 2, "model.scan": False, "probe.examples": 30}
+    train(MAE, tiny_dataset, tmp_path / "run", **keys)
+    found = run_metrics.read(tmp_path / "run")
+    for name in ("rank", "deviation", "knn_auroc", "linear_auroc", "labels"):
+        steps, values = found[f"health/{name}"]
+        assert steps.tolist() == [2, 3] and np.isfinite(values).all()
+    assert 20 < found["health/labels"][1][0] <= 30 and found["health/rank"][1][0] > 1
+    plain = train(MAE, tiny_dataset, tmp_path / "plain", **{**keys, "probe.every": 0})
+    assert not [name for name in plain["metrics"] if name.startswith("health")]
+    assert same(vitmed.runs.load(tmp_path / "run"), vitmed.runs.load(tmp_path / "plain")), (
+        "looking changes nothing"
+    )
+
+
+def test_a_collapse_is_said_and_may_stop(tiny_dataset, tmp_path, monkeypatch, capsys):
+    """Otherwise days of pretraining end in features that are the same for every scan."""
+    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))
+    monkeypatch.setattr(training.Job, "_represent", lambda job, state, batch: jnp.ones((8, 16)))
+    keys = {"train.steps": 4, "probe.every": 2, "model.scan": False}
+    train(MAE, tiny_dataset, tmp_path / "on", **keys)
+    said = capsys.readouterr().err
+    assert (
+        said.count("warning: the features have collapsed: rank 1 (below 1.5) and deviation 0 (below 0.01)")
+        == 2
+    )
+    with pytest.raises(
+        InputError, match="collapsed.* at step 2, so training stopped \\(config.probe.stop\\)"
+    ):
+        train(MAE, tiny_dataset, tmp_path / "stopped", **keys, **{"probe.stop": True})
+    assert run_metrics.read(tmp_path / "stopped")["health/rank"][1] == pytest.approx([1], abs=1e-3)
 
 
 # --- an objective that learns from two streams ---------------------------------------------------------------------

@@ -15,7 +15,7 @@ from vitmed.data.keys import example_keys
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.patches import grid, patchify, unpatchify
-from vitmed.objectives import masking
+from vitmed.objectives import masking, registry
 from vitmed.objectives.interface import Spec
 from vitmed.objectives.mae import Autoencoder, patch_statistics
 from vitmed.objectives.supervised import Classifier
@@ -42,7 +42,7 @@ class Model:
         self.run, self.config, self.recipe, self.datasheet = run, config, recipe, datasheet
         self.params, self.which = params, which
         self._model = configs.build(ModelConfig, config["model"], "config.model")
-        self._spec = Spec(recipe.size, recipe.channels, datasheet["task"], len(datasheet["classes"] or ()))
+        self._spec = Spec.of(recipe, datasheet)
         self._on_device = jax.device_put(params)
         self._compiled: dict[str, Callable] = {}
 
@@ -133,15 +133,16 @@ class Model:
         patch = self._model.patch_size
         cells = grid(self.recipe.size, patch)
         network = Autoencoder(self._model, self._spec)
-        settings = self.config["objective"]
+        settings = registry.section(self.config["objective"].to_dict())
 
         def run(params, stream):
             image = self._prepared(stream)
             keys = example_keys(jax.random.key(EVALUATION_SEED), stream["example"])
             patches = patchify(image, patch)
-            mask = masking.uniform(keys, patches.shape[1], settings["mask_ratio"])
+            counted = masking.counted(settings, {**stream, "image": image}, self._spec, patch)
+            mask = masking.draw(settings, keys, cells, counted)
             predicted = network.predict(params, image, mask)
-            if settings["target"] == "patch":
+            if settings.target == "patch":
                 mean, deviation = patch_statistics(patches)
                 predicted = predicted * deviation + mean
             hidden = mask.restore >= mask.keep.shape[1]

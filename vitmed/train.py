@@ -30,13 +30,16 @@ from vitmed.data.keys import example_keys, step_key
 from vitmed.data.loader import DataConfig
 from vitmed.data.streams import Feed
 from vitmed.errors import InputError
+from vitmed.evaluate import health
+from vitmed.evaluate.health import ProbeConfig
 from vitmed.models.build import ModelConfig
-from vitmed.objectives import registry
+from vitmed.objectives import registry, teacher
 from vitmed.objectives.interface import Objective, Spec
+from vitmed.objectives.supervised import Classifier
 from vitmed.optim.optimiser import OptimConfig, ema_update, optimiser, schedule
 from vitmed.parallel.engine import ParallelConfig, check_shared, engine
 from vitmed.progress import Bar
-from vitmed.runs import folder
+from vitmed.runs import averaged, folder
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
 from vitmed.runs.late_metrics import LateMetrics
 from vitmed.runs.metrics import MetricsWriter
@@ -93,6 +96,7 @@ class Config:
     train: TrainConfig
     optim: OptimConfig = OptimConfig()
     augment: AugmentConfig = AugmentConfig()
+    probe: ProbeConfig = ProbeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     parallel: ParallelConfig = ParallelConfig()
     init_from: str = ""
@@ -165,21 +169,23 @@ class Job:
             model=dataclasses.asdict(config.model),
         )
         self.recipe: Recipe = described
-        sheet = self.dataset.datasheet
-        self.spec = Spec(own.size, own.channels, sheet["task"], len(sheet["classes"] or ()))
+        self.feeds = _feeds(self.dataset, config)
+        self.examples = self.feeds["main"].examples
+        self.steps = config.train.total(self.examples)
+        self.spec = Spec.of(self.recipe, self.dataset.datasheet, self.steps)
         self.objective: Objective = registry.build(
             config.objective, config.model, self.spec, config.parallel.remat
         )
         self.engine = engine(config.parallel, config.train.batch_size)
-        self.feeds = _feeds(self.dataset, config)
-        self.examples = self.feeds["main"].examples
-        self.steps = config.train.total(self.examples)
         self.seed = np.uint32(config.train.seed % 2**32)
         params = jax.eval_shape(self.fresh_params, self.seed)
         self.optimiser: optax.GradientTransformation = optimiser(config.optim, self.steps, params)
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
         self.update = self.engine.compile(self._update)
         self.validate = self.engine.compile_read(self._validate)
+        self.represent = self.engine.compile_read(self._represent)
+        probe, data = config.probe, config.data
+        self._looked = health.choose(self.dataset, data.split, probe.examples) if probe.every else None
 
     def fresh_params(self, seed: np.uint32) -> Any:
         """Initial parameters: a function of the seed."""
@@ -206,7 +212,12 @@ class Job:
         params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
         if self.objective.after_transfer is not None:
             params = self.objective.after_transfer(params, self._training_set())
-        return {**state, "params": params, "ema": params if self.config.optim.ema else {}}
+        return {
+            **state,
+            "params": params,
+            "memory": teacher.begin(state["memory"], params),
+            "ema": params if self.config.optim.ema else {},
+        }
 
     def _training_set(self) -> Iterator[dict]:
         """What is trained on, once, in order, prepared and not augmented."""
@@ -256,6 +267,19 @@ class Job:
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * float(weight)
         return {f"val/{name}": value / mass for name, value in sums.items()} if mass else {}
+
+    def health(self, state: dict) -> dict[str, float]:
+        """What the features of some of the training split are like (``vitmed.evaluate.health``)."""
+        data, probe, looked = self.config.data, self.config.probe, self._looked
+        shard = (jax.process_index(), jax.process_count())
+        made = [
+            self.engine.to_host(self.represent(state, self.engine.put_batch(batch)))
+            for batch in loader.sweep(
+                self.dataset, data.split, self.config.train.batch_size, looked.indices, shard, crop=data.crop
+            )
+        ]
+        features = np.concatenate(made)[: len(looked.indices)]
+        return health.report(features, self.dataset, data.split, looked, probe.neighbours)
 
     def summary(self, start: int) -> str:
         """One line for a person about what is about to run."""
@@ -308,6 +332,14 @@ class Job:
         weight = jnp.sum(batch["main"]["weight"])
         return metrics, weight if self.engine.axis is None else jax.lax.psum(weight, self.engine.axis)
 
+    def _represent(self, state: dict, batch: dict) -> jax.Array:
+        """``(B, D)`` features of the whole global batch, from the parameters that the run is used by."""
+        params = state["ema"] if self.config.optim.ema else averaged(state["params"], state["memory"])
+        network = Classifier(self.config.model, self.spec, self.config.parallel.remat)
+        features = network.features(params, self._prepare(batch, None)["main"]["image"])
+        axis = self.engine.axis
+        return features if axis is None else jax.lax.all_gather(features, axis, tiled=True)
+
     def _prepare(self, batch: dict, key: jax.Array | None) -> dict:
         """Stored integers to normalised images; with a key, augmented ones."""
         made = {}
@@ -349,6 +381,11 @@ def _loop(
             if validating:
                 metrics.now()
                 metrics.also(done, job.validation(state))
+            if config.probe.every and (done % config.probe.every == 0 or done == job.steps):
+                metrics.now()
+                found = job.health(state)
+                metrics.also(done, found)
+                _alarm(health.collapsed(found, config.probe), done, config.probe.stop)
             if done % config.checkpoint.every == 0 or done == job.steps or stop():
                 metrics.now()  # a checkpoint is only made of a state whose loss is known to be finite
                 checkpoints.save(done, job.engine.to_host(state), metrics.of(done))
@@ -366,6 +403,16 @@ def _loop(
         "images_per_second": round(images / seconds, 2) if images > 0 else None,
         "data_wait": round(waited / seconds, 4) if images > 0 else None,
     }
+
+
+def _alarm(fault: str, step: int, stop: bool) -> None:
+    """Says that the features have collapsed, where ``fault`` does; ends the training where that is asked for."""
+    if not fault:
+        return
+    remedy = "lower config.optim.lr, or raise config.objective.momentum where the objective has a teacher"
+    if stop:
+        raise InputError(f"{fault} at step {step}, so training stopped (config.probe.stop); {remedy}")
+    print(f"warning: {fault} at step {step}; {remedy}", file=sys.stderr, flush=True)
 
 
 def _feeds(dataset: Dataset, config: Config) -> dict[str, Feed]:

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from vitmed import config
 from vitmed.data import fields
-from vitmed.data.augment import AugmentConfig, augment
+from vitmed.data.augment import AugmentConfig, augment, boxes
 from vitmed.data.keys import example_keys, step_key
 from vitmed.errors import InputError
 
@@ -358,3 +358,27 @@ def test_impossible_settings_are_refused_by_name():
             config.build(AugmentConfig, wrong, "config.augment")
     with pytest.raises(InputError, match="config.augment.flip.*2D.*0 to 1"):
         jitted(jnp.ones((2, 4, 4, 1)), keys_of(2), AugmentConfig(flip=(2,)))
+
+
+@pytest.mark.parametrize("shape,size", [((20, 30), (8, 12)), ((12, 20, 16), (6, 10, 8))])
+def test_boxes_are_parts_of_the_image_in_its_own_aspect(shape, size):
+    # Of an image whose values are its coordinates, a view's values say where it was cut.
+    ndim = len(shape)
+    ramp = np.stack(np.indices(shape), axis=-1).astype(np.float32)
+    views = boxes(jnp.asarray(np.stack([ramp] * 64)), keys_of(64), (0.1, 0.4), size)
+    assert views.shape == (64, *size, ndim)
+    middle = tuple(n // 2 for n in size)
+    step, low = [], []
+    for axis in range(ndim):
+        inner = np.asarray(views)[
+            (slice(None), *(slice(None) if a == axis else m for a, m in enumerate(middle)))
+        ][..., axis]
+        step.append((inner[:, 2] - inner[:, 1]) * size[axis] / shape[axis])  # share of the axis
+        low.append(inner[:, 0])
+    step = np.array(step)
+    np.testing.assert_allclose(step, np.broadcast_to(step[0], step.shape), atol=1e-3)
+    volume = step.prod(axis=0)
+    assert 0.1 <= volume.min() + 1e-3 and volume.max() <= 0.4 + 1e-3 and np.ptp(volume) > 0.2
+    assert min(a.min() for a in low) >= 0 and all(np.ptp(a) > 0.3 * n for a, n in zip(low, shape))
+    whole = boxes(jnp.asarray(ramp[None]), keys_of(1), (1.0, 1.0), shape)
+    np.testing.assert_allclose(whole[0], ramp, atol=1e-4)

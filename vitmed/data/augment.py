@@ -30,7 +30,7 @@ _LATER = (
     "blur",
 )  # drawn from a key of their own, so that the rows above stay as they were
 # Folded into an example's key: for the noise of its pixels, the later row of numbers, and the two fields.
-_NOISE, _ROW, _ELASTIC, _BIAS = 1, 2, 3, 4
+_NOISE, _ROW, _ELASTIC, _BIAS, _BOX = 1, 2, 3, 4, 5
 _BIAS_CELLS = 2  # a coil's sensitivity bends once or twice over an image
 
 EXACT = jax.lax.Precision.HIGHEST  # interpolation weights must not be rounded to bfloat16 on a TPU
@@ -147,6 +147,32 @@ def augment(
     return images if masks is None else (images, masks)
 
 
+def boxes(
+    images: jax.Array, keys: jax.Array, volume: tuple[float, float], size: tuple[int, ...]
+) -> jax.Array:
+    """A random box of each image, resized: the views of multi-crop (Caron et al. 2020, arXiv:2006.09882).
+
+    Args:
+        images: (B, *S, C) float.
+        keys: (B,) keys.
+        volume: range of the box's part of the area or volume, drawn uniformly; it has the image's own aspect.
+        size: of what comes out, array order.
+
+    Returns:
+        (B, *size, C), interpolated linearly.
+    """
+    whole = jnp.asarray(images.shape[1:-1], jnp.float32)
+    ndim = len(size)
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, (ndim + 1,)))(_own(keys, _BOX))
+    side = (volume[0] + (volume[1] - volume[0]) * drawn[:, :1]) ** (1 / ndim) * whole
+    corner = drawn[:, 1:] * (whole - side)
+    source = [
+        corner[:, axis, None] + (jnp.arange(n) + 0.5) / n * side[:, axis, None] - 0.5
+        for axis, n in enumerate(size)
+    ]
+    return _linear(images, source)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Draws:
     """Numbers in [0, 1), one row an example, each place kept for one purpose whether it is used or not."""
@@ -256,11 +282,11 @@ def _blurred(images: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def _mixed(images: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-    """(B, *S, C) with ``axis`` replaced by the sums of its voxels that the rows of ``weights`` (B, n, n) give."""
+    """(B, *S, C) with ``axis`` replaced by the sums of its voxels that the rows of ``weights`` (B, m, n) give."""
     first = jnp.moveaxis(images, axis, 1)
     flat = first.reshape(*first.shape[:2], -1)
     mixed = jnp.einsum("bij,bjk->bik", weights.astype(images.dtype), flat, precision=EXACT)
-    return jnp.moveaxis(mixed.reshape(first.shape), 1, axis)
+    return jnp.moveaxis(mixed.reshape(*mixed.shape[:2], *first.shape[2:]), 1, axis)
 
 
 def _nearest(masks: jax.Array, source: list[jax.Array]) -> jax.Array:

@@ -10,6 +10,7 @@ from vitmed.errors import InputError
 from vitmed.models.decoder import MAEDecoder
 from vitmed.models.head import Pool
 from vitmed.models.patches import grid
+from vitmed.models.predictor import Predictor
 from vitmed.models.resnet import BLOCKS, ResNet
 from vitmed.models.transformer import Remat
 from vitmed.models.vit import VARIANTS, ViT
@@ -21,7 +22,8 @@ class ModelConfig:
 
     ``patch_size`` has one entry an axis, in array order; a ResNet has none. ``dtype`` is that of the products:
     parameters, norms and the loss are float32 always. ``pool`` makes one feature vector of a ViT's tokens
-    (``vitmed.models.head.pooled``). ``width`` is a ResNet's, ``decoder_*`` a masked autoencoder's.
+    (``vitmed.models.head.pooled``). ``width`` is a ResNet's, ``decoder_*`` those of a masked autoencoder's decoder
+    and of I-JEPA's predictor.
     """
 
     variant: Literal["nano", "ti", "s", "b", "l", "h", "g", "resnet10", "resnet18"]
@@ -73,8 +75,8 @@ def encoder(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -
     )
 
 
-def decoder(config: ModelConfig, size: tuple[int, ...], channels: int, remat: Remat = "none") -> MAEDecoder:
-    """The masked autoencoder's decoder for images of the spatial ``size``.
+def cells_to_mask(config: ModelConfig, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Patches along each axis of an image of the spatial ``size``, for what masks them.
 
     Raises:
         InputError: the encoder has no patches, or the patch does not fit the size.
@@ -83,7 +85,34 @@ def decoder(config: ModelConfig, size: tuple[int, ...], channels: int, remat: Re
         raise InputError(
             f"config.model.variant {config.variant!r} has no patches to mask; take one of {', '.join(VARIANTS)}"
         )
-    grid(size, config.patch_size)
+    return grid(size, config.patch_size)
+
+
+def predictor(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -> Predictor:
+    """I-JEPA's predictor of the encoder's features, for images of the spatial ``size``.
+
+    Raises:
+        InputError: as ``cells_to_mask``.
+    """
+    return Predictor(
+        dim=config.decoder_dim,
+        depth=config.decoder_depth,
+        heads=config.decoder_heads,
+        cells=cells_to_mask(config, size),
+        out=VARIANTS[config.variant].dim,
+        scan=config.scan,
+        remat=remat,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def decoder(config: ModelConfig, size: tuple[int, ...], channels: int, remat: Remat = "none") -> MAEDecoder:
+    """The masked autoencoder's decoder for images of the spatial ``size``.
+
+    Raises:
+        InputError: the encoder has no patches, or the patch does not fit the size.
+    """
+    cells_to_mask(config, size)
     return MAEDecoder(
         dim=config.decoder_dim,
         depth=config.decoder_depth,

@@ -47,7 +47,11 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: jax.Array, keep: jax.Array | None = None, keys: jax.Array | None = None
+        self,
+        image: jax.Array,
+        keep: jax.Array | None = None,
+        keys: jax.Array | None = None,
+        blanks: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         """Encodes the patches at ``keep`` (B, K), indices into the row-major grid; all of them (K = N) by default.
 
@@ -55,6 +59,8 @@ class ViT(nn.Module):
             image: (B, *S, C), normalised by the recipe.
             keep: (B, K) integers, the visible patches in the order in which their tokens come out.
             keys: (B,) the examples' random keys for stochastic depth; none at evaluation.
+            blanks: (B, N) booleans and a token (D,), which stands in the place of those patches before positions
+                are added; it is no parameter of the encoder, whose tree is the same in every objective.
         """
         dim = self.variant.dim
         patches = patchify(image, self.patch)
@@ -63,7 +69,11 @@ class ViT(nn.Module):
             patches = jnp.take_along_axis(patches, keep[:, :, None], axis=1)
             positions = positions[0][keep]
         embed = Linear((dim,), dtype=self.dtype, name="patches")
-        tokens = embed(patches) + positions.astype(self.dtype)
+        tokens = embed(patches)
+        if blanks is not None:
+            hidden, token = blanks
+            tokens = jnp.where(hidden[:, :, None], token.astype(self.dtype), tokens)
+        tokens = tokens + positions.astype(self.dtype)
         # The class token's own position embedding is zero.
         cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, dim)).astype(self.dtype)
         tokens = jnp.concatenate([jnp.broadcast_to(cls, (len(tokens), 1, dim)), tokens], axis=1)

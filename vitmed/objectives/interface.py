@@ -6,10 +6,12 @@
 
 ``params`` is ``{"encoder": ..., "head" | "decoder" | ...: ...}`` and the encoder's tree is the same in every
 objective, so that any run can start any other. ``memory`` is what is kept beside the parameters (a teacher,
-centres); the training loop carries it in its state and saves it. ``batch`` is ``{stream: {...}}`` with ``image``
-already normalised and augmented, float32 ``(B, *S, C)``. ``key`` is the step's key: whatever is random is drawn
-from it folded with each example's identity, never from its place in the batch. With ``train=False`` the key is
-a constant, so masks are a function of the example alone.
+centres); the training loop carries it in its state and saves it. A ``memory["teacher"]`` that averages parts of the
+parameters names them as these are named: by it the run is used and judged (``vitmed.runs.averaged``).
+
+``batch`` is ``{stream: {...}}`` with ``image`` already normalised and augmented, float32 ``(B, *S, C)``. ``key`` is
+the step's key: whatever is random is drawn from it folded with each example's identity, never from its place in the
+batch. With ``train=False`` the key is a constant, so masks are a function of the example alone.
 
 An objective's ``Config`` may say two things of the data it is for, as class variables: ``labelled = True`` if it
 learns from labels (``main`` then holds the label budget's examples alone; otherwise all, whatever their labels), and
@@ -26,23 +28,47 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from vitmed.scans.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What the data looks like to a model.
+    """What the data looks like to a model, and how long it is learned from.
 
     Attributes:
         size: spatial size in array order, its length the dimension.
         channels: image channels.
         task: "multiclass", "multilabel", "regression", or None for a set without labels.
         outputs: what a head must give: classes (multiclass) or label columns (otherwise); 0 without labels.
+        window: the low and the high end of the recipe's window as normalised values, a pair a channel; () is unknown.
+        structures: (name, values) of what the masks hold, where someone named them.
+        steps: updates of the whole run, for what follows a schedule; 0 where nothing is trained.
     """
 
     size: tuple[int, ...]
     channels: int
     task: str | None = None
     outputs: int = 0
+    window: tuple[tuple[float, float], ...] = ()
+    structures: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    steps: int = 0
+
+    @classmethod
+    def of(cls, recipe: Recipe, sheet: dict, steps: int = 0) -> "Spec":
+        """What a run is made for whose input follows ``recipe``, on the dataset of the datasheet ``sheet``."""
+        mean, std = np.asarray(recipe.mean), np.asarray(recipe.std)
+        low, high = ((end - mean) / std for end in recipe.window)
+        return cls(
+            recipe.size,
+            recipe.channels,
+            sheet["task"],
+            len(sheet["classes"] or ()),
+            tuple(zip(low.tolist(), high.tolist())),
+            tuple((name, tuple(values)) for name, values in sheet.get("structures", {}).items()),
+            steps,
+        )
 
 
 class Objective(NamedTuple):

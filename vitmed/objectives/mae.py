@@ -2,6 +2,7 @@
 
 A random quarter of the patches is encoded; a light decoder fills in the rest; the loss is the mean squared
 error on the hidden patches alone, against pixels normalised within each patch (section 4.1, ``norm_pix_loss``).
+The decoder's size is ``config.model.decoder_dim``, ``.decoder_depth`` and ``.decoder_heads``.
 """
 
 import math
@@ -12,36 +13,47 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.data.keys import example_keys
-from vitmed.models.build import ModelConfig, decoder, encoder
+from vitmed.models.build import ModelConfig, cells_to_mask, decoder, encoder
 from vitmed.models.patches import grid, patchify
 from vitmed.models.transformer import Remat
-from vitmed.objectives import masking
-from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
+from vitmed.objectives import frequency, masking
+from vitmed.objectives.interface import Objective, Spec, keep_memory
+from vitmed.objectives.masking import MaskConfig
 
 VARIANCE_FLOOR = 1e-6  # as in the paper's code
 
 
 @dataclass(frozen=True)
-class Config:
-    """Keys of ``config.objective`` for ``mae``.
+class Config(MaskConfig):
+    """Keys of ``config.objective`` for ``mae``, beside those of ``MaskConfig``.
 
     Attributes:
-        mask_ratio: share of the patches that is hidden.
         target: "patch" normalises each target patch to zero mean and unit variance; "raw" does not.
+        high_frequency: how much more the finest detail within a patch weighs than its mean
+            (``vitmed.objectives.frequency``); 0 is the mean squared error.
     """
 
     name: Literal["mae"] = "mae"
-    mask_ratio: float = 0.75
     target: Literal["patch", "raw"] = "patch"
+    high_frequency: float = 0.0
 
     def __post_init__(self):
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio is {self.mask_ratio}; a fraction between 0 and 1 was expected")
+        super().__post_init__()
+        if self.high_frequency < 0:
+            raise ValueError(
+                f"high_frequency is {self.high_frequency}; 0 (off) or a positive number was expected"
+            )
 
 
 def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
-    """The objective for images of ``spec``."""
+    """The objective for images of ``spec``.
+
+    Raises:
+        InputError: an encoder without patches, a patch that does not fit the size, or masks that fit neither.
+    """
     network = Autoencoder(model, spec, remat)
+    masking.check(config, spec, model.patch_size)
+    cells = cells_to_mask(model, spec.size)
 
     def init(key, spec):
         return network.init(key, config.mask_ratio), {}
@@ -49,11 +61,15 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     def loss(params, memory, batch, key, axis=None, train=True):
         stream = batch["main"]
         targets = target_patches(stream["image"], model.patch_size, config.target)
-        mask = masking.uniform(example_keys(key, stream["example"]), targets.shape[1], config.mask_ratio)
-        predicted = network.predict(params, stream["image"], mask)
-        hidden = (mask.restore >= mask.keep.shape[1]) * stream["weight"][:, None]
-        value = weighted_mean(jnp.mean((predicted - targets) ** 2, axis=-1), hidden, axis)
-        return value, ({"loss": value}, memory)
+        counted = masking.counted(config, stream, spec, model.patch_size)
+        mask = masking.draw(config, example_keys(key, stream["example"]), cells, counted)
+        error = network.predict(params, stream["image"], mask) - targets
+        if config.high_frequency:
+            square = frequency.weighted_square(error, model.patch_size, config.high_frequency)
+        else:
+            square = jnp.mean(error**2, axis=-1)
+        value, metrics = masking.mean_where_hidden(square, mask, counted, stream["weight"], axis)
+        return value, ({"loss": value, **metrics}, memory)
 
     return Objective(init, loss, keep_memory)
 

@@ -7,10 +7,16 @@ from vitmed.config import build as build_section
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
-from vitmed.objectives import mae, supervised
+from vitmed.objectives import ijepa, mae, self_distil, simmim, supervised
 from vitmed.objectives.interface import Objective, Spec
 
-OBJECTIVES = {"mae": mae, "supervised": supervised}
+OBJECTIVES = {
+    "mae": mae,
+    "simmim": simmim,
+    "ijepa": ijepa,
+    "self_distil": self_distil,
+    "supervised": supervised,
+}
 
 
 def section(values: dict) -> Any:

@@ -28,6 +28,7 @@ FREE_KEYS = {
     "data.mix": "likewise: the weights are compared by the datasets' hashes",
     "data.unlabelled": "likewise",
     "data.workers": "the order of examples is a function of seed and step, not of who loads them",
+    "probe": "looking at the features changes none of them",
     "checkpoint.keep": "how many old checkpoints stay on disk",
 }
 

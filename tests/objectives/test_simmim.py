@@ -1,0 +1,54 @@
+"""SimMIM: a token stands where a patch is hidden, and the loss is the absolute error there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_vit
+import pytest
+
+from vitmed.data.keys import example_keys, step_key
+from vitmed.objectives import masking, simmim
+from vitmed.objectives.interface import Spec
+
+
+def test_loss_and_gradients_are_numpys(rng, shape, batch_of, mite):
+    """The whole objective once more in float64; slopes by differences."""
+    size, patch, channels = shape
+    spec = Spec(size, channels)
+    config = simmim.Config(target="patch" if channels == 3 else "raw")
+    objective = simmim.build(config, mite(patch), spec)
+    params, memory = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), spec)
+    image = rng.normal(size=(3, *size, channels)).astype(np.float32)
+    weight = np.array([1.0, 0.0, 1.0])
+    batch, key = batch_of(image, weight), step_key(0, 5)
+    loss, gradients = jax.jit(jax.value_and_grad(lambda p: objective.loss(p, memory, batch, key)[0]))(params)
+
+    cells = tuple(s // p for s, p in zip(size, patch))
+    hidden = np.asarray(masking.draw(config, example_keys(key, batch["main"]["example"]), cells).hidden)
+    pixels = numpy_vit.patches(image, patch)
+    if config.target == "patch":
+        deviation = np.sqrt(pixels.var(-1, ddof=1, keepdims=True) + 1e-6)
+        pixels = (pixels - pixels.mean(-1, keepdims=True)) / deviation
+
+    def reference(p):
+        tokens = numpy_vit.encode(p["encoder"], image, patch, hidden=hidden, token=p["mask_token"])
+        error = np.abs(numpy_vit.linear(p["pixels"]["predict"], tokens[:, 1:]) - pixels).mean(-1)
+        return (error * hidden * weight[:, None]).sum() / (hidden * weight[:, None]).sum()
+
+    assert float(loss) == pytest.approx(reference(numpy_vit.double(params)), rel=1e-4)
+    numpy_vit.assert_same_slopes(reference, params, gradients)
+
+
+def test_hidden_pixels_do_not_reach_the_encoder(rng, mite):
+    """Else it would copy what it is asked for."""
+    from vitmed.models.build import encoder
+
+    network = encoder(mite((4, 4)), (8, 8))
+    image = rng.normal(size=(1, 8, 8, 1)).astype(np.float32)
+    params = network.init(jax.random.key(0), image)
+    hidden, token = jnp.asarray([[False, True, True, True]]), jnp.ones(16)
+    other = image.copy()
+    other[:, 4:] += 5
+    same = [network.apply(params, x, blanks=(hidden, token)) for x in (image, other)]
+    np.testing.assert_array_equal(*same)
+    assert not np.allclose(same[0], network.apply(params, image, blanks=(hidden, 2 * token)))

@@ -1,0 +1,81 @@
+"""SimMIM (Xie et al. 2022, "SimMIM: A Simple Framework for Masked Image Modeling", arXiv:2111.09886), N-D.
+
+The encoder sees every place of the grid, a learned token standing where a patch is hidden; one linear layer on its
+tokens gives the pixels; the loss is the mean absolute error on the hidden patches alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitmed.data.keys import example_keys
+from vitmed.models.build import ModelConfig, cells_to_mask, encoder
+from vitmed.models.linear import Linear
+from vitmed.models.transformer import Remat
+from vitmed.models.vit import VARIANTS
+from vitmed.objectives import masking
+from vitmed.objectives.interface import Objective, Spec, keep_memory
+from vitmed.objectives.mae import target_patches
+from vitmed.objectives.masking import MaskConfig
+
+
+@dataclass(frozen=True)
+class Config(MaskConfig):
+    """Keys of ``config.objective`` for ``simmim``, beside those of ``MaskConfig``, whose defaults are the paper's here.
+
+    Attributes:
+        target: "raw" pixels, as in the paper, or "patch": normalised within each patch, as in MAE.
+    """
+
+    name: Literal["simmim"] = "simmim"
+    mask_ratio: float = 0.6
+    mask: Literal["uniform", "block", "tube"] = "block"
+    target: Literal["patch", "raw"] = "raw"
+
+
+class Pixels(nn.Module):
+    """Tokens (B, N, D) to pixels (B, N, P), float32, by one linear layer."""
+
+    pixels: int
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return Linear((self.pixels,), name="predict")(tokens.astype(jnp.float32))
+
+
+def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
+    """The objective for images of ``spec``; parameters are ``{encoder, pixels, mask_token}``.
+
+    Raises:
+        InputError: an encoder without patches, a patch that does not fit the size, or masks that fit neither.
+    """
+    cells = cells_to_mask(model, spec.size)
+    masking.check(config, spec, model.patch_size)
+    network = encoder(model, spec.size, remat)
+    pixels = Pixels(math.prod(model.patch_size) * spec.channels)
+
+    def init(key, spec):
+        encoder_key, pixels_key, token_key = jax.random.split(key, 3)
+        image = jnp.zeros((1, *spec.size, spec.channels))
+        tokens, params = network.init_with_output(encoder_key, image)
+        token = 0.02 * jax.random.normal(token_key, (VARIANTS[model.variant].dim,))
+        made = pixels.init(pixels_key, tokens)["params"]
+        return {"encoder": params["params"], "pixels": made, "mask_token": token}, {}
+
+    def loss(params, memory, batch, key, axis=None, train=True):
+        stream = batch["main"]
+        targets = target_patches(stream["image"], model.patch_size, config.target)
+        counted = masking.counted(config, stream, spec, model.patch_size)
+        mask = masking.draw(config, example_keys(key, stream["example"]), cells, counted)
+        blanks = (mask.hidden, params["mask_token"])
+        tokens = network.apply({"params": params["encoder"]}, stream["image"], blanks=blanks)
+        predicted = pixels.apply({"params": params["pixels"]}, tokens[:, 1:])
+        error = jnp.mean(jnp.abs(predicted - targets), axis=-1)
+        value, metrics = masking.mean_where_hidden(error, mask, counted, stream["weight"], axis)
+        return value, ({"loss": value, **metrics}, memory)
+
+    return Objective(init, loss, keep_memory)
