@@ -165,6 +165,34 @@ def test_time_left_counts_what_is_left(config, tmp_path):
     assert progress.seconds_left([], 0.0) == pytest.approx(10.0, rel=0.05)
 
 
+def test_a_run_that_has_hardly_begun_says_nothing_of_the_time_left(config, tmp_path):
+    """Otherwise one step after a compilation of half a minute makes hours of a study of minutes."""
+    planned = plan(config, tmp_path / "study")
+    cells = [c for c in planned.cells if c.arm in ("resnet", "scratch")]
+    for cell in cells:
+        cell.config.train.steps = 40  # 160 images each
+    progress = StudyProgress(cells, jobs=1, quiet=True)
+    progress._began[cells[0].name] = (time.monotonic() - 10.0, 0)
+    progress.done(cells[0].name, "")
+    left = progress.seconds_left([], 0.0)
+    begun = next(c for c in cells if c.arm != cells[0].arm)
+    begun.run.mkdir(parents=True)
+    (begun.run / "metrics.csv").write_text("step,name,value\n1,loss,0.5\n")
+    progress._began[begun.name] = (0.0, 0)
+    assert progress.seconds_left([begun.name], 30.0) == pytest.approx(left, rel=0.05)
+
+
+def test_a_pretraining_counts_with_what_runs_beside_it(config, tmp_path):
+    """Otherwise the time left is too long by what the arms from scratch do meanwhile, or too short without them."""
+    planned = plan(config, tmp_path / "study")
+    for arms, expected in ((("scratch",), 10.0), (("pretrained",), 15.0)):
+        cells = [c for c in planned.cells if c.arm in arms and c.budget == 0.1]
+        progress = StudyProgress([planned.pretrain, *cells], jobs=2, quiet=True)
+        progress._spent[""] = [40.0, 10.0]
+        progress._spent[arms[0]] = [40.0, 5.0]
+        assert progress.seconds_left([], 0.0) == pytest.approx(expected)
+
+
 def _soon(what, seconds: float = 45.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -18,7 +18,7 @@ SPLITS = {"ct": "50/5/45"}
 SIZES = {"ct": (64, 64), "xray": (64, 64), "ultrasound": (64, 64), "mr": (32, 32, 32)}
 # The study is made of this modality, the easiest to learn from; the others show that they are read, learned and drawn.
 MAIN = "ct"
-SHORT_STEPS = 60
+SHORT_STEPS = 40
 TOKENS = 64
 STUDY = "demo.py"  # in configs/study/
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from vitmed.progress import clock
 from vitmed.study.plan import Cell
 
+_TELLING = 0.1  # share of a run after which its speed tells of the rest
 _LINE_EVERY = 20.0  # seconds between lines where there is no terminal
 
 
@@ -81,15 +82,18 @@ class StudyProgress:
             cell, (began, start) = self._cells[name], self._began[name]
             step = last_step(cell.run)
             images[name] -= step * _batch(cell)
-            both = spent.setdefault(cell.arm, [0.0, 0.0])
-            both[0] += (step - start) * _batch(cell)
-            both[1] += now - began
+            if (step - start) * _batch(cell) >= _TELLING * cell.images:  # before, it has mostly compiled
+                both = spent.setdefault(cell.arm, [0.0, 0.0])
+                both[0] += (step - start) * _batch(cell)
+                both[1] += now - began
         known = {arm: seconds / n for arm, (n, seconds) in spent.items() if n > 0}
         if not known:
             return None
         other = sum(known.values()) / len(known)
         cost = {n: max(left, 0.0) * known.get(self._cells[n].arm, other) for n, left in images.items()}
-        alone = cost.pop("pretrain", 0.0)  # nothing runs beside it
+        alone = 0.0
+        if all(cell.config.get("init_from") for cell in self._left.values() if cell.arm):
+            alone = cost.pop("pretrain", 0.0)  # all wait for it
         return alone + max(sum(cost.values()) / self._jobs, max(cost.values(), default=0.0))
 
     def _line(self, running: list[str], now: float) -> str:

@@ -210,7 +210,9 @@ def _notes(planned: Plan, rows: list[dict], facts: dict, opened: dict[str, int],
     single = [budget for budget, draws in study.draws_of.items() if draws == 1]
     if single:
         where = (
-            "" if len(single) == len(study.budgets) else f" with {words.listed([words.budget(b) for b in single])}"
+            ""
+            if len(single) == len(study.budgets)
+            else f" with {words.listed([words.budget(b) for b in single])}"
         )
         notes.append(
             f"There is one draw{where}: intervals do not hold the luck of which scans were labelled, nor of the seed."
