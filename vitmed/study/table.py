@@ -157,7 +157,9 @@ def sentence(compared: dict[str, Any], facts: dict[str, Any]) -> str:
         f"{start} is {words.number(compared['difference'], sign=True)} {words.metric(compared['metric'])} "
         f"{words.interval(compared['low'], compared['high'], sign=True)}"
     )
-    if compared["favours"] is None:
+    if facts["draws"] == 1:
+        size += ": one draw does not tell what another would give, so whether it is real is not shown"
+    elif compared["favours"] is None:
         size += ": the difference is not shown to be real, its 95% interval includes 0"
     else:
         better = (
@@ -174,7 +176,7 @@ def _compared(planned: Plan, row: dict, metric: str, found: dict, facts: dict) -
     reference = planned.config.study.reference
     low, high = found["low"], found["high"]
     favours = None
-    if found["value"] is not None and (low > 0 or high < 0):
+    if found["value"] is not None and facts["draws"] > 1 and (low > 0 or high < 0):
         favours = reference if (low > 0) == _higher(metric) else row["arm"]
     compared = {
         "budget": row["budget"],
