@@ -134,6 +134,9 @@ class Model:
         cells = grid(self.recipe.size, patch)
         network = Autoencoder(self._model, self._spec)
         settings = self.config["objective"]
+        settings = settings.get(
+            "masked", settings
+        )  # beside other losses the masked one has a section of its own
 
         def run(params, stream):
             image = self._prepared(stream)

@@ -31,7 +31,7 @@ from vitmed.data.loader import DataConfig
 from vitmed.data.streams import Feed
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
-from vitmed.objectives import registry
+from vitmed.objectives import registry, teacher
 from vitmed.objectives.interface import Objective, Spec
 from vitmed.optim.optimiser import OptimConfig, ema_update, optimiser, schedule
 from vitmed.parallel.engine import ParallelConfig, check_shared, engine
@@ -102,10 +102,16 @@ def check(values: ConfigDict) -> Config:
     """The config as dataclasses.
 
     Raises:
-        InputError: an unknown, missing or mistyped key, by name.
+        InputError: an unknown, missing or mistyped key, by name, or two slow averages of one run.
     """
     config = configs.build(Config, values)
-    return dataclasses.replace(config, objective=registry.section(config.objective))
+    config = dataclasses.replace(config, objective=registry.section(config.objective))
+    if config.optim.ema and getattr(config.objective, "averages", False):
+        raise InputError(
+            f"config.optim.ema is {config.optim.ema}, but {config.objective.name!r} keeps a slow average of its own "
+            "(config.objective.momentum), which is what the run gives; set it to 0"
+        )
+    return config
 
 
 def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
@@ -206,7 +212,12 @@ class Job:
         params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
         if self.objective.after_transfer is not None:
             params = self.objective.after_transfer(params, self._training_set())
-        return {**state, "params": params, "ema": params if self.config.optim.ema else {}}
+        return {
+            **state,
+            "params": params,
+            "memory": teacher.begin(state["memory"], params),
+            "ema": params if self.config.optim.ema else {},
+        }
 
     def _training_set(self) -> Iterator[dict]:
         """What is trained on, once, in order, prepared and not augmented."""
@@ -371,20 +382,20 @@ def _loop(
 def _feeds(dataset: Dataset, config: Config) -> dict[str, Feed]:
     """The streams that the config offers, which must be those that the objective learns from."""
     data, name = config.data, config.objective.name
-    wanted = getattr(config.objective, "streams", ("main",))
-    offered = data.unlabelled != ""
-    if offered != ("unlabelled" in wanted):
-        raise InputError(
-            f"config.data.unlabelled is {data.unlabelled!r}, but {name!r} learns from the main stream alone; leave it out"
-            if offered
-            else f'{name!r} needs a second stream; set config.data.unlabelled to "split" or to a dataset'
-        )
+    two = "unlabelled" in getattr(config.objective, "streams", ("main",))
+    for key in ("unlabelled", "unlabelled_batch"):
+        if getattr(data, key) and not two:
+            raise InputError(
+                f"config.data.{key} is {getattr(data, key)!r}, but {name!r} learns from the main stream alone; "
+                "leave it out"
+            )
     feeds = data.feeds(
         dataset,
         config.train.batch_size,
         config.train.seed,
         lambda one: _training_examples(one, config),
         _learns_from_labels(config),
+        two,
     )
     for feed in feeds.values():
         check_shared(feed.batch_size, feed.key)

@@ -41,7 +41,8 @@ class DataConfig:
             its weight, whatever its size. ``path`` remains what is validated on and what gives the recipe, which
             the others must share; it is trained on only where the mix names it.
         unlabelled: a second stream without labels, for objectives that learn from one: "split" is the whole of what
-            is trained on before any label budget, a path another dataset; "" is none.
+            is trained on before any label budget, a path another dataset, "" the rest of the split, whose labels
+            are not learned from (where there is no budget and all is labelled, the whole of it).
         unlabelled_batch: size of its global batch; None is that of ``config.train.batch_size``.
         labels: label budget: an int counts examples, a float is a fraction of the labelled ones; None is all.
         label_seed: which draw of the budget.
@@ -77,11 +78,6 @@ class DataConfig:
         if self.mix and self.labels is not None:
             raise ValueError(
                 f"labels is {self.labels}, but a label budget is drawn from one dataset; leave out config.data.mix"
-            )
-        if self.unlabelled_batch is not None and not self.unlabelled:
-            raise ValueError(
-                f"unlabelled_batch is {self.unlabelled_batch}, but config.data.unlabelled names no stream; "
-                'give "split" or a dataset there, or leave this key out'
             )
         if self.unlabelled_batch is not None and self.unlabelled_batch < 1:
             raise ValueError(f"unlabelled_batch is {self.unlabelled_batch}; at least 1 was expected")
@@ -129,8 +125,9 @@ class DataConfig:
         seed: int,
         members: Callable[[Dataset], np.ndarray | None] = lambda dataset: None,
         labelled: bool = True,
+        rest: bool = False,
     ) -> dict[str, Feed]:
-        """The streams of training: ``main``, and ``unlabelled`` where the section asks for it.
+        """The streams of training: ``main``, and ``unlabelled`` where the section or ``rest`` asks for it.
 
         Args:
             dataset: what ``open`` gave.
@@ -138,9 +135,11 @@ class DataConfig:
             seed: of the run.
             members: the examples of a dataset's training split that ``main`` is drawn from; None is all.
             labelled: whether labels are learned from. Without, datasets of a mix may have other labels.
+            rest: make ``unlabelled`` of what ``main`` leaves of its split where the section names nothing for it.
 
         Raises:
-            InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``.
+            InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``, or
+                a label budget that leaves nothing.
         """
         opened = {
             dataset.path.resolve(): dataset
@@ -160,8 +159,10 @@ class DataConfig:
         parts = parts or [Part(dataset, self.split, members(dataset))]
         alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
         made = {"main": Feed(parts, batch_size, seed_of(seed, "main"), alike, crop=self.crop)}
-        if self.unlabelled:
-            if self.unlabelled == "split":
+        if self.unlabelled or rest:
+            if not self.unlabelled:
+                whole = self._rest(parts)
+            elif self.unlabelled == "split":
                 whole = [dataclasses.replace(part, indices=None) for part in parts]
             else:
                 other = self._beside(opened, self.unlabelled, dataset, "config.data.unlabelled")
@@ -170,6 +171,19 @@ class DataConfig:
             key = "config.data.unlabelled_batch" if self.unlabelled_batch else "config.train.batch_size"
             made["unlabelled"] = Feed(whole, size, seed_of(seed, "unlabelled"), False, key, self.crop)
         return made
+
+    def _rest(self, parts: list[Part]) -> list[Part]:
+        """What ``parts`` leave of their splits; all of it where every label may be learned from."""
+        left = [dataclasses.replace(part, indices=part.others) for part in parts]
+        left = [part for part in left if len(part.indices)]
+        if left:
+            return left
+        if self.labels is None:
+            return [dataclasses.replace(part, indices=None) for part in parts]
+        raise InputError(
+            f"config.data.labels is {self.labels}, which leaves no scan of split {self.split!r} of {self.path} without "
+            "a label; give fewer labels, or name other scans in config.data.unlabelled"
+        )
 
     def _beside(self, opened: dict[Path, Dataset], path: str, dataset: Dataset, key: str) -> Dataset:
         """The dataset at ``path``, if a model fed from ``dataset`` can be fed from it too."""

@@ -40,6 +40,11 @@ class Part:
         """(n,) indices into the split."""
         return np.arange(self.dataset.size(self.split)) if self.indices is None else np.asarray(self.indices)
 
+    @property
+    def others(self) -> np.ndarray:
+        """(m,) indices of all that is in the split beside the members."""
+        return np.setdiff1d(np.arange(self.dataset.size(self.split)), self.members)
+
 
 class Feed:
     """One stream.

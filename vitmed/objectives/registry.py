@@ -7,10 +7,15 @@ from vitmed.config import build as build_section
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
-from vitmed.objectives import mae, supervised
+from vitmed.objectives import mae, semi_masked, semi_teacher, supervised
 from vitmed.objectives.interface import Objective, Spec
 
-OBJECTIVES = {"mae": mae, "supervised": supervised}
+OBJECTIVES = {
+    "mae": mae,
+    "supervised": supervised,
+    "semi_masked": semi_masked,
+    "semi_teacher": semi_teacher,
+}
 
 
 def section(values: dict) -> Any:

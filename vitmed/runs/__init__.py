@@ -11,7 +11,7 @@ from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
 def load(run: Path | str, which: str = "last") -> dict[str, Any]:
     """The parameters of a run as nested dicts of NumPy arrays, verified, on any machine.
 
-    Where the run keeps a moving average of its parameters (``config.optim.ema``), that average is what comes.
+    Where the run keeps a slow average of its parameters, that average is what comes (``averaged``).
 
     Args:
         run: the run's folder (``--workdir`` of training).
@@ -26,4 +26,17 @@ def load(run: Path | str, which: str = "last") -> dict[str, Any]:
     with Checkpoints(
         path, build(CheckpointConfig, config.get("checkpoint", {}), "config.checkpoint")
     ) as checkpoints:
-        return checkpoints.restore(which, part="ema" if config.optim.ema else "params")
+        if config.optim.ema:
+            return checkpoints.restore(which, part="ema")
+        parts = checkpoints.restore(which, part=("params", "memory"))
+        return averaged(parts["params"], parts.get("memory", {}))
+
+
+def averaged(params: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    """The parameters by which a run without ``config.optim.ema`` is used and judged.
+
+    An objective's teacher is the slow average of its student and stands in for it, as in the papers of those that
+    have one; what it does not average stays as it is.
+    """
+    teacher = memory.get("teacher", {})
+    return {name: teacher.get(name, part) for name, part in params.items()}

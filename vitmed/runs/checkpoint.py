@@ -131,7 +131,9 @@ class Checkpoints:
         """The step best by ``config.best`` (the earlier of equals), or None when none has that metric."""
         return next(iter(self._ranked()), None)
 
-    def restore(self, which: int | str = "last", like: Any = None, part: str | None = None) -> Any:
+    def restore(
+        self, which: int | str = "last", like: Any = None, part: str | tuple[str, ...] | None = None
+    ) -> Any:
         """Reads a checkpoint back, bit by bit what was saved, as NumPy arrays on any machine.
 
         Args:
@@ -140,6 +142,7 @@ class Checkpoints:
             like: a pytree of arrays or ``jax.ShapeDtypeStruct`` whose structure the result takes. Without
                 it the result is nested dicts, with tuples as dicts of "0", "1", ….
             part: one top-level key of the state, such as ``"params"``; only its arrays are read and returned.
+                Of several keys, a dict of theirs.
 
         Raises:
             InputError: there is no such checkpoint, or it does not fit ``like``.
@@ -234,13 +237,15 @@ class Checkpoints:
                 raise
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
-    def _read(self, path: Path, part: str | None) -> Any:
+    def _read(self, path: Path, part: str | tuple[str, ...] | None) -> Any:
         index = json.loads((path / "index.json").read_text())["leaves"]
-        index = [entry for entry in index if part in (None, entry["path"][0])]
+        if part is not None:
+            wanted = (part,) if isinstance(part, str) else part
+            index = [entry for entry in index if entry["path"][0] in wanted]
         item = {entry["array"]: 0 for entry in index if "array" in entry}
         args = ocp.args.PyTreeRestore(item=item, partial_restore=True)
         state = unbundle(self._orbax.restore(epath.Path(path / "state"), args=args) if item else {}, index)
-        return state if part is None else state[part]
+        return state[part] if isinstance(part, str) else state
 
     def _prune(self) -> None:
         stay = {*self.steps()[-self.config.keep :], *self._ranked()[:1]}
