@@ -30,6 +30,7 @@ def get_config(arg=None):
     config.augment = ConfigDict(dict(shift=0.05, scale=(0.9, 1.1), rotate=5.0, brightness=0.1, contrast=0.2))
     config.checkpoint = ConfigDict(dict(every=200, keep=2))
     config.parallel = ConfigDict(dict(engine="jit", remat="none"))
+    config.guard = ConfigDict(dict(folds=0))
     config.init_from = ""
     if arg == "tiny":
         config.model.update(dict(decoder_dim=32, decoder_depth=1, scan=True))

@@ -30,6 +30,8 @@ from vitmed.data.keys import example_keys, step_key
 from vitmed.data.loader import DataConfig
 from vitmed.data.streams import Feed
 from vitmed.errors import InputError
+from vitmed.evaluate import guard
+from vitmed.evaluate.guard import GuardConfig
 from vitmed.models.build import ModelConfig
 from vitmed.objectives import registry, teacher
 from vitmed.objectives.interface import Objective, Spec
@@ -95,6 +97,7 @@ class Config:
     augment: AugmentConfig = AugmentConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     parallel: ParallelConfig = ParallelConfig()
+    guard: GuardConfig = GuardConfig()
     init_from: str = ""
 
 
@@ -124,7 +127,7 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
 
     Returns:
         ``run``, ``step``, ``resumed_from`` (0 if fresh), ``metrics`` {name: last value}, ``images_per_second``,
-        ``data_wait`` (share of the loop's time).
+        ``data_wait`` (share of the loop's time), and where ``config.guard`` is on, what it decided (``guard``).
 
     Raises:
         InputError: a config, dataset or former run that does not fit, or a loss that is no longer finite.
@@ -133,6 +136,9 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
         KeyboardInterrupt: ctrl-C came; the state is saved.
     """
     config = check(values)
+    if config.guard.folds:
+        values = guard.choose(values, config, Path(workdir), lambda one, run: train(one, run, quiet), quiet)
+        return {**train(values, workdir, quiet), "guard": guard.told(Path(workdir))}
     job = Job(config)
     run = folder.create(workdir, configs.tree(dataclasses.asdict(config)), job.recipe, job.datasheet())
     checkpoints = Checkpoints(run, config.checkpoint)
@@ -389,13 +395,15 @@ def _feeds(dataset: Dataset, config: Config) -> dict[str, Feed]:
                 f"config.data.{key} is {getattr(data, key)!r}, but {name!r} learns from the main stream alone; "
                 "leave it out"
             )
+    held = _held_out(dataset, config)
     feeds = data.feeds(
         dataset,
         config.train.batch_size,
         config.train.seed,
-        lambda one: _training_examples(one, config),
+        lambda one: _training_examples(one, config, held),
         _learns_from_labels(config),
         two,
+        held,
     )
     for feed in feeds.values():
         check_shared(feed.batch_size, feed.key)
@@ -406,13 +414,23 @@ def _learns_from_labels(config: Config) -> bool:
     return getattr(config.objective, "labelled", False)
 
 
-def _training_examples(dataset: Dataset, config: Config) -> np.ndarray | None:
-    """Indices of the split to train on, or None for all: the label budget, or the labelled ones."""
+def _training_examples(dataset: Dataset, config: Config, held: np.ndarray) -> np.ndarray | None:
+    """Indices of the split to train on, or None for all: the label budget, or the labelled ones, without ``held``."""
     data = config.data
     if not _learns_from_labels(config):
-        if data.labels is not None:
-            raise InputError(
-                f"config.data.labels is {data.labels}, but {config.objective.name!r} uses no labels; leave it out"
-            )
+        for key, value in (("labels", data.labels), ("fold", data.fold or None)):
+            if value is not None:
+                raise InputError(
+                    f"config.data.{key} is {value}, but {config.objective.name!r} uses no labels; leave it out"
+                )
         return None
-    return budget.labelled(dataset, data.split, data.labels, data.label_seed)
+    return np.setdiff1d(budget.labelled(dataset, data.split, data.labels, data.label_seed), held)
+
+
+def _held_out(dataset: Dataset, config: Config) -> np.ndarray:
+    """Indices of the labelled examples that ``config.data.fold`` leaves out; none without it."""
+    data = config.data
+    if not (data.fold and _learns_from_labels(config)):
+        return np.array([], np.int64)
+    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed)
+    return budget.fold(dataset, data.split, chosen, data.fold, data.label_seed)

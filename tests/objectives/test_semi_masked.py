@@ -31,7 +31,7 @@ def numpy_logits(p, image, patch):
 def with_scores(params, seed=2):
     """A head that has an opinion: a fresh one is zero."""
     kernel = params["head"]["scores"]["kernel"]
-    drawn = jax.random.normal(jax.random.key(seed), kernel.shape)
+    drawn = 0.3 * jax.random.normal(jax.random.key(seed), kernel.shape)
     return {**params, "head": {**params["head"], "scores": {**params["head"]["scores"], "kernel": drawn}}}
 
 

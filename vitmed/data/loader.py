@@ -6,7 +6,7 @@ what came before it, and every process works out the same global batch and reads
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grain
@@ -46,6 +46,8 @@ class DataConfig:
         unlabelled_batch: size of its global batch; None is that of ``config.train.batch_size``.
         labels: label budget: an int counts examples, a float is a fraction of the labelled ones; None is all.
         label_seed: which draw of the budget.
+        fold: (k, n) holds the k-th of n parts of the labelled scans out of all that is trained on, for
+            cross-validation within the label budget; k from 0. () is none.
         workers: threads that make batches; 0 makes them when asked.
     """
 
@@ -60,6 +62,7 @@ class DataConfig:
     unlabelled_batch: int | None = None
     labels: int | float | None = None  # int first: 1 is one label, 1.0 is all of them
     label_seed: int = 0
+    fold: tuple[int, ...] = ()
     workers: int = 2
 
     def __post_init__(self):
@@ -78,6 +81,12 @@ class DataConfig:
         if self.mix and self.labels is not None:
             raise ValueError(
                 f"labels is {self.labels}, but a label budget is drawn from one dataset; leave out config.data.mix"
+            )
+        if self.fold and (len(self.fold) != 2 or not 0 <= self.fold[0] < self.fold[1]):
+            raise ValueError(f"fold is {self.fold}; (k, n) was expected, the k-th of n parts, k from 0")
+        if self.fold and self.mix:
+            raise ValueError(
+                f"fold is {self.fold}, but labels are held out of one dataset; leave out config.data.mix"
             )
         if self.unlabelled_batch is not None and self.unlabelled_batch < 1:
             raise ValueError(f"unlabelled_batch is {self.unlabelled_batch}; at least 1 was expected")
@@ -126,6 +135,7 @@ class DataConfig:
         members: Callable[[Dataset], np.ndarray | None] = lambda dataset: None,
         labelled: bool = True,
         rest: bool = False,
+        held: Sequence[int] = (),
     ) -> dict[str, Feed]:
         """The streams of training: ``main``, and ``unlabelled`` where the section or ``rest`` asks for it.
 
@@ -136,6 +146,7 @@ class DataConfig:
             members: the examples of a dataset's training split that ``main`` is drawn from; None is all.
             labelled: whether labels are learned from. Without, datasets of a mix may have other labels.
             rest: make ``unlabelled`` of what ``main`` leaves of its split where the section names nothing for it.
+            held: examples of the training split of ``dataset`` that no stream may have.
 
         Raises:
             InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``, or
@@ -156,7 +167,7 @@ class DataConfig:
             parts.append(Part(other, self.split, members(other), weight))
         # By content: a mix is the same in whatever order it is written and wherever its datasets lie.
         parts.sort(key=lambda part: (part.dataset.datasheet.get("content_hash", ""), str(part.dataset.path)))
-        parts = parts or [Part(dataset, self.split, members(dataset))]
+        parts = parts or [Part(dataset, self.split, members(dataset), held=tuple(held))]
         alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
         made = {"main": Feed(parts, batch_size, seed_of(seed, "main"), alike, crop=self.crop)}
         if self.unlabelled or rest:
@@ -166,7 +177,7 @@ class DataConfig:
                 whole = [dataclasses.replace(part, indices=None) for part in parts]
             else:
                 other = self._beside(opened, self.unlabelled, dataset, "config.data.unlabelled")
-                whole = [Part(other, self.split)]
+                whole = [Part(other, self.split, held=tuple(held) if other is dataset else ())]
             size = self.unlabelled_batch or batch_size
             key = "config.data.unlabelled_batch" if self.unlabelled_batch else "config.train.batch_size"
             made["unlabelled"] = Feed(whole, size, seed_of(seed, "unlabelled"), False, key, self.crop)

@@ -38,7 +38,7 @@ class Config(supervised.Config):
         strong: how the student's view is changed beyond the teacher's, keys as in ``config.augment``.
         threshold: least confidence, in [0, 1), of a guess that is learned from.
         unlabelled_weight: of the pseudo-labels' loss.
-        momentum: of the teacher.
+        momentum: of the teacher, in [0, 1).
         pseudo_mixup: whether unlabelled scans are mixed.
         alignment: memory, in [0, 1), of the running means of labels and guesses; 0 does not align.
     """
@@ -56,11 +56,9 @@ class Config(supervised.Config):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("threshold", "alignment"):
+        for name in ("threshold", "momentum", "alignment"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a fraction in [0, 1) was expected")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum is {self.momentum}; a fraction was expected")
         if self.unlabelled_weight < 0:
             raise ValueError(f"unlabelled_weight is {self.unlabelled_weight}; it must not be negative")
 
