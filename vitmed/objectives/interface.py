@@ -9,12 +9,11 @@ objective, so that any run can start any other. ``memory`` is what is kept besid
 centres); the training loop carries it in its state and saves it. A ``memory["teacher"]`` that averages parts of the
 parameters names them as these are named: by it the run is used and judged (``vitmed.runs.averaged``).
 
-``batch`` is ``{stream: {...}}`` with ``image``
-already normalised and augmented, float32 ``(B, *S, C)``. ``key`` is the step's key: whatever is random is drawn
-from it folded with each example's identity, never from its place in the batch. With ``train=False`` the key is
-a constant, so masks are a function of the example alone.
+``batch`` is ``{stream: {...}}`` with ``image`` already normalised and augmented, float32 ``(B, *S, C)``. ``key`` is
+the step's key: whatever is random is drawn from it folded with each example's identity, never from its place in the
+batch. With ``train=False`` the key is a constant, so masks are a function of the example alone.
 
-An objective's ``Config`` may say two things of the data it is for, as class variables: ``labelled = True`` if it
+An objective's ``Config`` may say of the data it is for, as class variables: ``labelled = True`` if it
 learns from labels (``main`` then holds the label budget's examples alone; otherwise all, whatever their labels), and
 ``streams = ("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose ``label``
 and ``label_weight`` are ``(B, 0)``. With ``train=False`` a batch holds ``main`` alone. ``averages = True`` says that

@@ -64,7 +64,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     task = config.task or spec.task
     if spec.task is None:
         raise InputError(
-            "config.objective.name is 'supervised' but the dataset has no labels; ingest it with --labels"
+            f"config.objective.name is {config.name!r} but the dataset has no labels; ingest it with --labels"
         )
     if task != spec.task:
         raise InputError(f"config.objective.task is {task!r} but the dataset's labels are {spec.task!r}")
