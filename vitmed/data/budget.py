@@ -48,7 +48,7 @@ def labelled(dataset: Dataset, split: str, labels: int | float | None, seed: int
     if labels is None:
         return known
     budget = _count(labels, len(known), f"split {split!r} of {dataset.path}")
-    names, units = _units(dataset, split, known, seed)
+    names, units = units_of(dataset, split, known, seed)
     task = dataset.datasheet["task"]
     shown = [_shown(task, values[unit], weight[unit]) for unit in units]
     head = _head(shown)
@@ -85,7 +85,7 @@ def fold(dataset: Dataset, split: str, chosen: np.ndarray, fold: tuple[int, int]
     """
     k, n = fold
     values, weight = dataset.labels(split)
-    _, units = _units(dataset, split, chosen, seed)
+    _, units = units_of(dataset, split, chosen, seed)
     task = dataset.datasheet["task"]
     strata = _strata(task, [_shown(task, values[u], weight[u]) for u in units], units, values, weight)
     order = sorted(
@@ -115,7 +115,9 @@ def _count(labels: int | float, known: int, where: str) -> int:
     return labels
 
 
-def _units(dataset: Dataset, split: str, known: np.ndarray, seed: int) -> tuple[list[str], list[np.ndarray]]:
+def units_of(
+    dataset: Dataset, split: str, known: np.ndarray, seed: int
+) -> tuple[list[str], list[np.ndarray]]:
     """Names and members of the groups of examples that are labelled together, in the draw's order."""
     patients, ids = dataset.patients(split), dataset.ids(split)
     groups: dict[str, list[int]] = {}
