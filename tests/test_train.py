@@ -23,6 +23,7 @@ from vitmed import config
 from vitmed import train as training
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
+from vitmed.evaluate.evaluate import evaluate
 from vitmed.infer import Model
 from vitmed.models.build import encoder
 from vitmed.models.head import pooled
@@ -483,11 +484,108 @@ def test_streams_that_do_not_fit_the_objective_are_refused(tiny_dataset, pair, t
     """A stream that nobody reads, or that is missing, would show only in the result."""
     with pytest.raises(InputError, match="config.data.unlabelled is 'split', but 'mae' learns from the main"):
         train(MAE, tiny_dataset, tmp_path / "x", data__unlabelled="split")
-    with pytest.raises(InputError, match="'pair' needs a second stream; set config.data.unlabelled"):
-        train_pair(tiny_dataset, tmp_path / "x", **{"data.unlabelled": "", "data.unlabelled_batch": None})
+    with pytest.raises(
+        InputError, match="config.data.unlabelled_batch is 16, but 'mae' learns from the main"
+    ):
+        train(MAE, tiny_dataset, tmp_path / "x", data__unlabelled_batch=16)
+    with pytest.raises(InputError, match="config.data.labels is 1.0, which leaves no scan of split 'train'"):
+        train_pair(tiny_dataset, tmp_path / "x", **{"data.unlabelled": "", "data.labels": 1.0})
     with pytest.raises(InputError, match="config.data.unlabelled_batch is 12, which 8 devices cannot share"):
         train_pair(tiny_dataset, tmp_path / "x", **{"data.unlabelled_batch": 12})
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture
+def mite(monkeypatch):
+    """ "nano" is a ViT whose program compiles in no time."""
+    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))
+    return {"model.scan": False, "train.batch_size": 16, "data.labels": 16}
+
+
+@pytest.mark.parametrize("name", ["semi_masked", "semi_teacher"])
+def test_semi_supervised_runs_agree_under_both_engines_and_resume_to_the_bit(
+    tiny_dataset, tmp_path, monkeypatch, mite, name
+):
+    """Teacher and running means are carried; a run's weights are the teacher's; it starts as the student does."""
+    spec, keys = str(PROJECT / "configs" / f"{name}.py:tiny"), {**mite, "train.val_every": 4}
+    if name == "semi_teacher":
+        keys["objective.threshold"] = 0.5  # an untrained teacher is not sure of much
+
+    def state(run, part):
+        with training.Checkpoints(run, training.CheckpointConfig()) as checkpoints:
+            return checkpoints.restore("last", part=part)
+
+    result = train(spec, tiny_dataset, tmp_path / "jit", **keys)
+    replicas = train(spec, tiny_dataset, tmp_path / "pmap", **keys, **{"parallel.engine": "pmap"})
+    for metric, value in result["metrics"].items():
+        assert replicas["metrics"][metric] == pytest.approx(value, rel=2e-3, abs=2e-4), metric
+    assert "val/accuracy" in result["metrics"]
+    if name == "semi_teacher":
+        memory = state(tmp_path / "jit", "memory")
+        assert same(vitmed.runs.load(tmp_path / "jit"), memory["teacher"])
+        assert not same(memory["teacher"], state(tmp_path / "jit", "params"))
+        for a, b in zip(*(jax.tree.leaves(state(tmp_path / e, "memory")) for e in ("jit", "pmap"))):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+        job = training.Job(training.check(settings(spec, tiny_dataset, **keys, init_from=tmp_path / "jit")))
+        begun = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
+        assert same(begun["memory"]["teacher"], begun["params"])
+        assert np.any(begun["params"]["head"]["scores"]["kernel"])
+    else:
+        model = Model.open(tmp_path / "jit")
+        made = model.reconstruct(Dataset.open(tiny_dataset).read("val", np.arange(2)))
+        assert made["mask"].mean() == pytest.approx(0.75)
+    with cut_after(3, monkeypatch):  # the last checkpoint is of step 2
+        train(spec, tiny_dataset, tmp_path / "cut", **keys)
+    assert train(spec, tiny_dataset, tmp_path / "cut", **keys)["resumed_from"] == 2
+    for part in ("params", "memory", "opt_state"):
+        assert same(state(tmp_path / "jit", part), state(tmp_path / "cut", part)), part
+
+
+def test_two_slow_averages_are_refused(tiny_dataset, tmp_path):
+    """Else the one that is validated is not the one that the run gives."""
+    with pytest.raises(InputError, match="config.optim.ema is 0.9, but 'semi_teacher' keeps a slow average"):
+        train(str(PROJECT / "configs" / "semi_teacher.py:tiny"), tiny_dataset, tmp_path / "x", optim__ema=0.9)
+
+
+def test_labels_beside_the_budget_reach_no_batch(tiny_dataset, monkeypatch):
+    """Else a budget of 16 labels is one in name only."""
+    spec = str(PROJECT / "configs" / "semi_masked.py:tiny")
+    config_ = training.check(settings(spec, tiny_dataset, data__labels=16))
+    dataset = Dataset.open(tiny_dataset)
+    chosen = training.budget.labelled(dataset, "train", 16, 0)
+    monkeypatch.setattr(training.budget, "labelled", lambda *_: chosen)
+
+    def first_batches():
+        return list(training.loader.streams(training._feeds(dataset, config_), 0, 6))
+
+    honest, read = first_batches(), Dataset.read
+
+    def poisoned(self, split, indices, crop=None):
+        stream = read(self, split, indices, crop)
+        return {**stream, "label": np.where(np.isin(indices, chosen)[:, None], stream["label"], -99)}
+
+    monkeypatch.setattr(Dataset, "read", poisoned)
+    monkeypatch.setattr(Dataset, "labels", None)
+    for a, b in zip(*map(jax.tree.leaves, (honest, first_batches())), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert {tuple(x) for b in honest for x in b["main"]["example"]}.isdisjoint(
+        tuple(x) for b in honest for x in b["unlabelled"]["example"]
+    )
+
+
+def test_a_guarded_run_says_what_was_kept(tiny_dataset, tmp_path, mite):
+    """In its folder and wherever it is evaluated; it goes on as any run does, and is what its config says."""
+    spec = str(PROJECT / "configs" / "semi_masked.py:tiny")
+    keys = {**mite, "train.steps": 2, "guard.folds": 2}
+    result = train(spec, tiny_dataset, tmp_path / "run", **keys)
+    kept = result["guard"]["chosen"]
+    assert vitmed.runs.folder.config_of(tmp_path / "run").objective.name == kept
+    assert sorted(p.name for p in (tmp_path / "run" / "guard").iterdir()) == [
+        f"{arm}-{k}" for arm in ("semi_masked", "supervised") for k in (0, 1)
+    ]
+    assert train(spec, tiny_dataset, tmp_path / "run", **keys)["resumed_from"] == 2
+    notes = evaluate(tmp_path / "run", split="val", quiet=True)["notes"]
+    assert any(note.startswith("guard: semi_masked ") and "within the 16 labelled" in note for note in notes)
 
 
 def test_a_mix_is_trained_on_and_known_by_its_content(tiny_dataset, tmp_path):

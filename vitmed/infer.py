@@ -134,6 +134,8 @@ class Model:
         cells = grid(self.recipe.size, patch)
         network = Autoencoder(self._model, self._spec)
         settings = registry.section(self.config["objective"].to_dict())
+        # Beside other losses the masked one has a section of its own.
+        settings = getattr(settings, "masked", settings)
 
         def run(params, stream):
             image = self._prepared(stream)

@@ -30,7 +30,8 @@ from vitmed.data.keys import example_keys, step_key
 from vitmed.data.loader import DataConfig
 from vitmed.data.streams import Feed
 from vitmed.errors import InputError
-from vitmed.evaluate import health
+from vitmed.evaluate import guard, health
+from vitmed.evaluate.guard import GuardConfig
 from vitmed.evaluate.health import ProbeConfig
 from vitmed.models.build import ModelConfig
 from vitmed.objectives import registry, teacher
@@ -99,6 +100,7 @@ class Config:
     probe: ProbeConfig = ProbeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     parallel: ParallelConfig = ParallelConfig()
+    guard: GuardConfig = GuardConfig()
     init_from: str = ""
 
 
@@ -106,10 +108,16 @@ def check(values: ConfigDict) -> Config:
     """The config as dataclasses.
 
     Raises:
-        InputError: an unknown, missing or mistyped key, by name.
+        InputError: an unknown, missing or mistyped key, by name, or two slow averages of one run.
     """
     config = configs.build(Config, values)
-    return dataclasses.replace(config, objective=registry.section(config.objective))
+    config = dataclasses.replace(config, objective=registry.section(config.objective))
+    if config.optim.ema and getattr(config.objective, "averages", False):
+        raise InputError(
+            f"config.optim.ema is {config.optim.ema}, but {config.objective.name!r} keeps a slow average of its own "
+            "(config.objective.momentum), which is what the run gives; set it to 0"
+        )
+    return config
 
 
 def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
@@ -122,7 +130,7 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
 
     Returns:
         ``run``, ``step``, ``resumed_from`` (0 if fresh), ``metrics`` {name: last value}, ``images_per_second``,
-        ``data_wait`` (share of the loop's time).
+        ``data_wait`` (share of the loop's time), and where ``config.guard`` is on, what it decided (``guard``).
 
     Raises:
         InputError: a config, dataset or former run that does not fit, or a loss that is no longer finite.
@@ -131,6 +139,9 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
         KeyboardInterrupt: ctrl-C came; the state is saved.
     """
     config = check(values)
+    if config.guard.folds:
+        values = guard.choose(values, config, Path(workdir), lambda one, run: train(one, run, quiet), quiet)
+        return {**train(values, workdir, quiet), "guard": guard.told(Path(workdir))}
     job = Job(config)
     run = folder.create(workdir, configs.tree(dataclasses.asdict(config)), job.recipe, job.datasheet())
     checkpoints = Checkpoints(run, config.checkpoint)
@@ -418,20 +429,22 @@ def _alarm(fault: str, step: int, stop: bool) -> None:
 def _feeds(dataset: Dataset, config: Config) -> dict[str, Feed]:
     """The streams that the config offers, which must be those that the objective learns from."""
     data, name = config.data, config.objective.name
-    wanted = getattr(config.objective, "streams", ("main",))
-    offered = data.unlabelled != ""
-    if offered != ("unlabelled" in wanted):
-        raise InputError(
-            f"config.data.unlabelled is {data.unlabelled!r}, but {name!r} learns from the main stream alone; leave it out"
-            if offered
-            else f'{name!r} needs a second stream; set config.data.unlabelled to "split" or to a dataset'
-        )
+    two = "unlabelled" in getattr(config.objective, "streams", ("main",))
+    for key in ("unlabelled", "unlabelled_batch"):
+        if getattr(data, key) and not two:
+            raise InputError(
+                f"config.data.{key} is {getattr(data, key)!r}, but {name!r} learns from the main stream alone; "
+                "leave it out"
+            )
+    held = _held_out(dataset, config)
     feeds = data.feeds(
         dataset,
         config.train.batch_size,
         config.train.seed,
-        lambda one: _training_examples(one, config),
+        lambda one: _training_examples(one, config, held),
         _learns_from_labels(config),
+        two,
+        held,
     )
     for feed in feeds.values():
         check_shared(feed.batch_size, feed.key)
@@ -442,13 +455,23 @@ def _learns_from_labels(config: Config) -> bool:
     return getattr(config.objective, "labelled", False)
 
 
-def _training_examples(dataset: Dataset, config: Config) -> np.ndarray | None:
-    """Indices of the split to train on, or None for all: the label budget, or the labelled ones."""
+def _training_examples(dataset: Dataset, config: Config, held: np.ndarray) -> np.ndarray | None:
+    """Indices of the split to train on, or None for all: the label budget, or the labelled ones, without ``held``."""
     data = config.data
     if not _learns_from_labels(config):
-        if data.labels is not None:
-            raise InputError(
-                f"config.data.labels is {data.labels}, but {config.objective.name!r} uses no labels; leave it out"
-            )
+        for key, value in (("labels", data.labels), ("fold", data.fold or None)):
+            if value is not None:
+                raise InputError(
+                    f"config.data.{key} is {value}, but {config.objective.name!r} uses no labels; leave it out"
+                )
         return None
-    return budget.labelled(dataset, data.split, data.labels, data.label_seed)
+    return np.setdiff1d(budget.labelled(dataset, data.split, data.labels, data.label_seed), held)
+
+
+def _held_out(dataset: Dataset, config: Config) -> np.ndarray:
+    """Indices of the labelled examples that ``config.data.fold`` leaves out; none without it."""
+    data = config.data
+    if not (data.fold and _learns_from_labels(config)):
+        return np.array([], np.int64)
+    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed)
+    return budget.fold(dataset, data.split, chosen, data.fold, data.label_seed)

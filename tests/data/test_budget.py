@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vitmed.data.budget import labelled
+from vitmed.data.budget import fold, labelled
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 
@@ -127,3 +127,44 @@ def test_unlabelled_sets_are_refused(write_labels, tmp_path):
     few = write_labels(tmp_path / "few", [0.5] * 4, ["p"] * 4, task="regression", classes=("x",))
     with pytest.raises(InputError, match="4 scans of the first patient"):
         labelled(Dataset.open(few), "train", 2, seed=0)
+
+
+def test_folds_part_the_budget_by_patient_and_class(write_labels, tmp_path):
+    # A patient on both sides flatters; a class missing from a part cannot be judged.
+    patients = [f"p{i // 2:02d}" for i in range(120)]
+    dataset = Dataset.open(
+        write_labels(tmp_path / "set", [float(i // 2 % 5 == 0) for i in range(120)], patients)
+    )
+    chosen = labelled(dataset, "train", 60, seed=1)
+    parts = [fold(dataset, "train", chosen, (k, 3), 1) for k in range(3)]
+    assert sorted(np.concatenate(parts).tolist()) == chosen.tolist()
+    for part in parts:
+        assert set(np.bincount(part // 2, minlength=60)) == {0, 2}
+        assert (classes(dataset, part) == 1).sum() == 4 and len(part) == 20
+    with pytest.raises(InputError, match="10 folds of the 60 labelled scans .* cannot each show every class"):
+        fold(dataset, "train", chosen, (0, 10), 1)
+
+
+def test_folds_read_no_label_beside_the_budget(one_column, monkeypatch):
+    # Else the guard of a budget of 40 knows more than 40 labels.
+    chosen = labelled(one_column, "train", 100, seed=0)
+    honest = [fold(one_column, "train", chosen, (k, 2), 0).tolist() for k in range(2)]
+    values, weight = (x.copy() for x in one_column.labels("train"))
+    others = np.setdiff1d(np.arange(200), chosen)
+    values[others], weight[others] = 1 - values[others], np.nan
+    monkeypatch.setattr(one_column, "labels", lambda split: (values, weight))
+    assert [fold(one_column, "train", chosen, (k, 2), 0).tolist() for k in range(2)] == honest
+
+
+def test_folds_of_a_regression_cover_the_range(write_labels, tmp_path, rng):
+    dataset = Dataset.open(
+        write_labels(
+            tmp_path / "set", rng.permutation(100).astype(float), task="regression", classes=("age",)
+        )
+    )
+    chosen = labelled(dataset, "train", 40, 0)
+    for k in range(2):
+        ages = dataset.labels("train")[0][fold(dataset, "train", chosen, (k, 2), 0), 0]
+        assert len(ages) == 20 and (np.bincount((ages // 25).astype(int), minlength=4) >= 3).all()
+    with pytest.raises(InputError, match="5 folds of the 4 labelled scans"):
+        fold(dataset, "train", labelled(dataset, "train", 4, 0), (0, 5), 0)

@@ -132,6 +132,28 @@ def test_the_unlabelled_stream_has_no_labels_and_an_order_of_its_own(sets, write
     assert both["main"] != both["unlabelled"] and sorted(both["main"]) == sorted(both["unlabelled"])
 
 
+def test_the_rest_of_the_split_is_what_main_and_the_held_leave(sets):
+    # An example in both streams would have its label in reach, a held one would be judged after being trained on.
+    a, b, _ = sets
+
+    def members(section, held=(), chosen=lambda dataset: np.arange(4)):
+        feeds = section.feeds(section.open(), 10, 0, chosen, rest=True, held=held)
+        seen = [drawn(loader.streams(feeds, step, step + 1))[0] for step in range(9)]
+        return [set(sum((s[name] for s in seen), [])) for name in ("main", "unlabelled")]
+
+    assert members(DataConfig(a)) == [set(range(4)), set(range(4, 30))]
+    assert members(DataConfig(a), held=[4, 29]) == [set(range(4)), set(range(5, 29))]
+    for named in ("split", a):
+        assert members(DataConfig(a, unlabelled=named), held=[4, 29])[1] == set(range(30)) - {4, 29}
+    every = {*range(4, 30), *range(104, 110)}
+    assert members(DataConfig(a, mix={a: 1, b: 1}))[1] == every
+    assert members(DataConfig(a), chosen=lambda dataset: np.arange(30)) == [set(range(30))] * 2
+    with pytest.raises(
+        InputError, match="config.data.labels is 1.0, which leaves no scan of split 'train' of"
+    ):
+        members(DataConfig(a, labels=1.0), chosen=lambda dataset: np.arange(30))
+
+
 def test_a_mix_of_kinds_has_one_shape(write_dataset, tmp_path):
     # A batch whose dtype or masks came and went with what was drawn would compile the step again and again.
     a = made(write_dataset, tmp_path / "a", 0, 6)
@@ -185,7 +207,8 @@ def test_recipes_that_differ_are_refused_naming_both(sets, write_dataset, tmp_pa
         ({"mix": {"x": 1}, "path": ""}, "config.data.path is empty; beside config.data.mix"),
         ({"mix": {"x": 1}, "labels": 0.1}, "config.data.labels is 0.1, but .* leave out config.data.mix"),
         ({"mix": ["x"]}, "config.data.mix is .* a mapping was expected"),
-        ({"unlabelled_batch": 8}, "config.data.unlabelled_batch is 8, but config.data.unlabelled names no"),
+        ({"fold": (2, 2)}, r"config.data.fold is \(2, 2\); \(k, n\) was expected"),
+        ({"fold": (0, 2), "mix": {"x": 1}}, "config.data.fold is .* leave out config.data.mix"),
         ({"unlabelled": "split", "unlabelled_batch": 0}, "config.data.unlabelled_batch is 0"),
         ({"mixed": {}}, "did you mean config.data.mix"),
     ],

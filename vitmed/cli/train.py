@@ -4,6 +4,11 @@
   vitmed train --config configs/finetune_classify.py --workdir runs/chest \\
       --config.data.path=data/chest --config.init_from=runs/mae
 
+With few labels, configs/semi_masked.py and configs/semi_teacher.py learn from the scans without labels too:
+--config.data.labels=40 is the label budget, and the rest of the split is used without its labels.
+--config.guard.folds=3 keeps supervised fine-tuning unless that is beaten in cross-validation within the budget, at
+the cost of six more trainings.
+
 Any key of the config can be given as --config.KEY=VALUE. The same command goes on from where the run stands:
 killed and started again, it ends with the same weights to the bit.
 """

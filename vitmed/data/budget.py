@@ -72,6 +72,37 @@ def labelled(dataset: Dataset, split: str, labels: int | float | None, seed: int
     return np.sort(np.concatenate([units[u] for u in chosen]))
 
 
+def fold(dataset: Dataset, split: str, chosen: np.ndarray, fold: tuple[int, int], seed: int) -> np.ndarray:
+    """Which of the ``chosen`` examples the k-th of n parts holds, ``fold`` being (k, n), k from 0.
+
+    Units go whole into one part, and every part has its share of each stratum. No label of another example is read.
+
+    Returns:
+        (m,) int64, sorted.
+
+    Raises:
+        InputError: too few units for every part, and what remains without it, to show every class.
+    """
+    k, n = fold
+    values, weight = dataset.labels(split)
+    _, units = units_of(dataset, split, chosen, seed)
+    task = dataset.datasheet["task"]
+    strata = _strata(task, [_shown(task, values[u], weight[u]) for u in units], units, values, weight)
+    order = sorted(
+        range(len(units)), key=lambda u: (sorted(strata[u]) if task != "regression" else strata[u], u)
+    )
+    parts = [[units[u] for u in order[part::n]] for part in range(n)]
+    every = _shown(task, values[chosen], weight[chosen])
+    for part in parts:
+        if not part or _shown(task, values[np.concatenate(part)], weight[np.concatenate(part)]) != every:
+            raise InputError(
+                f"{n} folds of the {len(chosen)} labelled scans of split {split!r} of {dataset.path} cannot each show "
+                f"{'every class' if task == 'multiclass' else 'all there is'}, which takes {n} labelled patients of "
+                "each (scans where none is known); give more labels (config.data.labels), or fewer folds"
+            )
+    return np.sort(np.concatenate(parts[k]))
+
+
 def _count(labels: int | float, known: int, where: str) -> int:
     if isinstance(labels, float):
         if not 0 < labels <= 1:

@@ -6,7 +6,7 @@ what came before it, and every process works out the same global batch and reads
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grain
@@ -41,10 +41,13 @@ class DataConfig:
             its weight, whatever its size. ``path`` remains what is validated on and what gives the recipe, which
             the others must share; it is trained on only where the mix names it.
         unlabelled: a second stream without labels, for objectives that learn from one: "split" is the whole of what
-            is trained on before any label budget, a path another dataset; "" is none.
+            is trained on before any label budget, a path another dataset, "" the rest of the split, whose labels
+            are not learned from (where there is no budget and all is labelled, the whole of it).
         unlabelled_batch: size of its global batch; None is that of ``config.train.batch_size``.
         labels: label budget: an int counts examples, a float is a fraction of the labelled ones; None is all.
         label_seed: which draw of the budget.
+        fold: (k, n) holds the k-th of n parts of the labelled scans out of all that is trained on, for
+            cross-validation within the label budget; k from 0. () is none.
         workers: threads that make batches; 0 makes them when asked.
     """
 
@@ -59,6 +62,7 @@ class DataConfig:
     unlabelled_batch: int | None = None
     labels: int | float | None = None  # int first: 1 is one label, 1.0 is all of them
     label_seed: int = 0
+    fold: tuple[int, ...] = ()
     workers: int = 2
 
     def __post_init__(self):
@@ -78,10 +82,11 @@ class DataConfig:
             raise ValueError(
                 f"labels is {self.labels}, but a label budget is drawn from one dataset; leave out config.data.mix"
             )
-        if self.unlabelled_batch is not None and not self.unlabelled:
+        if self.fold and (len(self.fold) != 2 or not 0 <= self.fold[0] < self.fold[1]):
+            raise ValueError(f"fold is {self.fold}; (k, n) was expected, the k-th of n parts, k from 0")
+        if self.fold and self.mix:
             raise ValueError(
-                f"unlabelled_batch is {self.unlabelled_batch}, but config.data.unlabelled names no stream; "
-                'give "split" or a dataset there, or leave this key out'
+                f"fold is {self.fold}, but labels are held out of one dataset; leave out config.data.mix"
             )
         if self.unlabelled_batch is not None and self.unlabelled_batch < 1:
             raise ValueError(f"unlabelled_batch is {self.unlabelled_batch}; at least 1 was expected")
@@ -129,8 +134,10 @@ class DataConfig:
         seed: int,
         members: Callable[[Dataset], np.ndarray | None] = lambda dataset: None,
         labelled: bool = True,
+        rest: bool = False,
+        held: Sequence[int] = (),
     ) -> dict[str, Feed]:
-        """The streams of training: ``main``, and ``unlabelled`` where the section asks for it.
+        """The streams of training: ``main``, and ``unlabelled`` where the section or ``rest`` asks for it.
 
         Args:
             dataset: what ``open`` gave.
@@ -138,9 +145,12 @@ class DataConfig:
             seed: of the run.
             members: the examples of a dataset's training split that ``main`` is drawn from; None is all.
             labelled: whether labels are learned from. Without, datasets of a mix may have other labels.
+            rest: make ``unlabelled`` of what ``main`` leaves of its split where the section names nothing for it.
+            held: examples of the training split of ``dataset`` that no stream may have.
 
         Raises:
-            InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``.
+            InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``, or
+                a label budget that leaves nothing.
         """
         opened = {
             dataset.path.resolve(): dataset
@@ -157,19 +167,34 @@ class DataConfig:
             parts.append(Part(other, self.split, members(other), weight))
         # By content: a mix is the same in whatever order it is written and wherever its datasets lie.
         parts.sort(key=lambda part: (part.dataset.datasheet.get("content_hash", ""), str(part.dataset.path)))
-        parts = parts or [Part(dataset, self.split, members(dataset))]
+        parts = parts or [Part(dataset, self.split, members(dataset), held=tuple(held))]
         alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
         made = {"main": Feed(parts, batch_size, seed_of(seed, "main"), alike, crop=self.crop)}
-        if self.unlabelled:
-            if self.unlabelled == "split":
+        if self.unlabelled or rest:
+            if not self.unlabelled:
+                whole = self._rest(parts)
+            elif self.unlabelled == "split":
                 whole = [dataclasses.replace(part, indices=None) for part in parts]
             else:
                 other = self._beside(opened, self.unlabelled, dataset, "config.data.unlabelled")
-                whole = [Part(other, self.split)]
+                whole = [Part(other, self.split, held=tuple(held) if other is dataset else ())]
             size = self.unlabelled_batch or batch_size
             key = "config.data.unlabelled_batch" if self.unlabelled_batch else "config.train.batch_size"
             made["unlabelled"] = Feed(whole, size, seed_of(seed, "unlabelled"), False, key, self.crop)
         return made
+
+    def _rest(self, parts: list[Part]) -> list[Part]:
+        """What ``parts`` leave of their splits; all of it where every label may be learned from."""
+        left = [dataclasses.replace(part, indices=part.others) for part in parts]
+        left = [part for part in left if len(part.indices)]
+        if left:
+            return left
+        if self.labels is None:
+            return [dataclasses.replace(part, indices=None) for part in parts]
+        raise InputError(
+            f"config.data.labels is {self.labels}, which leaves no scan of split {self.split!r} of {self.path} without "
+            "a label; give fewer labels, or name other scans in config.data.unlabelled"
+        )
 
     def _beside(self, opened: dict[Path, Dataset], path: str, dataset: Dataset, key: str) -> Dataset:
         """The dataset at ``path``, if a model fed from ``dataset`` can be fed from it too."""

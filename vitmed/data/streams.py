@@ -28,17 +28,27 @@ class Part:
         split: of it.
         indices: restricts to these examples of the split; None is all.
         weight: share of the stream, relative to the other parts'.
+        held: examples of the split that no stream may have; not among ``indices``.
     """
 
     dataset: Dataset
     split: str
     indices: np.ndarray | None = None
     weight: float = 1.0
+    held: tuple[int, ...] = ()
 
     @property
     def members(self) -> np.ndarray:
         """(n,) indices into the split."""
-        return np.arange(self.dataset.size(self.split)) if self.indices is None else np.asarray(self.indices)
+        return self._but(self.held) if self.indices is None else np.asarray(self.indices)
+
+    @property
+    def others(self) -> np.ndarray:
+        """(m,) indices of all that is in the split beside the members."""
+        return self._but((*self.members, *self.held))
+
+    def _but(self, these: Sequence[int]) -> np.ndarray:
+        return np.setdiff1d(np.arange(self.dataset.size(self.split)), np.asarray(these, np.int64))
 
 
 class Feed:

@@ -10,6 +10,7 @@ from vitmed import durable
 from vitmed.config import build
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
+from vitmed.evaluate import guard
 from vitmed.evaluate.predictions import Predictions, write
 from vitmed.evaluate.score import probabilities, score
 from vitmed.evaluate.subgroups import NOTE, subgroups
@@ -82,6 +83,8 @@ def evaluate(
         result["notes"].append(
             "thresholds were chosen on this same split: what depends on them is optimistic"
         )
+    if (decided := guard.told(model.run)) is not None:
+        result["notes"].append(guard.sentence(decided))
     own = data.datasheet["content_hash"] == model.datasheet["content_hash"]
     out = model.run / "evaluations" / (split if own else f"{split}@{data.datasheet['content_hash'][:12]}")
     with durable.disk(out, "the evaluation"):

@@ -13,10 +13,11 @@ parameters names them as these are named: by it the run is used and judged (``vi
 the step's key: whatever is random is drawn from it folded with each example's identity, never from its place in the
 batch. With ``train=False`` the key is a constant, so masks are a function of the example alone.
 
-An objective's ``Config`` may say two things of the data it is for, as class variables: ``labelled = True`` if it
+An objective's ``Config`` may say of the data it is for, as class variables: ``labelled = True`` if it
 learns from labels (``main`` then holds the label budget's examples alone; otherwise all, whatever their labels), and
 ``streams = ("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose ``label``
-and ``label_weight`` are ``(B, 0)``. With ``train=False`` a batch holds ``main`` alone.
+and ``label_weight`` are ``(B, 0)``. With ``train=False`` a batch holds ``main`` alone. ``averages = True`` says that
+its teacher takes the place of ``config.optim.ema``, which must then be 0.
 
 Where the encoder came from another run, ``after_transfer(params, batches) -> params`` may fit the rest of the
 parameters to it before the first step; ``batches`` sweeps what is trained on once. Most objectives need none.

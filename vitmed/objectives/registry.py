@@ -7,7 +7,7 @@ from vitmed.config import build as build_section
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
-from vitmed.objectives import ijepa, mae, self_distil, simmim, supervised
+from vitmed.objectives import ijepa, mae, self_distil, semi_masked, semi_teacher, simmim, supervised
 from vitmed.objectives.interface import Objective, Spec
 
 OBJECTIVES = {
@@ -16,6 +16,8 @@ OBJECTIVES = {
     "ijepa": ijepa,
     "self_distil": self_distil,
     "supervised": supervised,
+    "semi_masked": semi_masked,
+    "semi_teacher": semi_teacher,
 }
 
 

@@ -64,7 +64,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     task = config.task or spec.task
     if spec.task is None:
         raise InputError(
-            "config.objective.name is 'supervised' but the dataset has no labels; ingest it with --labels"
+            f"config.objective.name is {config.name!r} but the dataset has no labels; ingest it with --labels"
         )
     if task != spec.task:
         raise InputError(f"config.objective.task is {task!r} but the dataset's labels are {spec.task!r}")
@@ -180,25 +180,39 @@ def correct(logits: jax.Array, stream: dict, task: str) -> jax.Array:
 
 
 def mix(image, target, weight, keys, alpha):
-    """Mixes each example with its neighbour in the batch (0 with 1, 2 with 3, ...), by its own beta draw.
+    """Mixes each example with its neighbour in the batch, by its own beta draw (``blend``).
 
-    Neighbours share a device, so jit over a mesh and pmap mix the same pairs. A pair with a missing label
-    counts by the product of the weights.
+    A pair with a missing label counts by the product of the weights.
+
+    Raises:
+        InputError: as ``partner``.
+    """
+    other = partner(len(image), "mixup", "config.train.batch_size")
+    share = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
+    return blend(image, share, other), blend(target, share, other), weight * weight[other]
+
+
+def partner(count: int, name: str, batch: str) -> jax.Array:
+    """``(count,)`` places of each example's neighbour in the batch: 0 with 1, 2 with 3, ...
+
+    Neighbours share a device, so jit over a mesh and pmap mix the same pairs.
+
+    Args:
+        name: key of ``config.objective`` that asks for pairs, and
+        batch: the key of the batch size, for messages.
 
     Raises:
         InputError: an odd number of examples (under pmap: on a device), so that one has no neighbour.
     """
-    if len(image) % 2:
+    if count % 2:
         raise InputError(
-            f"config.objective.mixup mixes pairs, but a device has {len(image)} examples; "
-            "choose config.train.batch_size as an even multiple of the devices, or mixup 0"
+            f"config.objective.{name} mixes pairs, but a device has {count} examples; "
+            f"choose {batch} as an even multiple of the devices, or switch {name} off"
         )
-    partner = jnp.arange(len(image)) ^ 1
-    share = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
-    wide = share.reshape(-1, *(1,) * (image.ndim - 1))
-    column = share[:, None]
-    return (
-        wide * image + (1 - wide) * image[partner],
-        column * target + (1 - column) * target[partner],
-        weight * weight[partner],
-    )
+    return jnp.arange(count) ^ 1
+
+
+def blend(values: jax.Array, share: jax.Array, other: jax.Array) -> jax.Array:
+    """``share`` (B,) of each row's own ``values`` (B, ...), and the rest of those of the row ``other`` (B,) names."""
+    wide = share.reshape(-1, *(1,) * (values.ndim - 1))
+    return wide * values + (1 - wide) * values[other]

@@ -7,6 +7,7 @@ from vitmed import durable
 from vitmed.config import flat
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
+from vitmed.objectives.registry import OBJECTIVES
 from vitmed.runs import folder, ledger, metrics
 
 _CURVES = (("loss", "training"), ("train/loss", "training"), ("val/loss", "validation"))
@@ -50,7 +51,7 @@ def run(path: Path) -> dict[str, Any]:
         "config": config,
         "flat": flat(config),
         "objective": objective,
-        "supervised": objective == "supervised",
+        "supervised": objective in OBJECTIVES and getattr(OBJECTIVES[objective].Config, "labelled", False),
         "recipe": folder.recipe_of(path),
         "datasheet": folder.datasheet_of(path),
         "first": starts[0] if starts else {},

@@ -43,11 +43,7 @@ def create(workdir: Path | str, config: ConfigDict, recipe: Recipe, datasheet: d
             content; each key that differs is named with both values.
         MachineError: the disk is full or refuses.
     """
-    run = Path(workdir)
-    if run.is_file():
-        raise InputError(f"{run} is a file; give a folder as --workdir")
-    if (run / "datasheet.json").exists():
-        raise InputError(f"{run} is a dataset; give another folder as --workdir, the run is written there")
+    run = place(workdir)
     with durable.disk(run, "the run folder"):
         run.mkdir(parents=True, exist_ok=True)
     if (run / "config.json").exists():
@@ -57,6 +53,16 @@ def create(workdir: Path | str, config: ConfigDict, recipe: Recipe, datasheet: d
         durable.write_json(run / "dataset.json", datasheet)
         durable.write_text(run / "config.json", to_json(config))  # last: it is what makes the folder a run
     _record_start(run)
+    return run
+
+
+def place(workdir: Path | str) -> Path:
+    """Where a run may be made; InputError where there is a file or a dataset."""
+    run = Path(workdir)
+    if run.is_file():
+        raise InputError(f"{run} is a file; give a folder as --workdir")
+    if (run / "datasheet.json").exists():
+        raise InputError(f"{run} is a dataset; give another folder as --workdir, the run is written there")
     return run
 
 

@@ -1,0 +1,131 @@
+"""The guard: who is kept, what it may see, and what it says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitmed import config as configs
+from vitmed import train as training
+from vitmed.data import loader
+from vitmed.data.dataset import Dataset
+from vitmed.errors import InputError
+from vitmed.evaluate import guard
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def asked(dataset, name="semi_teacher", **keys):
+    keys = {"data.path": dataset, "data.labels": 16, "guard.folds": 2, "train.batch_size": 8, **keys}
+    spec = str(PROJECT / "configs" / f"{name}.py:tiny")
+    return configs.load(spec, {key: str(value) for key, value in keys.items()})
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Makes ``choose`` with runs that are not trained: each arm's scores are right so often as given."""
+
+    def make(values, run, right):
+        trained = []
+
+        class Fake:
+            def __init__(self, arm):
+                self.arm = arm
+
+            def logits(self, dataset, split, part):
+                label = dataset.labels(split)[0][part, 0]
+                miss = np.arange(len(part)) % 10 >= 10 * right[self.arm]
+                return np.stack([np.zeros(len(part)), np.where(miss, 1 - label, label) - 0.5], 1)
+
+        def train(own, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            trained.append((folder.name, own))
+
+        monkeypatch.setattr(guard.Model, "open", lambda folder: Fake(folder.name.rsplit("-", 1)[0]))
+        chosen = guard.choose(values, training.check(values), run, train, quiet=True)
+        return chosen, trained
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "right, kept",
+    [((0.9, 0.5), "semi_teacher"), ((0.5, 0.9), "supervised"), ((0.7, 0.7), "supervised")],
+)
+def test_the_better_is_kept_and_a_tie_is_for_the_supervised(tiny_dataset, tmp_path, judged, right, kept):
+    values = asked(tiny_dataset)
+    chosen, trained = judged(values, tmp_path / "run", dict(zip(("semi_teacher", "supervised"), right)))
+    assert chosen.objective.name == kept and chosen.guard.folds == 0
+    assert training.check(chosen).data.fold == (), "the run itself learns from the whole budget"
+    told = guard.told(tmp_path / "run")
+    assert (told["asked"], told["chosen"], told["labels"]) == ("semi_teacher", kept, 16)
+    assert told["extra_steps"] == 4 * values.train.steps and len(trained) == 4
+    said = guard.sentence(told)
+    assert ("was not better" in said) == (kept == "supervised") and "within the 16 labelled scans" in said
+
+
+@pytest.mark.parametrize("unlabelled", ["", "split"])
+def test_no_stream_of_a_fold_has_what_it_is_judged_by(tiny_dataset, tmp_path, judged, unlabelled):
+    """Nor does any other label reach either arm: whatever they are, the batches are the same."""
+    values = asked(tiny_dataset, **{"data.unlabelled": unlabelled})
+    right = {"semi_teacher": 0.9, "supervised": 0.5}
+    _, trained = judged(values, tmp_path / "run", right)
+    held_out = set()
+    for _, own in trained:
+        config = training.check(own)
+        dataset = Dataset.open(config.data.path)
+        held = set(training._held_out(dataset, config).tolist())
+        feeds = training._feeds(dataset, config)
+        main = set(feeds["main"].parts[0].members.tolist())
+        assert held and len(main | held) == 16 and not main & held
+        assert ("unlabelled" in feeds) == (config.objective.name == "semi_teacher")
+        for part in feeds["unlabelled"].parts if "unlabelled" in feeds else ():
+            assert not held & set(part.members.tolist())
+            (batch,) = loader.streams(feeds, 0, 1)
+            assert batch["unlabelled"]["label"].shape[1] == 0
+        held_out |= held
+    assert len(held_out) == 16
+
+
+def test_the_supervised_arm_is_the_same_run_without_the_second_stream(tiny_dataset):
+    values = asked(tiny_dataset, **{"data.unlabelled_batch": 16, "objective.label_smoothing": 0.2})
+    plain = training.check(guard.plain(values, training.check(values)))
+    semi = training.check(values)
+    assert plain.objective.name == "supervised" and plain.objective.label_smoothing == 0.2
+    assert plain.data.unlabelled_batch is None and plain.optim.ema == semi.objective.momentum
+    assert (plain.train, plain.augment, plain.model) == (semi.train, semi.augment, semi.model)
+
+
+def test_quality_of_each_task():
+    label = np.array([[0.0], [1.0], [2.0], [1.0]])
+    logits = np.eye(3)[[0, 1, 2, 1]]
+    assert guard.quality("multiclass", logits, label, np.ones((4, 1))) == 1
+    assert guard.quality("multiclass", logits[:, [1, 0, 2]], label, np.ones((4, 1))) < 0.5
+    yes = np.array([[1.0, 0], [0, 1], [1, 1], [0, 0]])
+    known = np.ones((4, 2))
+    assert guard.quality("multilabel", yes - 0.5, yes, known) == 1
+    known[:, 1] = 0
+    assert guard.quality("multilabel", (yes - 0.5) * [1, -1], yes, known) == 1, (
+        "a label that is missing counts"
+    )
+    assert guard.quality("regression", yes + 3, yes, np.ones((4, 2))) == pytest.approx(-3)
+
+
+def test_what_cannot_be_guarded_is_refused(tiny_dataset, tmp_path, judged):
+    right = {"semi_teacher": 0.9, "supervised": 0.5}
+    for keys, message in (
+        (
+            {"objective": {"name": "supervised"}},
+            "config.guard.folds is 2, but 'supervised' is not semi-super",
+        ),
+        ({"guard.folds": 9}, "9 folds of the 16 labelled scans"),
+        ({"guard.folds": 1}, "config.guard.folds is 1; 2 or more"),
+        ({"data.labels": 1}, "too few to show 2 classes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            judged(asked(tiny_dataset, **keys), tmp_path / "run", right)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="old is a run without a guard"):
+        judged(asked(tiny_dataset), tmp_path / "old", right)
