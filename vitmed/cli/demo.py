@@ -151,9 +151,7 @@ def _study(dataset, workdir, jobs: int, own: bool):
     if own:
         # What was found good for these phantoms is not assumed of other scans: a mirror image may have another
         # label, and targets are as in configs/pretrain_mae.py.
-        for part in ("pretrain", *(f"arms.{arm}.config" for arm in ("pretrained", "scratch", "resnet"))):
-            keys[f"{part}.augment.flip"] = "()"
-        keys["pretrain.objective.target"] = "patch"
+        keys |= {"pretrain.augment.flip": "()", "pretrain.objective.target": "patch"}
     study(config.load(str(_configs() / "study" / STUDY), keys), workdir, jobs)
     return workdir
 
