@@ -129,6 +129,8 @@ def test_a_budget_may_be_drawn_more_often_than_another(config, tmp_path):
     assert made["draws"] == [3, 1] and len(made["cells"]) == 3 * (3 + 1)
     assert "(3 draws, " in made["comparisons"][0]["sentence"]
     assert "(1 draw, " in made["comparisons"][-1]["sentence"]
-    assert not any(c["real"] for c in made["comparisons"] if c["budget"] == 1.0), "one draw shows nothing of draws"
+    assert not any(c["real"] for c in made["comparisons"] if c["budget"] == 1.0), (
+        "one draw shows nothing of draws"
+    )
     assert "what another would give" in made["comparisons"][-1]["sentence"]
     assert any("one draw with all labels" in note for note in made["notes"])

@@ -4,6 +4,7 @@
   vitmed ingest ultrasound/ --out data/us --label-from folder --modality ultrasound --size 64,64
   vitmed ingest mri/ --out data/mri --modality MR --spacing 1,1,1 --size 96,96,96
   vitmed ingest pneumoniamnist.npz --out data/pneumonia
+  vitmed ingest medmnist:bloodmnist_64 --out data/blood        downloads it, once; offline: --source bloodmnist_64.npz
   vitmed ingest nnUNet_raw/Dataset004_Hippocampus/ --out data/hippocampus --spacing auto --size auto
   vitmed ingest bids/ --out data/t1 --bids-suffix T1w --spacing 1,1,1 --size 160,192,160
   vitmed ingest scans/ --out data/chest --labels scans/labels.csv --append     new scans join, nobody is moved
@@ -71,7 +72,13 @@ def arguments(parser):
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder of scans, a zip of one, a manifest CSV, a MedMNIST npz, or one scan",
+        help="a folder of scans, a zip of one, a manifest CSV, a MedMNIST npz, or one scan; or medmnist:NAME[_64|_128|_224]",
+    )
+    parser.add_argument(
+        "--source",
+        dest="published",
+        metavar="FILE",
+        help="a copy of medmnist:NAME on this machine, where it cannot be downloaded; checked against its MD5",
     )
     parser.add_argument(
         "--out",
@@ -193,10 +200,19 @@ def run(args) -> dict:
     from vitmed.cli.inspect import show
     from vitmed.data.datasheet import read
     from vitmed.data.ingest import ingest
+    from vitmed.errors import InputError
     from vitmed.report import datasheet
+    from vitmed.scans import published
 
+    source = args.source
+    if source.startswith(published.PREFIX):
+        source = published.file_of(source, args.published)
+    elif args.published is not None:
+        raise InputError(
+            f"--source is a copy of medmnist:NAME; {source} is read from where it is: leave --source out"
+        )
     result = ingest(
-        args.source,
+        source,
         args.out,
         labels=args.labels,
         label_from=args.label_from,

@@ -28,6 +28,27 @@ _ORGANS = _set(
 )
 
 SETS = {
+    "pathmnist": _set(
+        "unknown",
+        "adipose | background | debris | lymphocytes | mucus | smooth muscle | normal colon mucosa | "
+        "cancer-associated stroma | colorectal adenocarcinoma epithelium",
+    ),
+    "dermamnist": _set(
+        "unknown",
+        "actinic keratoses and intraepithelial carcinoma | basal cell carcinoma | benign keratosis-like lesions | "
+        "dermatofibroma | melanoma | melanocytic nevi | vascular lesions",
+    ),
+    "retinamnist": _set("unknown", "grade 0 | grade 1 | grade 2 | grade 3 | grade 4"),
+    "bloodmnist": _set(
+        "unknown",
+        "basophil | eosinophil | erythroblast | immature granulocytes | lymphocyte | monocyte | neutrophil | platelet",
+    ),
+    "tissuemnist": _set(
+        "unknown",
+        "collecting duct or connecting tubule | distal convoluted tubule | glomerular endothelial cells | "
+        "interstitial endothelial cells | leukocytes | podocytes | proximal tubule segments | thick ascending limb",
+    ),
+    "synapsemnist3d": _set("unknown", "inhibitory synapse | excitatory synapse"),
     "pneumoniamnist": _set("xray", "normal | pneumonia"),
     "chestmnist": _set(
         "xray",
