@@ -41,8 +41,8 @@ def test_a_dataset_of_ones_own_is_what_the_study_and_the_page_get(tiny_dataset, 
     """Nothing is simulated then, and the data is not ingested a second time."""
     got = {}
 
-    def study(dataset, workdir, jobs):
-        got["study"] = dataset
+    def study(dataset, workdir, jobs, own):
+        got["study"], got["own"] = dataset, own
         return workdir
 
     def write(out, runs, datasets, studies, title):
@@ -52,7 +52,7 @@ def test_a_dataset_of_ones_own_is_what_the_study_and_the_page_get(tiny_dataset, 
     monkeypatch.setattr(demo, "_study", study)
     monkeypatch.setattr("vitmed.report.page.write", write)
     assert main(["demo", "--data", str(tiny_dataset), "--out", str(tmp_path / "demo")]) == 0
-    assert got == {"study": tiny_dataset, "page": [tiny_dataset]}
+    assert got == {"study": tiny_dataset, "own": True, "page": [tiny_dataset]}
     assert not (tmp_path / "demo" / "scans").exists()
 
 

@@ -198,11 +198,11 @@ def run(args) -> dict:
     from rich.markup import escape
 
     from vitmed.cli.inspect import show
+    from vitmed.data import published
     from vitmed.data.datasheet import read
     from vitmed.data.ingest import ingest
     from vitmed.errors import InputError
     from vitmed.report import datasheet
-    from vitmed.scans import published
 
     source = args.source
     if source.startswith(published.PREFIX):

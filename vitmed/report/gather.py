@@ -7,7 +7,6 @@ from vitmed import durable
 from vitmed.config import flat
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
-from vitmed.objectives.registry import OBJECTIVES
 from vitmed.runs import folder, ledger, metrics
 
 _CURVES = (("loss", "training"), ("train/loss", "training"), ("val/loss", "validation"))
@@ -37,6 +36,8 @@ def run(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no run there, or a file of it is damaged.
     """
+    from vitmed.objectives.registry import OBJECTIVES  # late: the page of a dataset does without JAX
+
     config = folder.config_of(path)
     starts = (
         durable.read_json(path / "environment.json").get("starts", [])

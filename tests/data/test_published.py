@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vitmed.__main__ import main
+from vitmed.data import published
 from vitmed.errors import InputError, MachineError
-from vitmed.scans import medmnist, published
+from vitmed.scans import medmnist
 
 NAME = "bloodmnist_64"
 
