@@ -29,6 +29,8 @@ def test_simulated_scans_to_a_page_and_again(small, tmp_path, capsys, monkeypatc
     page = (out / "report.html").read_text()
     assert BANNER in page and "http://" not in page.replace("http://www.w3.org", "")
     assert any((out / "scans" / "ct").rglob("*.dcm")) or any((out / "scans" / "ct").rglob("IM*"))
+    patients = json.loads((out / "data" / "ct" / "datasheet.json").read_text())["patients"]
+    assert patients == {"train": 12, "val": 1, "test": 11}, "most that are not trained on are tested on"
     table = (out / "study" / "table.csv").read_text()
     assert all(arm in table for arm in ("pretrained", "scratch", "resnet"))
 
@@ -54,6 +56,17 @@ def test_a_dataset_of_ones_own_is_what_the_study_and_the_page_get(tiny_dataset, 
     assert main(["demo", "--data", str(tiny_dataset), "--out", str(tmp_path / "demo")]) == 0
     assert got == {"study": tiny_dataset, "own": True, "page": [tiny_dataset]}
     assert not (tmp_path / "demo" / "scans").exists()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_suits_the_phantoms_is_not_assumed_of_other_scans(tiny_dataset, tmp_path, monkeypatch, own):
+    """Otherwise scans whose mirror image means something else are mirrored."""
+    got = {}
+    monkeypatch.setattr("vitmed.study.study.study", lambda config, workdir, jobs: got.update(config=config))
+    demo._study(tiny_dataset, tmp_path, 1, own)
+    pretrain = got["config"].pretrain
+    assert (pretrain.augment.flip, pretrain.objective.target) == (((), "patch") if own else ((0, 1), "raw"))
+    assert all(not arm.config.augment.get("flip") for arm in got["config"].arms.values())
 
 
 def test_data_that_is_not_there(tmp_path, capsys):

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
+import pydicom.data
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -118,3 +120,18 @@ def images_set(tmp_path_factory):
 
     splits = {"train": [example("train", i) for i in range(50)], "val": [example("val", i) for i in range(7)]}
     return write(tmp_path_factory.mktemp("images") / "set", splits, shards=3)
+
+
+@pytest.fixture
+def with_a_crash(tmp_path):
+    """A folder of a sound colour JPEG (a.dcm) and one damaged in the right three bytes (b.dcm): GDCM ends its process."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    found = pydicom.data.get_testdata_file("SC_rgb_dcmtk_+eb+cy+n1.dcm", download=False)
+    whole = Path(found).read_bytes()
+    damaged = bytearray(whole)
+    for place, value in ((454, 224), (1708, 234), (1914, 83)):
+        damaged[place] = value
+    (folder / "a.dcm").write_bytes(whole)
+    (folder / "b.dcm").write_bytes(damaged)
+    return folder

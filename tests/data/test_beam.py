@@ -103,16 +103,9 @@ def test_the_dataset_is_the_local_drivers_to_the_byte(mixed, tmp_path, workers):
 
 
 @needs_beam
-def test_a_decoder_that_crashes_costs_one_scan_and_no_worker(tmp_path):
+def test_a_decoder_that_crashes_costs_one_scan_and_no_worker(with_a_crash, tmp_path):
     """Otherwise one damaged JPEG, on which GDCM ends its process, ends a job of days."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    whole = open(pydicom.data.get_testdata_file("SC_rgb_dcmtk_+eb+cy+n1.dcm", download=False), "rb").read()
-    damaged = bytearray(whole)
-    for place, value in ((454, 224), (1708, 234), (1914, 83)):
-        damaged[place] = value
-    (folder / "a.dcm").write_bytes(whole)
-    (folder / "b.dcm").write_bytes(damaged)
+    folder = with_a_crash
     local = ingest(folder, tmp_path / "a" / "set", include=("secondary",), progress=False)
     assert local["refused"] == {"broken DICOM file": 1}
     done = vitmed(

@@ -553,16 +553,11 @@ def test_names_that_are_not_utf8_are_spelt_out(tmp_path):
     assert bad["file"] == "caf\\xe9.mha" and "UTF-8" in bad["reason"]
 
 
-def test_a_decoder_that_crashes_costs_one_scan(tmp_path):
+def test_a_decoder_that_crashes_costs_one_scan(with_a_crash, tmp_path):
     """Otherwise a JPEG damaged in the right three bytes ends the ingest: GDCM then ends its process."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    whole = open(pydicom.data.get_testdata_file("SC_rgb_dcmtk_+eb+cy+n1.dcm", download=False), "rb").read()
-    damaged = bytearray(whole)
-    for place, value in ((454, 224), (1708, 234), (1914, 83)):
-        damaged[place] = value
-    (folder / "a.dcm").write_bytes(whole)
-    (folder / "b.dcm").write_bytes(damaged)
-    (folder / "c.dcm").write_bytes(whole.replace(b"1.3.6.1.4.1.5962.1", b"1.3.6.1.4.1.5962.2"))
+    folder = with_a_crash
+    (folder / "c.dcm").write_bytes(
+        (folder / "a.dcm").read_bytes().replace(b"1.3.6.1.4.1.5962.1", b"1.3.6.1.4.1.5962.2")
+    )
     result = ingest(folder, tmp_path / "out", include=("secondary",), progress=False, workers=1)
     assert sum(result["examples"].values()) >= 1 and result["refused"].get("broken DICOM file") == 1

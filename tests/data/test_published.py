@@ -136,3 +136,6 @@ def test_without_a_network_it_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(published, "_FOLDER", "http://127.0.0.1:9")
     with pytest.raises(MachineError, match="--source FILE"):
         published.file_of("medmnist:pneumoniamnist", cache=tmp_path, quiet=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineError, match="cannot be written to"):
+        published.file_of("medmnist:pneumoniamnist", cache=tmp_path / "file" / "cache", quiet=True)

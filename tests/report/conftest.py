@@ -242,7 +242,7 @@ def make_study(folder: Path, data: Path, sheet: dict) -> Path:
             "checkpoint": "last",
             "command": "python -m vitmed study",
             "budgets": list(BUDGETS),
-            "draws": [3, 3],
+            "draws": [3] * len(BUDGETS),
             "metrics": ["auroc", "balanced_accuracy"],
             "reference": "pretrained",
             "higher_is_better": {"auroc": True, "balanced_accuracy": True},

@@ -176,3 +176,19 @@ def test_a_study_in_which_nothing_is_defined_is_still_a_page(home):
     path.write_text(json.dumps(table))
     page.write(folder / "report.html", studies=[folder / "study"])
     assert "Not defined in any cell" in (folder / "report.html").read_text()
+
+
+def test_one_draw_is_said_to_be_one(home):
+    """Otherwise a difference that nobody could have shown reads as one that was looked for and not found."""
+    folder = home()
+    path = folder / "study" / "table.json"
+    table = json.loads(path.read_text())
+    table["draws"][-1] = 1
+    for compared in table["comparisons"]:
+        if compared["budget"] == table["budgets"][-1]:
+            compared["favours"] = None
+    path.write_text(json.dumps(table))
+    page.write(folder / "report.html", studies=[folder / "study"])
+    text = (folder / "report.html").read_text()
+    assert "one draw of the labels, which does not tell what another would give" in text
+    assert "1 to 3 draws" in text and "that these scans can show" not in text[: text.index("</header>")]

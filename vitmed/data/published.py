@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from vitmed import durable
 from vitmed.errors import InputError, MachineError
 from vitmed.progress import Bar
 
@@ -111,7 +112,8 @@ def file_of(
         cache = home / "vitmed" / "medmnist"
     whole = cache / f"{name}.npz"
     if not whole.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        with durable.disk(cache, f"{name}.npz"):
+            cache.mkdir(parents=True, exist_ok=True)
         part = whole.with_suffix(".part")
         _download(f"{_FOLDER}/{name}.npz?download=1", part, name, quiet)
         if _md5(part) != MD5[name]:

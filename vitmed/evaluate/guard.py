@@ -123,16 +123,8 @@ def quality(task: str, logits: np.ndarray, label: np.ndarray, weight: np.ndarray
         logits: (n, outputs) scores.
         label, weight: (n, K) as a dataset gives them.
     """
-    scores = probabilities(task, logits)
-    if task == "multiclass":
-        count = logits.shape[1]
-        columns = range(1, 2) if count == 2 else range(count)
-        cases = [(label[:, 0] == c, scores[:, c], weight[:, 0] > 0) for c in columns]
-    else:
-        cases = [(label[:, c], scores[:, c], weight[:, c] > 0) for c in range(label.shape[1])]
-    judge = (lambda y, s: -metrics.rmse(y, s)) if task == "regression" else metrics.auroc
-    made = [float(judge(y[known], s[known])) for y, s, known in cases if known.any()]
-    return float(np.nanmean(made))
+    metric = (lambda y, s: -metrics.rmse(y, s)) if task == "regression" else metrics.auroc
+    return metrics.mean_over_columns(metric, task, label, weight, probabilities(task, logits))
 
 
 def told(run: Path) -> dict[str, Any] | None:

@@ -96,9 +96,9 @@ def report(
         own, other = looked.learn, ~looked.learn
         kernel, bias = linear_probe(features[own], label[own], weight[own], task, outputs)
         votes = vote(features[own], label[own], weight[own], features[other], task, outputs, neighbours)
-        measure = "r2" if task == "regression" else "auroc"
+        measure, metric = ("r2", metrics.r2) if task == "regression" else ("auroc", metrics.auroc)
         for name, scores in (("knn", votes), ("linear", features[other] @ kernel + bias)):
-            value = _agreement(scores, label[other], weight[other], task)
+            value = metrics.mean_over_columns(metric, task, label[other], weight[other], scores)
             if np.isfinite(value):
                 found[f"{name}_{measure}"] = value
         found["labels"] = float((weight > 0).any(axis=1).sum())
@@ -158,20 +158,6 @@ def vote(
     there = power * (weight[nearest] > 0)
     total = (there * np.nan_to_num(label)[nearest]).sum(axis=1)
     return total / np.maximum(there.sum(axis=1), 1e-12)
-
-
-def _agreement(scores: np.ndarray, label: np.ndarray, weight: np.ndarray, task: str) -> float:
-    values = []
-    for column in range(scores.shape[1]):
-        if task == "multiclass":
-            known, truth = weight[:, 0] > 0, label[:, 0] == column
-        else:
-            known, truth = weight[:, column] > 0, label[:, column]
-        if known.any():
-            measure = metrics.r2 if task == "regression" else metrics.auroc
-            values.append(measure(truth[known], scores[known, column]))
-    values = [value for value in values if np.isfinite(value)]
-    return float(np.mean(values)) if values else np.nan
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

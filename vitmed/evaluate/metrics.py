@@ -9,6 +9,8 @@ computed (a class that is absent) is nan, never a substitute.
 ``score`` means the positive class. Definitions are scikit-learn's, and the tests hold them to it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 Array = np.ndarray
@@ -23,6 +25,31 @@ def auroc(label: Array, score: Array, weight: Array | None = None) -> float | Ar
     below = np.cumsum(negative, axis=1) - negative
     wins = np.sum(positive * (below + 0.5 * negative), axis=1)
     return _result(_ratio(wins, positive.sum(1) * negative.sum(1)), flat)
+
+
+def mean_over_columns(
+    metric: Callable[[Array, Array], float], task: str, label: Array, weight: Array, score: Array
+) -> float:
+    """Mean of ``metric(truth, score)`` over classes (one against the rest) or label columns, of those that have it.
+
+    Args:
+        task: "multiclass", "multilabel" or "regression".
+        label, weight: (n, K) as a dataset gives them; what has no weight is not known.
+        score: (n, outputs).
+
+    Returns:
+        nan where no column has it.
+    """
+    made = []
+    for column in range(score.shape[1]):
+        if task == "multiclass":
+            known, truth = weight[:, 0] > 0, label[:, 0] == column
+        else:
+            known, truth = weight[:, column] > 0, label[:, column]
+        if known.any():
+            made.append(float(metric(truth[known], score[known, column])))
+    made = [value for value in made if np.isfinite(value)]
+    return float(np.mean(made)) if made else float("nan")
 
 
 def average_precision(label: Array, score: Array, weight: Array | None = None) -> float | Array:

@@ -86,6 +86,8 @@ def _study(study: dict[str, Any]) -> list[str]:
 
 
 def _verdict(study: dict[str, Any], budget: int | float) -> str:
+    if study["draws"][study["budgets"].index(budget)] == 1:
+        return "one draw of the labels, which does not tell what another would give."
     metric = study["metrics"][0]
     found = [c for c in study["comparisons"] if c["budget"] == budget and c["metric"] == metric]
     ahead = [c["label"] for c in found if c["favours"] == study["reference"]]
