@@ -7,7 +7,7 @@ import pytest
 
 from vitmed import config as configs
 from vitmed import train as training
-from vitmed.data import loader
+from vitmed.data import budget, loader
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.evaluate import guard
@@ -19,6 +19,11 @@ def asked(dataset, name="semi_teacher", **keys):
     keys = {"data.path": dataset, "data.labels": 16, "guard.folds": 2, "train.batch_size": 8, **keys}
     spec = str(PROJECT / "configs" / f"{name}.py:tiny")
     return configs.load(spec, {key: str(value) for key, value in keys.items()})
+
+
+def budgeted(dataset):
+    """How many scans a budget of 16 labels: whole patients, so perhaps a scan less."""
+    return len(budget.labelled(Dataset.open(dataset), "train", 16, 0))
 
 
 @pytest.fixture
@@ -58,10 +63,11 @@ def test_the_better_is_kept_and_a_tie_is_for_the_supervised(tiny_dataset, tmp_pa
     assert chosen.objective.name == kept and chosen.guard.folds == 0
     assert training.check(chosen).data.fold == (), "the run itself learns from the whole budget"
     told = guard.told(tmp_path / "run")
-    assert (told["asked"], told["chosen"], told["labels"]) == ("semi_teacher", kept, 16)
+    assert (told["asked"], told["chosen"], told["labels"]) == ("semi_teacher", kept, budgeted(tiny_dataset))
     assert told["extra_steps"] == 4 * values.train.steps and len(trained) == 4
     said = guard.sentence(told)
-    assert ("was not better" in said) == (kept == "supervised") and "within the 16 labelled scans" in said
+    assert ("was not better" in said) == (kept == "supervised") and "labelled scans" in said
+    assert f"within the {budgeted(tiny_dataset)} labelled" in said
 
 
 @pytest.mark.parametrize("unlabelled", ["", "split"])
@@ -77,14 +83,14 @@ def test_no_stream_of_a_fold_has_what_it_is_judged_by(tiny_dataset, tmp_path, ju
         held = set(training._held_out(dataset, config).tolist())
         feeds = training._feeds(dataset, config)
         main = set(feeds["main"].parts[0].members.tolist())
-        assert held and len(main | held) == 16 and not main & held
+        assert held and len(main | held) == budgeted(tiny_dataset) and not main & held
         assert ("unlabelled" in feeds) == (config.objective.name == "semi_teacher")
         for part in feeds["unlabelled"].parts if "unlabelled" in feeds else ():
             assert not held & set(part.members.tolist())
             (batch,) = loader.streams(feeds, 0, 1)
             assert batch["unlabelled"]["label"].shape[1] == 0
         held_out |= held
-    assert len(held_out) == 16
+    assert len(held_out) == budgeted(tiny_dataset)
 
 
 def test_the_supervised_arm_is_the_same_run_without_the_second_stream(tiny_dataset):
@@ -118,7 +124,7 @@ def test_what_cannot_be_guarded_is_refused(tiny_dataset, tmp_path, judged):
             {"objective": {"name": "supervised"}},
             "config.guard.folds is 2, but 'supervised' is not semi-super",
         ),
-        ({"guard.folds": 9}, "9 folds of the 16 labelled scans"),
+        ({"guard.folds": 9}, f"9 folds of the {budgeted(tiny_dataset)} labelled scans"),
         ({"guard.folds": 1}, "config.guard.folds is 1; 2 or more"),
         ({"data.labels": 1}, "too few to show 2 classes"),
     ):
