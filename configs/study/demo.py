@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from vitmed.config import load
 
 CONFIGS = Path(__file__).parent.parent
-STEPS = (400, 500)  # one a budget, the same for every arm: what ten minutes allow
+STEPS = (300, 350)  # one a budget, the same for every arm: what ten minutes allow
 
 
 def get_config(arg=None):
@@ -61,7 +61,7 @@ def get_config(arg=None):
         config.arms[name].config.optim.lr = lr
     config.arms.resnet.config.model.width = 16
     for part in (config.pretrain, config.arms.pretrained.config, config.arms.scratch.config):
-        part.model.patch_size = (8, 8)
+        part.model.update(dict(variant="pico", patch_size=(8, 8)))
     if tiny:
         config.study.update(dict(budgets=(0.5, 1.0), draws=(1, 1)))
         for arm in config.arms.values():
