@@ -167,6 +167,10 @@ class Dataset:
         patients = self._columns(split)["patient"]
         return patients if any(patients) else None
 
+    def spacings(self, split: str) -> np.ndarray:
+        """Millimetres a voxel of each example, (n, axes) float32, array order; nan where unknown."""
+        return np.stack([self._decoder(record, ["spacing"])["spacing"] for record in self._whole(split)])
+
     def sites(self, split: str) -> list[str]:
         """The site of each example, "" where unknown."""
         return self._columns(split)["site"]
