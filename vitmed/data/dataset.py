@@ -74,6 +74,7 @@ class Dataset:
         self._lock = threading.Lock()
         self._cached: dict[str, Stream | None] = {}
         self._columns = functools.cache(self._read_columns)
+        self._marked = functools.cache(self._read_marked)
 
     @classmethod
     def open(cls, path: str | Path, cache: int | None = None) -> "Dataset":
@@ -153,6 +154,13 @@ class Dataset:
         """Labels and their weights (0 = missing) of a whole split, each (n, K) float32."""
         columns = self._columns(split)
         return columns["label"], columns["label_weight"]
+
+    def marked(self, split: str) -> np.ndarray:
+        """Which values the mask of each example holds, ``(n, 256)`` booleans; nothing where the set has no masks.
+
+        Read once, and then kept: all masks of the split are gone through.
+        """
+        return self._marked(split)
 
     def examples(self, split: str) -> np.ndarray:
         """Identities of a split's examples, (n, 2) uint32."""
@@ -317,6 +325,18 @@ class Dataset:
         examples = [self._decoder(record, names) for record in self._whole(split)]
         columns = {name: [example[name] for example in examples] for name in names}
         return columns | {name: np.stack(columns[name]) for name in ("label", "label_weight", "example")}
+
+    def _read_marked(self, split: str) -> np.ndarray:
+        held = np.zeros((self.size(split), 256), bool)
+        if not self.has_masks:
+            return held
+        for row, record in zip(held, self._whole(split), strict=True):
+            if self._chunks:
+                mask = self._joined(split, self._decoder(record))["mask"]
+            else:
+                mask = self._decoder(record, ["mask"])["mask"]
+            row[np.unique(mask)] = True
+        return held
 
 
 def _shards(folder: Path, inside: str = "") -> tuple[Decoder, dict[str, ArrayRecordDataSource]]:
