@@ -8,6 +8,7 @@ meaning, and says so.
 
 import dataclasses
 import itertools
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from vitmed.data.held import SPLIT, held
 from vitmed.data.prepare import OTHER_MODALITY, Plan, Task
 from vitmed.data.spool import Stored
 from vitmed.errors import InputError
-from vitmed.infer import BATCH, Model
+from vitmed.infer import BATCH, VOXELS, Model
 from vitmed.scans.find import survey
 from vitmed.scans.how import How
 from vitmed.scans.measure import measure
@@ -119,14 +120,16 @@ class Scans(Asked):
 
     def fed(self) -> Fed:
         model = self._model
-        # Scores are made in batches of this size, masks one by one.
-        most = 1 if model.gives_masks else BATCH
+        # As many as fill a batch of windows, or of scores.
+        window = math.prod(model.recipe.size)
+        most = max(1, min(BATCH, VOXELS // window)) if model.gives_masks else BATCH
         planned = [(plan, source) for source in self._sources if (plan := self._plan(source)) is not None]
-        for plan, group in itertools.groupby(planned, key=lambda pair: pair[0]):
-            with tempfile.TemporaryDirectory(dir=self._folder) as waits:
-                scans = self._prepared([Task(source) for _, source in group], plan, Path(waits))
-                while some := list(itertools.islice(scans, most)):
-                    yield held(some, model.datasheet, Path(some[0].id)), SPLIT, np.arange(len(some))
+        groups = itertools.groupby(planned, key=lambda pair: pair[0])
+        scans = itertools.chain.from_iterable(
+            self._prepared([Task(source) for _, source in group], plan) for plan, group in groups
+        )
+        while some := list(itertools.islice(scans, most)):
+            yield held(some, model.datasheet, Path(some[0].id)), SPLIT, np.arange(len(some))
 
     def _plan(self, source: Source) -> Plan | None:
         """What is done to a scan, or None where it is refused."""
@@ -156,12 +159,13 @@ class Scans(Asked):
         whole = np.maximum(np.rint(np.array(size) / step), model.crop)
         return Plan(recipe.modality, wanted, tuple(int(n) for n in whole))
 
-    def _prepared(self, tasks: list[Task], plan: Plan, folder: Path) -> Iterator[Stored]:
+    def _prepared(self, tasks: list[Task], plan: Plan) -> Iterator[Stored]:
         """The scans that can be asked about, in order but for those of another modality, which come last."""
         model, recipe = self._model, self._model.recipe
         other: list[Task] = []
         tasks_of = {task.source.id: task for task in tasks}
-        for outcome in spool.run(tasks, plan, folder, self._workers):
+        waits = Path(tempfile.mkdtemp(dir=self._folder))
+        for outcome in spool.run(tasks, plan, waits, self._workers):
             if not isinstance(outcome, Stored):
                 if self._force and plan.modality is not None and outcome[2] == OTHER_MODALITY:
                     other.append(tasks_of[outcome[0]])
@@ -178,9 +182,7 @@ class Scans(Asked):
                     self._forced(outcome.id, f"modality {theirs}; the run learned from {recipe.modality}")
                 yield outcome
         if other:
-            again = folder / "other"
-            again.mkdir()
-            yield from self._prepared(other, dataclasses.replace(plan, modality=None), again)
+            yield from self._prepared(other, dataclasses.replace(plan, modality=None))
 
     def _forced(self, scan: str, what: str) -> None:
         self.forced.setdefault(scan, []).append(what)

@@ -13,7 +13,9 @@ SPLIT = "scans"
 
 
 def held(scans: Sequence[Stored], sheet: dict, path: Path) -> Dataset:
-    """A dataset of prepared scans of one size, without labels, masks and patients, which are read as it is made.
+    """A dataset of prepared scans, without labels, masks and patients, which are read as it is made.
+
+    Scans of several sizes can be read one by one, or by crops of one size; the datasheet has the first one's.
 
     Args:
         sheet: the datasheet of a dataset that they are like.
