@@ -20,8 +20,8 @@ from vitmed.models.patches import grid, patchify, unpatchify
 from vitmed.models.sliding import blended
 from vitmed.objectives import masking, registry
 from vitmed.objectives.interface import Spec
-from vitmed.objectives.segmentation import Segmentation
 from vitmed.objectives.mae import Autoencoder, patch_statistics
+from vitmed.objectives.segmentation import Segmentation
 from vitmed.objectives.supervised import Classifier
 from vitmed.runs import folder, load
 from vitmed.scans.layout import UNMARKED

@@ -12,14 +12,19 @@ import jax
 import jax.numpy as jnp
 
 
-def conv(
-    width: int, kernel: int, stride: int | tuple[int, ...], axes: int, dtype: Any, name: str
-) -> nn.Conv:
+def conv(width: int, kernel: int, stride: int | tuple[int, ...], axes: int, dtype: Any, name: str) -> nn.Conv:
     """A convolution without bias over ``axes`` spatial axes, ``kernel`` wide along each; sides are n / stride, rounded up."""
     he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     strides = (stride,) * axes if isinstance(stride, int) else stride
     return nn.Conv(
-        width, (kernel,) * axes, strides, padding="SAME", use_bias=False, dtype=dtype, kernel_init=he, name=name
+        width,
+        (kernel,) * axes,
+        strides,
+        padding="SAME",
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=he,
+        name=name,
     )
 
 

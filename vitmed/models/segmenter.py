@@ -65,6 +65,8 @@ class Segmenter(nn.Module):
             tokens = norm(f"norm{level}")(tokens[:, -math.prod(cells) :]).astype(self.dtype)
             width = channels(self.width, level)
             # A deconvolution whose kernel is its stride is a linear map of each token to the voxels of its patch.
-            voxels = Linear((math.prod(ratio) * width,), dtype=self.dtype, name=f"deconvolution{level}")(tokens)
+            voxels = Linear((math.prod(ratio) * width,), dtype=self.dtype, name=f"deconvolution{level}")(
+                tokens
+            )
             maps.append(unpatchify(voxels, cells, ratio, width))
         return maps

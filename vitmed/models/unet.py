@@ -64,8 +64,7 @@ class UNet(nn.Module):
 class Expansion(nn.Module):
     """The expanding half: maps of several sizes, the finest first, to scores at the finest, float32.
 
-    Each step brings what is there to the next map's size (linearly), lays the two side by side and convolves. Scores
-    start at zero: every class equally likely, whatever the maps say.
+    Each step brings what is there to the next map's size (linearly), lays the two side by side and convolves.
     """
 
     width: int
@@ -83,4 +82,4 @@ class Expansion(nn.Module):
             x = jax.image.resize(x, (*beside.shape[:-1], x.shape[-1]), "linear")
             x = jnp.concatenate([x.astype(self.dtype), beside.astype(self.dtype)], axis=-1)
             x = block(channels(self.width, level), dtype=self.dtype, name=f"level{level}")(x)
-        return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros, name="scores")(x.astype(jnp.float32))
+        return nn.Dense(self.outputs, name="scores")(x.astype(jnp.float32))

@@ -7,7 +7,17 @@ from vitmed.config import build as build_section
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
-from vitmed.objectives import ijepa, mae, segmentation, self_distil, semi_masked, semi_teacher, simmim, supervised
+from vitmed.objectives import (
+    ijepa,
+    mae,
+    segmentation,
+    self_distil,
+    semi_masked,
+    semi_teacher,
+    semi_teacher_masks,
+    simmim,
+    supervised,
+)
 from vitmed.objectives.interface import Objective, Spec
 
 OBJECTIVES = {
@@ -20,7 +30,7 @@ OBJECTIVES = {
     "semi_teacher": semi_teacher,
 }
 # Objectives that are another one where a mask is learned, a class a voxel.
-OF_MASKS = {"supervised": segmentation}
+OF_MASKS = {"supervised": segmentation, "semi_teacher": semi_teacher_masks}
 
 
 def section(values: dict) -> Any:

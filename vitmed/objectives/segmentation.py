@@ -59,9 +59,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         target, weight = targets(stream, table)
         keys = example_keys(key, stream["example"]) if train else None
         logits = network.logits(params, stream["image"], keys)
-        entropy = cross_entropy(logits, target, weight, axis)
-        overlap = dice(jax.nn.softmax(logits), target, weight, axis)
-        value = entropy + config.dice_weight * (1 - overlap)
+        value, entropy = apart(logits, target, weight, config.dice_weight, axis)
         found = dice(one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1]), target, weight, axis)
         return value, ({"loss": value, "cross_entropy": entropy, "dice": found}, memory)
 
@@ -102,6 +100,15 @@ def targets(stream: dict, table: jax.Array) -> tuple[jax.Array, jax.Array]:
     marked = classes != UNMARKED
     wide = stream["weight"].reshape(-1, *(1,) * (classes.ndim - 1))
     return jnp.where(marked, classes, 0), marked * wide
+
+
+def apart(
+    logits: jax.Array, target: jax.Array, weight: jax.Array, dice_weight: float, axis: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """How far scores are from classes: cross-entropy and weighted soft Dice loss together, and the former alone."""
+    entropy = cross_entropy(logits, target, weight, axis)
+    overlap = dice(jax.nn.softmax(logits), target, weight, axis)
+    return entropy + dice_weight * (1 - overlap), entropy
 
 
 def cross_entropy(logits: jax.Array, target: jax.Array, weight: jax.Array, axis: str | None) -> jax.Array:
