@@ -29,6 +29,7 @@ from vitmed.data.dataset import Dataset
 from vitmed.data.keys import example_keys, step_key
 from vitmed.data.loader import DataConfig
 from vitmed.data.streams import Feed
+from vitmed.data.structures import structures_of
 from vitmed.errors import InputError
 from vitmed.evaluate import guard, health
 from vitmed.evaluate.guard import GuardConfig
@@ -270,6 +271,7 @@ class Job:
             self.dataset,
             data.val_split,
             size,
+            self._judged(),
             shard=(jax.process_index(), jax.process_count()),
             crop=data.crop,
         ):
@@ -278,6 +280,12 @@ class Job:
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * float(weight)
         return {f"val/{name}": value / mass for name, value in sums.items()} if mass else {}
+
+    def _judged(self) -> np.ndarray | None:
+        """Indices of the validation split that say anything of what is learned; None for all of it."""
+        if not _learns_from_masks(self.config):
+            return None
+        return budget.marked(self.dataset, self.config.data.val_split)
 
     def health(self, state: dict) -> dict[str, float]:
         """What the features of some of the training split are like (``vitmed.evaluate.health``)."""
@@ -441,7 +449,7 @@ def _feeds(dataset: Dataset, config: Config) -> dict[str, Feed]:
         dataset,
         config.train.batch_size,
         config.train.seed,
-        lambda one: _training_examples(one, config, held),
+        lambda one: _training_examples(one, dataset, config, held),
         _learns_from_labels(config),
         two,
         held,
@@ -455,9 +463,20 @@ def _learns_from_labels(config: Config) -> bool:
     return getattr(config.objective, "labelled", False)
 
 
-def _training_examples(dataset: Dataset, config: Config, held: np.ndarray) -> np.ndarray | None:
+def _learns_from_masks(config: Config) -> bool:
+    return getattr(config.objective, "task", None) == "segmentation"
+
+
+def _training_examples(
+    dataset: Dataset, validated: Dataset, config: Config, held: np.ndarray
+) -> np.ndarray | None:
     """Indices of the split to train on, or None for all: the label budget, or the labelled ones, without ``held``."""
     data = config.data
+    if _learns_from_masks(config) and structures_of(dataset.datasheet) != structures_of(validated.datasheet):
+        raise InputError(
+            f"config.data.mix: the structures in the masks of {dataset.path} are not those of {validated.path}; ingest "
+            "the two with the same ones"
+        )
     if not _learns_from_labels(config):
         for key, value in (("labels", data.labels), ("fold", data.fold or None)):
             if value is not None:
@@ -465,7 +484,8 @@ def _training_examples(dataset: Dataset, config: Config, held: np.ndarray) -> np
                     f"config.data.{key} is {value}, but {config.objective.name!r} uses no labels; leave it out"
                 )
         return None
-    return np.setdiff1d(budget.labelled(dataset, data.split, data.labels, data.label_seed), held)
+    masks = _learns_from_masks(config)
+    return np.setdiff1d(budget.labelled(dataset, data.split, data.labels, data.label_seed, masks), held)
 
 
 def _held_out(dataset: Dataset, config: Config) -> np.ndarray:
@@ -473,5 +493,6 @@ def _held_out(dataset: Dataset, config: Config) -> np.ndarray:
     data = config.data
     if not (data.fold and _learns_from_labels(config)):
         return np.array([], np.int64)
-    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed)
-    return budget.fold(dataset, data.split, chosen, data.fold, data.label_seed)
+    masks = _learns_from_masks(config)
+    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, masks)
+    return budget.fold(dataset, data.split, chosen, data.fold, data.label_seed, masks)

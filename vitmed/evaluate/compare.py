@@ -44,11 +44,11 @@ def over_draws(
 
     Args:
         metric: a key of ``metrics`` that ``score`` gives for this task.
-        scores: d arrays (n, K) of probabilities (values for regression) on the same examples.
+        scores: d arrays (n, K) of probabilities (values for regression, (n, 4 K) for masks) on the same examples.
         label: (n, 1) class indices or (n, K).
         patients: (n,) names, "" where unknown; None where no patient is known (then by image).
-        task: "multiclass", "multilabel" or "regression".
-        classes: names of the classes or columns.
+        task: "multiclass", "multilabel", "regression" or "segmentation".
+        classes: names of the classes, columns or structures.
         label_weight: 0 where a label is missing; None: all are known.
         thresholds: one a draw, as ``score`` gives it under ``threshold``; None takes 0.5.
         seed: of the bootstrap.
@@ -66,7 +66,7 @@ def over_draws(
         metric, scores, thresholds, label, patients, task, classes, label_weight, seed, resamples
     )
     return {
-        **_interval(points, boot, count[0], _in_unit_range(task)),
+        **_interval(points, boot, count[0], _in_unit_range(task, metric)),
         "draws": len(scores),
         "patients": count[1],
     }
@@ -154,5 +154,5 @@ def _interval(points: Array, boot: Array, units: int, unit_range: bool) -> dict:
     return {"value": value, "low": low, "high": high}
 
 
-def _in_unit_range(task: str) -> bool:
-    return task != "regression"
+def _in_unit_range(task: str, metric: str) -> bool:
+    return task != "regression" and metric.partition("/")[0] != "hd95"

@@ -3,7 +3,8 @@
 A two-class task is one *column*: a yes/no label with the probability of yes (the second class is yes). A
 multi-label task is several columns, and its numbers are the means over them; a multi-class task adds the
 columns "this class against the rest" for what needs a ranking. A column whose labels are all alike cannot
-be judged: it stands in the notes by name, and means are over the others.
+be judged: it stands in the notes by name, and means are over the others. Of masks each structure is a column, whose numbers
+are means over scans of what ``vitmed.evaluate.masks`` says of each.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from vitmed.evaluate import intervals, metrics, thresholds
+from vitmed.evaluate import intervals, masks, metrics, thresholds
 from vitmed.evaluate.calibration import CalibrationError
 
 Array = np.ndarray
@@ -54,10 +55,10 @@ class Judged:
     """What is judged: scores beside labels, with who each example belongs to.
 
     Attributes:
-        task: "multiclass", "multilabel" or "regression".
-        classes: names of the classes or columns.
-        score: (n, K) probabilities, or predicted values for regression.
-        label: (n, 1) class indices, or (n, K).
+        task: "multiclass", "multilabel", "regression" or "segmentation".
+        classes: names of the classes, columns or structures.
+        score: (n, K) probabilities, or predicted values for regression; (n, 4 K) as ``masks.judge`` gives them.
+        label: (n, 1) class indices, or (n, K); of masks the true voxels.
         known: the shape of ``label``, False where the label is missing.
         cluster: (n,) index of the patient.
         threshold: one a column for "yes"; None takes 0.5.
@@ -110,6 +111,8 @@ def measures(judged: Judged) -> tuple[list[Measure], list[str]]:
     """All measures of a task, parts before the means over them, and notes on what could not be judged."""
     if judged.task == "regression":
         return _regression(judged)
+    if judged.task == "segmentation":
+        return _structures(judged)
     if judged.task == "multiclass" and not judged.binary:
         return _exclusive(judged)
     return _yes_no(judged)
@@ -296,6 +299,42 @@ def _regression(judged: Judged) -> tuple[list[Measure], list[str]]:
             shown = f"{name}/{column}" if several else name
             made.append(Measure(shown, "percentile", estimate, intervals.percentile_interval))
     return made + (_means(names, made) if several else []), _not_judged(left_out, made)
+
+
+def _structures(judged: Judged) -> tuple[list[Measure], list[str]]:
+    """Dice, NSD and HD95 of each structure, means over the scans that count for it, and their means over structures."""
+    made, left_out, notes, names = [], [], [], masks.QUANTITIES[:3]
+    counted = masks.failures(judged.score, judged.label, judged.known, judged.classes)
+    for k, structure in enumerate(judged.classes):
+        count = counted[structure]
+        if count["neither"] and count["scans"]:
+            notes.append(
+                f"{count['neither']} scans do not count for {structure}: neither marked nor predicted"
+            )
+        failed = count["missed"] + count["invented"]
+        if failed:
+            notes.append(
+                f"{structure} was missed in {count['missed']} scans and marked in {count['invented']} that have none: Dice "
+                f"and NSD are 0 there; HD95, infinite there, is the mean over the other {count['scans'] - failed}"
+            )
+        if not count["scans"]:
+            left_out.append(f"{structure} (in no scan)")
+            continue
+        for j, name in enumerate(names):
+            value = judged.score[:, j * len(judged.classes) + k]
+            rows = np.flatnonzero(judged.known[:, k] & np.isfinite(value))
+            estimate = partial(_mean_at, value[rows], judged.cluster[rows])
+            if name == "hd95":
+                of = intervals.percentile_interval
+                made.append(Measure(f"{name}/{structure}", "percentile", estimate, of))
+            else:
+                patients = len(np.unique(judged.cluster[rows]))
+                made.append(_proportion(f"{name}/{structure}", estimate, patients))
+    return made + _means(names, made), notes + _not_judged(left_out, made)
+
+
+def _mean_at(value: Array, cluster: Array, weight: Array) -> Array:
+    return metrics.mean(value, weight[:, cluster])
 
 
 def _at_rows(label: Array, value: Array, cluster: Array, function, weight: Array) -> Array:

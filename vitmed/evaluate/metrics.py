@@ -103,6 +103,12 @@ def confusion(label: Array, predicted: Array, classes: int) -> Array:
     return np.bincount(index, minlength=classes * classes).reshape(classes, classes)
 
 
+def mean(value: Array, weight: Array | None = None) -> float | Array:
+    """Mean of a number that each example has by itself, (n,). nan without an example."""
+    weight, flat = _rows(weight, len(value))
+    return _result(_ratio(weight @ np.asarray(value, np.float64), weight.sum(1)), flat)
+
+
 def mae(label: Array, value: Array, weight: Array | None = None) -> float | Array:
     """Mean absolute error, in the label's unit."""
     weight, flat = _rows(weight, len(label))

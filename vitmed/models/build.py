@@ -12,7 +12,9 @@ from vitmed.models.head import Pool
 from vitmed.models.patches import grid
 from vitmed.models.predictor import Predictor
 from vitmed.models.resnet import BLOCKS, ResNet
+from vitmed.models.segmenter import Segmenter, depths
 from vitmed.models.transformer import Remat
+from vitmed.models.unet import UNet, strides
 from vitmed.models.vit import VARIANTS, ViT
 
 
@@ -20,13 +22,14 @@ from vitmed.models.vit import VARIANTS, ViT
 class ModelConfig:
     """``config.model``.
 
-    ``patch_size`` has one entry an axis, in array order; a ResNet has none. ``dtype`` is that of the products:
+    ``patch_size`` has one entry an axis, in array order; a ResNet and a U-Net have none. ``dtype`` is that of the products:
     parameters, norms and the loss are float32 always. ``pool`` makes one feature vector of a ViT's tokens
-    (``vitmed.models.head.pooled``). ``width`` is a ResNet's, ``decoder_*`` those of a masked autoencoder's decoder
+    (``vitmed.models.head.pooled``). ``width`` is a ResNet's, a U-Net's and that of the decoder of masks, in channels at
+    the finest level. ``decoder_*`` are those of a masked autoencoder's decoder
     and of I-JEPA's predictor.
     """
 
-    variant: Literal["pico", "nano", "ti", "s", "b", "l", "h", "g", "resnet10", "resnet18"]
+    variant: Literal["pico", "nano", "ti", "s", "b", "l", "h", "g", "resnet10", "resnet18", "unet"]
     patch_size: tuple[int, ...] = ()
     positions: Literal["sincos"] = "sincos"
     scan: bool = False
@@ -43,7 +46,7 @@ class ModelConfig:
             raise ValueError(
                 f"patch_size is missing; variant {self.variant!r} needs one entry an axis, e.g. (16, 16)"
             )
-        if self.variant in BLOCKS and self.patch_size:
+        if self.variant not in VARIANTS and self.patch_size:
             raise ValueError(
                 f"patch_size is {self.patch_size}, but variant {self.variant!r} has no patches; leave it out"
             )
@@ -56,7 +59,7 @@ class ModelConfig:
 
 
 def encoder(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -> nn.Module:
-    """The encoder for images of the spatial ``size``: tokens (B, 1 + K, D) of a ViT, features (B, D) of a ResNet.
+    """The encoder for images of the spatial ``size``: tokens (B, 1 + K, D) of a ViT, features (B, D) of a CNN.
 
     Raises:
         InputError: the patch does not fit the size.
@@ -64,6 +67,8 @@ def encoder(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -
     dtype = jnp.dtype(config.dtype)
     if config.variant in BLOCKS:
         return ResNet(BLOCKS[config.variant], config.width, dtype)
+    if config.variant == "unet":
+        return UNet(config.width, dtype)
     grid(size, config.patch_size)
     return ViT(
         variant=VARIANTS[config.variant],
@@ -81,7 +86,7 @@ def cells_to_mask(config: ModelConfig, size: tuple[int, ...]) -> tuple[int, ...]
     Raises:
         InputError: the encoder has no patches, or the patch does not fit the size.
     """
-    if config.variant in BLOCKS:
+    if config.variant not in VARIANTS:
         raise InputError(
             f"config.model.variant {config.variant!r} has no patches to mask; take one of {', '.join(VARIANTS)}"
         )
@@ -124,3 +129,25 @@ def decoder(config: ModelConfig, size: tuple[int, ...], channels: int, remat: Re
         remat=remat,
         dtype=jnp.dtype(config.dtype),
     )
+
+
+def segmenter(
+    config: ModelConfig, size: tuple[int, ...], outputs: int, remat: Remat = "none"
+) -> tuple[Segmenter, tuple[int, ...]]:
+    """What makes ``outputs`` scores a voxel of an encoder's features, and the depths of the encoder to take these from.
+
+    Raises:
+        InputError: the encoder gives one feature vector an image, or the patch does not fit the size.
+    """
+    if config.variant in BLOCKS:
+        raise InputError(
+            f"config.model.variant {config.variant!r} gives one feature vector a scan, from which no mask can be made; "
+            f"take 'unet', or a ViT ({', '.join(VARIANTS)})"
+        )
+    if config.variant == "unet":
+        taken = tuple(range(len(strides(size)) + 1))
+    else:
+        grid(size, config.patch_size)
+        taken = depths(config.patch_size, VARIANTS[config.variant].depth)
+    dtype = jnp.dtype(config.dtype)
+    return Segmenter(outputs, config.width, config.patch_size, remat != "none", dtype), taken

@@ -97,11 +97,14 @@ class Transformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, keys: jax.Array | None = None, depths: tuple[int, ...] = ()
+    ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
         """x (B, N, D) -> (B, N, D), without a final norm.
 
         ``keys`` (B,) are the examples' random keys for stochastic depth, whose rate rises linearly from zero to
-        ``drop_path`` over the layers; without keys nothing is dropped.
+        ``drop_path`` over the layers; without keys nothing is dropped. With ``depths``, what x is after so many of
+        the blocks (1 is after the first) comes along.
         """
         block = Block
         if self.remat != "none":
@@ -114,12 +117,15 @@ class Transformer(nn.Module):
         fields = dict(heads=self.heads, mlp_dim=self.mlp_dim, drop_path=self.drop_path, epsilon=self.epsilon)
         rates = [self.drop_path * layer / max(self.depth - 1, 1) for layer in range(self.depth)]
         if not self.scan:
+            after = []
             for layer, rate in enumerate(rates):
                 x = block(**fields, dtype=self.dtype, name=f"block_{layer}")(x, layer, rate, keys)
-            return x
+                after.append(x)
+            return (x, [after[n - 1] for n in depths]) if depths else x
 
         def body(module, x, layer, rate, keys):
-            return module(x, layer, rate, keys), None
+            x = module(x, layer, rate, keys)
+            return x, x if depths else None
 
         layers = nn.scan(
             body,
@@ -129,7 +135,8 @@ class Transformer(nn.Module):
             length=self.depth,
         )
         module = block(**fields, dtype=self.dtype, name="blocks")
-        return layers(module, x, jnp.arange(self.depth), jnp.asarray(rates, jnp.float32), keys)[0]
+        x, after = layers(module, x, jnp.arange(self.depth), jnp.asarray(rates, jnp.float32), keys)
+        return (x, [after[n - 1] for n in depths]) if depths else x
 
 
 def stacked(params: dict) -> dict:

@@ -53,7 +53,8 @@ class ViT(nn.Module):
         keep: jax.Array | None = None,
         keys: jax.Array | None = None,
         blanks: tuple[jax.Array, jax.Array] | None = None,
-    ) -> jax.Array:
+        depths: tuple[int, ...] = (),
+    ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
         """Encodes the patches at ``keep`` (B, K), indices into the row-major grid; all of them (K = N) by default.
 
         Args:
@@ -62,6 +63,8 @@ class ViT(nn.Module):
             keys: (B,) the examples' random keys for stochastic depth; none at evaluation.
             blanks: (B, N) booleans and a token (D,), which stands in the place of those patches before positions
                 are added; it is no parameter of the encoder, whose tree is the same in every objective.
+            depths: the tokens after so many blocks come along, a list of (B, 1 + K, D); without the final norm,
+                unless it is after the last block.
         """
         dim = self.variant.dim
         patches = patchify(image, self.patch)
@@ -78,7 +81,7 @@ class ViT(nn.Module):
         # The class token's own position embedding is zero.
         cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, dim)).astype(self.dtype)
         tokens = jnp.concatenate([jnp.broadcast_to(cls, (len(tokens), 1, dim)), tokens], axis=1)
-        tokens = Transformer(
+        transformed = Transformer(
             depth=self.variant.depth,
             heads=self.variant.heads,
             mlp_dim=self.variant.mlp_dim,
@@ -88,5 +91,8 @@ class ViT(nn.Module):
             epsilon=self.epsilon,
             dtype=self.dtype,
             name="transformer",
-        )(tokens, keys)
-        return norm("norm", self.epsilon)(tokens)
+        )(tokens, keys, depths)
+        last, after = transformed if depths else (transformed, [])
+        last = norm("norm", self.epsilon)(last)
+        after = [last if n == self.variant.depth else x for n, x in zip(depths, after)]
+        return (last, after) if depths else last

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitmed.data.structures import structures_of
 from vitmed.scans.recipe import Recipe
 
 
@@ -44,7 +45,7 @@ class Spec:
         task: "multiclass", "multilabel", "regression", or None for a set without labels.
         outputs: what a head must give: classes (multiclass) or label columns (otherwise); 0 without labels.
         window: the low and the high end of the recipe's window as normalised values, a pair a channel; () is unknown.
-        structures: (name, values) of what the masks hold, where someone named them.
+        structures: (name, values) of what the masks hold, as ``vitmed.data.structures.structures_of`` orders them.
         steps: updates of the whole run, for what follows a schedule; 0 where nothing is trained.
     """
 
@@ -67,7 +68,7 @@ class Spec:
             sheet["task"],
             len(sheet["classes"] or ()),
             tuple(zip(low.tolist(), high.tolist())),
-            tuple((name, tuple(values)) for name, values in sheet.get("structures", {}).items()),
+            tuple(structures_of(sheet)),
             steps,
         )
 

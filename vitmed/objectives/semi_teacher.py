@@ -10,7 +10,7 @@ themselves, and are aligned: their mean over time is held to that of the labels 
 arXiv:1911.09785, section 3.1), so that the rare class is not guessed away. Both means are of the global batch.
 
 The weak view is what ``config.augment`` makes of a scan; the strong one is that, changed by ``config.objective.strong``
-once more. Classes only: pseudo-labels for segmentation are another objective.
+once more. Classes only: pseudo-labels of voxels are in ``vitmed.objectives.semi_teacher_masks``.
 """
 
 from dataclasses import dataclass

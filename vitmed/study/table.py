@@ -20,7 +20,7 @@ from vitmed.report import words
 from vitmed.study import files
 from vitmed.study.plan import Cell, Plan
 
-LOWER_IS_BETTER = ("ece", "mae", "rmse")
+LOWER_IS_BETTER = ("ece", "mae", "rmse", "hd95")
 
 
 def write(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool = False) -> dict[str, Any]:
