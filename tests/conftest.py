@@ -147,6 +147,28 @@ def marked_volumes(tmp_path_factory) -> Path:
     return _marked(tmp_path_factory, (8, 16, 12), save, "mr")
 
 
+@pytest.fixture(scope="session")
+def segmenter(marked_dataset, tmp_path_factory) -> Path:
+    """A U-Net of ``marked_dataset`` after two steps."""
+    return _unet(marked_dataset, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def volume_segmenter(marked_volumes, tmp_path_factory) -> Path:
+    """The same of ``marked_volumes``, learned from boxes of 8x8x8."""
+    return _unet(marked_volumes, tmp_path_factory, **{"data.crop": (8, 8, 8)})
+
+
+def _unet(dataset, factory, **keys) -> Path:
+    import short_runs
+
+    run = factory.mktemp("segmenters") / dataset.parent.name
+    config = str(PROJECT / "configs" / "finetune_segment.py:unet")
+    small = {"train.steps": 2, "train.batch_size": 8, "model.width": 4}
+    short_runs.train(config, dataset, run, **small, **keys)
+    return run
+
+
 def _marked(factory, size, save, modality) -> Path:
     """Ingests scans with a box (1) and a slab (2), brighter than what surrounds them; half of the scans lack the box.
 

@@ -11,32 +11,12 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, UltrasoundImageS
 
 from vitmed.infer import Model
 
-SEGMENT = str(short_runs.PROJECT / "configs" / "finetune_segment.py:tiny")
-
 
 @pytest.fixture(scope="session")
 def classifier(tiny_dataset, tmp_path_factory) -> Path:
     """A classifier of ``tiny_dataset`` after two steps."""
     run = tmp_path_factory.mktemp("apply") / "classifier"
     short_runs.train(short_runs.CLASSIFY, tiny_dataset, run, **{"train.steps": 2})
-    return run
-
-
-@pytest.fixture(scope="session")
-def segmenter(marked_dataset, tmp_path_factory) -> Path:
-    """A U-Net of images after two steps."""
-    run = tmp_path_factory.mktemp("apply") / "segmenter"
-    keys = {"train.steps": 2, "model.variant": "unet", "optim.layer_decay": 1.0}
-    short_runs.train(SEGMENT, marked_dataset, run, **keys)
-    return run
-
-
-@pytest.fixture(scope="session")
-def volume_segmenter(marked_volumes, tmp_path_factory) -> Path:
-    """The same of volumes, learned from boxes of 8 x 8 x 8."""
-    run = tmp_path_factory.mktemp("apply") / "volume_segmenter"
-    keys = {"train.steps": 2, "model.variant": "unet", "optim.layer_decay": 1.0, "data.crop": "(8, 8, 8)"}
-    short_runs.train(SEGMENT, marked_volumes, run, **keys)
     return run
 
 

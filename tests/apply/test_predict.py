@@ -56,19 +56,24 @@ def test_scores_of_new_scans_are_those_of_the_evaluation(classifier, tiny_pngs, 
     """Otherwise a scan that comes as a file is prepared in another way than the dataset the numbers are of."""
     evaluated = evaluate(classifier)
     kept = read(classifier / "evaluations" / "test" / "predictions.csv")
-    found = predict(classifier, [tiny_pngs / name for name in kept.ids], tmp_path / "out")
+    data = Dataset.open(Model.open(classifier).dataset_path)
+    image = {record["image"].tobytes(): record["id"] for record in data.records("test")}
+    files = {image.get(np.asarray(Image.open(file)).tobytes()): file for file in tiny_pngs.glob("*.png")}
+    files = [files[name] for name in kept.ids]  # what the dataset calls a scan does not tell its file
+    found = predict(classifier, files, tmp_path / "out")
     rows = table(tmp_path / "out")
-    assert [row["id"] for row in rows] == kept.ids and found["examples"] == len(kept.ids)
+    assert [row["id"] for row in rows] == [file.name for file in files]
+    assert found["examples"] == len(kept.ids)
     made = np.array([[float(row[f"probability:{name}"]) for name in kept.classes] for row in rows])
     np.testing.assert_allclose(made, kept.score, atol=1e-6)
     at = evaluated["threshold"]["lesion"]
-    assert [row["predicted"] for row in rows] == [("clear", "lesion")[p >= at] for p in made[:, 1]]
+    assert [row["predicted"] for row in rows] == ["lesion" if p >= at else "clear" for p in made[:, 1]]
     assert found["threshold"] == evaluated["threshold"] and "metrics" not in found
     told = result(tmp_path / "out")
     assert told["format"] == 1 and told["run"] == str(classifier) and told["checkpoint"] == 2
     sheet = json.loads((classifier / "dataset.json").read_text())
     assert told["trained_on"]["content_hash"] == sheet["content_hash"]
-    assert [scan["id"] for scan in told["scans"]] == kept.ids
+    assert [scan["id"] for scan in told["scans"]] == [file.name for file in files]
 
 
 def test_a_run_without_its_dataset_says_where_its_threshold_is_from(

@@ -26,6 +26,7 @@ ORDER = (
     "withdraw",
     "train",
     "evaluate",
+    "predict",
     "study",
     "report",
     "writeback",

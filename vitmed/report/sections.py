@@ -7,7 +7,18 @@ from vitmed.report import charts, words
 from vitmed.report.provenance import relative
 
 _REFUSED_SHOWN = 20
-_BY_GROUP = ("auroc", "balanced_accuracy", "sensitivity_at_90_specificity", "ece", "mae", "r2", "pearson")
+_BY_GROUP = (
+    "dice",
+    "nsd",
+    "hd95",
+    "auroc",
+    "balanced_accuracy",
+    "sensitivity_at_90_specificity",
+    "ece",
+    "mae",
+    "r2",
+    "pearson",
+)
 
 
 def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
@@ -86,13 +97,16 @@ def pretraining(run: dict[str, Any], triples: dict[str, Any] | None) -> dict[str
     }
 
 
-def evaluated(run: dict[str, Any]) -> dict[str, Any]:
-    """A supervised run: its losses and each of its evaluations."""
+def evaluated(run: dict[str, Any], outlined: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """A supervised run: its losses and each of its evaluations, with what is shown of each beside the numbers."""
     return {
         "name": run["name"],
         "facts": _model_facts(run),
         "curves": charts.curves(run["curves"], "training steps", "loss (lower is better)"),
-        "evaluations": [_evaluation(e) for e in run["evaluations"]],
+        "evaluations": [
+            _evaluation(e) | {"outlined": shown}
+            for e, shown in zip(run["evaluations"], outlined, strict=True)
+        ],
     }
 
 
@@ -218,12 +232,31 @@ def _evaluation(found: dict[str, Any]) -> dict[str, Any]:
             for name, value in found["metrics"].items()
         ],
         "intervals": found.get("intervals") or {},
+        "structures": _structures(found) if found.get("task") == "segmentation" else None,
         "confusion": tables,
         "subgroups": [
             _subgroups(column, groups, found.get("notes") or [])
             for column, groups in (found.get("subgroups") or {}).items()
         ],
     }
+
+
+def _structures(found: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of masks: a row a structure, and one for their mean."""
+    unit = {"mm": "mm", "pixels": "px"}[found["tolerance"]["unit"]]
+    heads = {"dice": "Dice", "nsd": f"NSD at {found['tolerance']['value']:g} {unit}", "hd95": f"HD95, {unit}"}
+    nothing = {"value": None, "low": None, "high": None}
+
+    def row(name, suffix, count):
+        scores = [
+            found["metrics"].get(f"{metric}{suffix}", nothing) | {"digits": 2 if metric == "hd95" else 3}
+            for metric in heads
+        ]
+        counts = {key: count.get(key) for key in ("scans", "missed", "invented")}
+        return {"name": name, "scores": scores, **counts}
+
+    rows = [row(name, f"/{name}", count) for name, count in found["failures"].items()]
+    return {"heads": list(heads.values()), "rows": rows + ([row("Mean", "", {})] if len(rows) > 1 else [])}
 
 
 def _subgroups(column: str, groups: list[dict[str, Any]], said: list[str]) -> dict[str, Any]:
