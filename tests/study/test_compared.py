@@ -16,7 +16,14 @@ def said(low=0.031, high=0.09, **changes):
     c = {
         **{"metric": "auroc", "first_label": "Pretrained ViT", "second_label": "ViT from scratch"},
         **{"first_budget": 0.01, "second_budget": 0.01, "first_labels": 47, "second_labels": 47},
-        **{"draws": [3, 3], "folds": 1, "examples": 624, "patients": 50, "margin": 0.0, "higher_is_better": True},
+        **{
+            "draws": [3, 3],
+            "folds": 1,
+            "examples": 624,
+            "patients": 50,
+            "margin": 0.0,
+            "higher_is_better": True,
+        },
         **{"comparisons": 1, "holds": None, "difference": (low + high) / 2, "low": low, "high": high},
         **changes,
     }
@@ -32,8 +39,9 @@ def test_a_real_difference_says_how_large_and_how_sure():
         "Pretrained ViT is better than ViT from scratch with 1% of the labels (47 scans) by 0.060 AUROC [0.031, 0.090] "
         "(3 draws, 624 images of 50 patients)."
     )
-    assert "is worse than ViT from scratch with 1% of the labels (47 scans) by 0.060 AUROC [0.031, 0.090]" in said(
-        -0.09, -0.031
+    assert (
+        "is worse than ViT from scratch with 1% of the labels (47 scans) by 0.060 AUROC [0.031, 0.090]"
+        in said(-0.09, -0.031)
     )
     assert "by image, since patients are not known, so it is probably too narrow" in said(patients=None)
     assert "cannot be compared in AUROC" in said(difference=None)
@@ -84,7 +92,13 @@ def test_two_budgets_are_both_named():
 
 def made(chance, beyond=None, verdict="better"):
     return {
-        **{"metric": "auroc", "first_label": "A", "second_label": "B", "first_budget": 1.0, "second_budget": 1.0},
+        **{
+            "metric": "auroc",
+            "first_label": "A",
+            "second_label": "B",
+            "first_budget": 1.0,
+            "second_budget": 1.0,
+        },
         **{"first_labels": 9, "second_labels": 9, "draws": [3, 3], "folds": 1, "examples": 9, "patients": 9},
         **{"higher_is_better": True, "margin": 0.01, "difference": 0.1, "low": 0.0, "high": 0.2},
         **{"verdict": verdict, "real": verdict in ("better", "worse"), "chance": chance},
@@ -94,9 +108,7 @@ def made(chance, beyond=None, verdict="better"):
 
 def test_several_comparisons_are_corrected():
     """Otherwise of twenty comparisons one is real by chance."""
-    first, second, third = compared.conclude(
-        [made(0.001), made(0.03), made(0.5, 0.01, verdict="not worse")]
-    )
+    first, second, third = compared.conclude([made(0.001), made(0.03), made(0.5, 0.01, verdict="not worse")])
     assert "after Holm's correction for 3 comparisons it holds" in first["sentence"]
     assert "after Holm's correction for 3 comparisons it is not settled" in second["sentence"]
     assert second["chance_holm"] == pytest.approx(0.06)

@@ -83,7 +83,9 @@ def test_folds_are_datasets_of_their_own(config, tmp_path):
     assert len({c.config.train.seed for c in planned.pretrains}) == 3
     assert [[len(f) for f in planned.of("scratch", b)] for b in (0.1, 1.0)] == [[2], [1, 1, 1]]
     for cell in planned.cells:
-        assert Path(cell.config.data.path).name == f"data-{cell.fold}" and cell.name.endswith(f"-fold{cell.fold}")
+        assert Path(cell.config.data.path).name == f"data-{cell.fold}" and cell.name.endswith(
+            f"-fold{cell.fold}"
+        )
         assert not cell.start or cell.config.init_from.endswith(f"pretrain-fold{cell.fold}")
     assert len({c.config.train.seed for f in planned.of("scratch", 1.0) for c in f}) == 3
 

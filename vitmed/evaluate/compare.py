@@ -169,7 +169,9 @@ def difference(
     return _interval(sides, first, overlap, False) | _rests(first) | {"draws": draws}
 
 
-def over_draws(metric: str, scores: Sequence[Array], label: Array, patients: list[str] | None, **rest) -> dict:
+def over_draws(
+    metric: str, scores: Sequence[Array], label: Array, patients: list[str] | None, **rest
+) -> dict:
     """``mean`` of one test set; arguments and errors as of ``sample``."""
     return mean([sample(metric, scores, label, patients, **rest)])
 
@@ -272,9 +274,7 @@ def _between(points: Array, boot: Array, sources: Sequence[int] | None) -> tuple
     if sources is None or not 1 < len(set(sources)) < len(points):
         return own
     at = [np.flatnonzero(np.asarray(sources) == source) for source in dict.fromkeys(sources)]
-    shared = _of_draws(
-        np.array([points[i].mean() for i in at]), np.stack([boot[i].mean(axis=0) for i in at])
-    )
+    shared = _of_draws(np.array([points[i].mean() for i in at]), np.stack([boot[i].mean(axis=0) for i in at]))
     return max(own, shared)
 
 

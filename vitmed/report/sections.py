@@ -137,9 +137,7 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
         )
         if any(p for a in arms for p in points(a))
         else None,
-        "differences": charts.differences(
-            forest, f"{title}, {words.metric(first)}", _margin(found, first)
-        )
+        "differences": charts.differences(forest, f"{title}, {words.metric(first)}", _margin(found, first))
         if forest
         else None,
         "margin": found.get("margin"),
@@ -161,7 +159,13 @@ def _forest(found: dict, c: dict, arms: list[str]) -> dict[str, Any]:
             group = "Across budgets"
         name = f"{sides[0]} \N{MINUS SIGN} {sides[1]}"
     given = {key: c[into] for key, into in (("value", "difference"), ("low", "low"), ("high", "high"))}
-    return {"group": group, "name": name, "series": arms.index(c["arm"]), "real": c["favours"] is not None, **given}
+    return {
+        "group": group,
+        "name": name,
+        "series": arms.index(c["arm"]),
+        "real": c["favours"] is not None,
+        **given,
+    }
 
 
 def _finding(found: dict, c: dict) -> str:

@@ -113,9 +113,7 @@ class StudySection:
         return self._each(max(folds, 1) if self.folds is None else self.folds)
 
     def _each(self, value: int | tuple[int, ...]) -> dict[int | float, int]:
-        return dict(
-            zip(self.budgets, value if isinstance(value, tuple) else (value,) * len(self.budgets))
-        )
+        return dict(zip(self.budgets, value if isinstance(value, tuple) else (value,) * len(self.budgets)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,7 +139,11 @@ def _luck(planned: Plan, table: dict) -> list[str]:
         )
     if planned.pretrains and study.pretrain_seeds == 1:
         seeds = sorted({cell.config.get("train", {}).get("seed", 0) for cell in planned.pretrains})
-        each = "one pretraining" if len({c.pretraining for c in planned.pretrains}) == 1 else "one pretraining of each"
+        each = (
+            "one pretraining"
+            if len({c.pretraining for c in planned.pretrains}) == 1
+            else "one pretraining of each"
+        )
         if max(table["folds"]) == 1:
             made.append(
                 f"All draws start from {each} (seed {words.listed(list(map(str, seeds)))}): intervals do not hold its own luck."

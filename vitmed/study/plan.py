@@ -91,7 +91,9 @@ class Plan:
     def of(self, arm: str, budget: int | float) -> list[list[Cell]]:
         """The cells of an arm at a budget, by fold and by draw."""
         found = [cell for cell in self.cells if (cell.arm, cell.budget) == (arm, budget)]
-        return [[cell for cell in found if cell.fold == fold] for fold in dict.fromkeys(c.fold for c in found)]
+        return [
+            [cell for cell in found if cell.fold == fold] for fold in dict.fromkeys(c.fold for c in found)
+        ]
 
     def cell(self, arm: str, budget: int | float, draw: int) -> Cell:
         return next(c for c in self.cells if (c.arm, c.budget, c.draw) == (arm, budget, draw))
@@ -187,7 +189,9 @@ def sides(checked: StudyConfig, pair: tuple[str, str]) -> list[tuple[str, float 
         found.append((arm, budget))
     (first, one), (second, other) = found
     if (one is None) != (other is None):
-        raise InputError(f"config.study.compare has {pair}; give both sides a budget (ARM@BUDGET), or neither")
+        raise InputError(
+            f"config.study.compare has {pair}; give both sides a budget (ARM@BUDGET), or neither"
+        )
     return [(first, one, second, other)] if one else [(first, b, second, b) for b in study.budgets]
 
 

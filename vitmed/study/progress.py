@@ -131,7 +131,6 @@ class StudyProgress:
         parts.append(f"{clock(now - self._start)} so far")
         return ", ".join(parts + ([f"about {clock(left)} left"] if left is not None else []))
 
-
     def _say(self, text: str) -> None:
         if self._live:
             self._live.console.print(Text(text))

@@ -116,9 +116,7 @@ def make(planned: Plan, counts: Counts, facts: dict[str, Any], quiet: bool = Fal
         "pretrainings": [cell.name for cell in planned.pretrains if cell.source == 0 and cell.fold < 2],
         "rows": rows,
         "comparisons": comparisons,
-        "cells": [
-            _cell(planned, cell, counts, opened, sampled) for cell in planned.cells
-        ],
+        "cells": [_cell(planned, cell, counts, opened, sampled) for cell in planned.cells],
     }
     table["minus"] = files.minus(table)
     for row in rows:
@@ -175,7 +173,9 @@ def _sampled(planned: Plan, results: dict[str, dict], quiet: bool) -> dict[tuple
                         classes=p.classes,
                         label_weight=p.label_weight,
                         thresholds=[_threshold(study.threshold, cell, results) for cell in cells],
-                        sources=[c.source for c in cells] if cells[0].start and study.pretrain_seeds > 1 else None,
+                        sources=[c.source for c in cells]
+                        if cells[0].start and study.pretrain_seeds > 1
+                        else None,
                         seed=cells[0].fold,
                     )
                     made.setdefault((arm, budget, metric), []).append(one)
