@@ -69,19 +69,27 @@ def test_two_steps_in_3d(file, request, tmp_path):
 @pytest.mark.parametrize("file", STUDIES, ids=NAMES[1])
 def test_two_steps_of_every_arm(file, tiny_dataset, tmp_path):
     """Otherwise a study of hours ends at the first arm whose config does not fit its data or pretraining."""
-    config = configs.load(
-        f"{file}:tiny", {"data.path": str(tiny_dataset), "study.draws": "1", "study.budgets": "(1.0,)"}
-    )
+    one = {"study.draws": "1", "study.budgets": "(0.5,)", "study.compare": "()"}
+    config = configs.load(f"{file}:tiny", {"data.path": str(tiny_dataset), **one})
     for arm in config.arms.values():
         with arm.ignore_type(), arm.unlocked():
             arm.steps = None
     planned = plan(config, tmp_path)
-    for cell in (planned.pretrain, *planned.cells):
-        if cell is not None:
-            with cell.config.ignore_type(), cell.config.unlocked():
-                cell.config.train.steps, cell.config.train.batch_size = 2, 8
-                set_patch(cell.config, 2)
-            assert_trained(train(cell.config, cell.run, quiet=True))
+    for cell in planned.everything:
+        with cell.config.ignore_type(), cell.config.unlocked():
+            cell.config.train.steps, cell.config.train.batch_size = 2, 8
+            set_patch(cell.config, 2)
+        assert_trained(train(cell.config, cell.run, quiet=True))
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=NAMES[1])
+@pytest.mark.parametrize("argument", [None, "tiny", "tuned"])
+def test_every_study_lays_out(file, argument, tmp_path):
+    """Otherwise a study ends before its first run, or a key that nothing reads stands in the config of an arm."""
+    planned = plan(configs.load(f"{file}:{argument}" if argument else str(file)), tmp_path)
+    for cell in planned.everything:
+        for config in (cell.config, *(trial.config for trial in cell.trials)):
+            check(config)
 
 
 @pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])

@@ -449,7 +449,9 @@ def _feeds(dataset: Dataset, config: Config) -> dict[str, Feed]:
         dataset,
         config.train.batch_size,
         config.train.seed,
-        lambda one: _training_examples(one, dataset, config, held),
+        lambda one: _training_examples(
+            one, dataset, config, held if one is dataset else data.left_out(dataset, one)
+        ),
         _learns_from_labels(config),
         two,
         held,
@@ -489,10 +491,11 @@ def _training_examples(
 
 
 def _held_out(dataset: Dataset, config: Config) -> np.ndarray:
-    """Indices of the labelled examples that ``config.data.fold`` leaves out; none without it."""
+    """Indices of the examples that ``config.data.fold`` and ``.apart`` leave out; none without them."""
     data = config.data
+    copied = data.left_out(dataset, dataset)
     if not (data.fold and _learns_from_labels(config)):
-        return np.array([], np.int64)
+        return copied
     masks = _learns_from_masks(config)
     chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, masks)
-    return budget.fold(dataset, data.split, chosen, data.fold, data.label_seed, masks)
+    return np.union1d(copied, budget.fold(dataset, data.split, chosen, data.fold, data.label_seed, masks))

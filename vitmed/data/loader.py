@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 from vitmed.data import crops
+from vitmed.data.copies import copies
 from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
 from vitmed.data.streams import Feed, Part, rows, seed_of
@@ -48,6 +49,7 @@ class DataConfig:
         label_seed: which draw of the budget.
         fold: (k, n) holds the k-th of n parts of the labelled scans out of all that is trained on, for
             cross-validation within the label budget; k from 0. () is none.
+        apart: splits of ``path`` of whose scans nothing learns a copy: what has their pixels is left out of every stream.
         workers: threads that make batches; 0 makes them when asked.
     """
 
@@ -63,6 +65,7 @@ class DataConfig:
     labels: int | float | None = None  # int first: 1 is one label, 1.0 is all of them
     label_seed: int = 0
     fold: tuple[int, ...] = ()
+    apart: tuple[str, ...] = ()
     workers: int = 2
 
     def __post_init__(self):
@@ -108,6 +111,10 @@ class DataConfig:
                 f"set it to {found} or leave it out"
             )
         return dataset
+
+    def left_out(self, dataset: Dataset, other: Dataset) -> np.ndarray:
+        """Examples of the training split of ``other`` that are copies of scans of the splits ``apart`` of ``dataset``."""
+        return copies(other, self.split, dataset, self.apart) if self.apart else np.array([], np.int64)
 
     def recipe(self, dataset: Dataset) -> Recipe:
         """How a model gets its input from a dataset by this section.
@@ -164,7 +171,8 @@ class DataConfig:
                     f"config.data.mix: the labels of {other.path} ({_labels(other)}) are not those of {dataset.path} "
                     f"({_labels(dataset)}); learn without labels, or ingest the two with the same ones"
                 )
-            parts.append(Part(other, self.split, members(other), weight))
+            out = tuple(held) if other is dataset else tuple(self.left_out(dataset, other))
+            parts.append(Part(other, self.split, members(other), weight, held=out))
         # By content: a mix is the same in whatever order it is written and wherever its datasets lie.
         parts.sort(key=lambda part: (part.dataset.datasheet.get("content_hash", ""), str(part.dataset.path)))
         parts = parts or [Part(dataset, self.split, members(dataset), held=tuple(held))]
@@ -177,7 +185,8 @@ class DataConfig:
                 whole = [dataclasses.replace(part, indices=None) for part in parts]
             else:
                 other = self._beside(opened, self.unlabelled, dataset, "config.data.unlabelled")
-                whole = [Part(other, self.split, held=tuple(held) if other is dataset else ())]
+                out = tuple(held) if other is dataset else tuple(self.left_out(dataset, other))
+                whole = [Part(other, self.split, held=out)]
             size = self.unlabelled_batch or batch_size
             key = "config.data.unlabelled_batch" if self.unlabelled_batch else "config.train.batch_size"
             made["unlabelled"] = Feed(whole, size, seed_of(seed, "unlabelled"), False, key, self.crop)

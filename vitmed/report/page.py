@@ -47,9 +47,7 @@ def write(
     studied = [gather.study(Path(s)) for s in studies]
     shown = [gather.run(Path(r)) for r in runs]
     known = {run["path"].resolve() for run in shown}
-    pretrained = [
-        s["pretrain"] for s in studied if s["pretrain"] and s["pretrain"]["path"].resolve() not in known
-    ]
+    pretrained = [p for s in studied for p in s["pretrains"] if p["path"].resolve() not in known]
     shown = pretrained + shown
     opened, missing = _datasets(datasets, shown, studied)
     sheets = (

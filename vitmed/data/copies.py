@@ -1,0 +1,30 @@
+"""Scans of one split whose pixels are those of scans of another, in the same dataset or in another one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vitmed.data.dataset import Dataset
+from vitmed.errors import InputError
+
+
+def copies(dataset: Dataset, split: str, of: Dataset, splits: Sequence[str]) -> np.ndarray:
+    """Which examples of ``split`` have the stored pixels of an example of ``splits`` of the dataset ``of``.
+
+    Every pixel of these splits is read. A split that ``of`` lacks has no examples.
+
+    Returns:
+        (n,) int64 indices, ascending.
+
+    Raises:
+        InputError: ``splits`` names ``split`` of the same dataset.
+    """
+    from vitmed.data.prepare import digest  # late: it loads all readers of files
+
+    if of.path.resolve() == dataset.path.resolve() and split in splits:
+        raise InputError(
+            f"config.data.apart names {split!r}, which is what is trained on; name the splits to keep apart from it"
+        )
+    there = {digest(record["image"]) for name in splits if of.has_split(name) for record in of.records(name)}
+    found = [i for i, record in enumerate(dataset.records(split)) if digest(record["image"]) in there]
+    return np.array(found, np.int64)
