@@ -53,7 +53,7 @@ def get_config(arg=None):
         arm.config.augment = ConfigDict(dict(crop=(0.7, 1.0)))
         # In some hundred steps there is no time to be careful: what slows learning down is off.
         arm.config.objective.update(dict(head="zero", label_smoothing=0.0))
-        arm.config.optim.update(dict(layer_decay=1.0, beta2=0.95, clip=5.0, ema=0.0))
+        arm.config.optim.update(dict(layer_decay=1.0, beta2=0.95, clip=1.0, warmup=0.2, ema=0.0))
     for part in (config.arms.pretrained.config, config.arms.scratch.config):
         part.model.update(dict(pool="grid", drop_path=0.0))
     # The rates were chosen on other simulated patients (seed 1), for each arm among two or three.
