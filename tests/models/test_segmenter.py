@@ -7,6 +7,7 @@ import pytest
 
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder, segmenter
+from vitmed.models.convolution import PlaneConvolution
 from vitmed.models.segmenter import depths, ratios
 from vitmed.models.transformer import stacked
 from vitmed.models.unet import UNet, strides
@@ -25,17 +26,18 @@ def scores(model, size, channels=2, outputs=3):
     image = jax.random.normal(jax.random.key(0), (2, *size, channels))
     first = encoder(model, size)
     second, taken = segmenter(model, size, outputs)
-    (_, features), one = first.init_with_output(jax.random.key(1), image, depths=taken)
-    params = {
-        "encoder": one["params"],
-        "segmenter": second.init(jax.random.key(2), image, features)["params"],
-    }
+
+    @jax.jit
+    def init():
+        (_, features), one = first.init_with_output(jax.random.key(1), image, depths=taken)
+        own = second.init(jax.random.key(2), image, features)
+        return {"encoder": one["params"], "segmenter": own["params"]}
 
     def run(params, image):
         _, features = first.apply({"params": params["encoder"]}, image, depths=taken)
         return second.apply({"params": params["segmenter"]}, image, features)
 
-    return params, run, image
+    return init(), run, image
 
 
 @pytest.mark.parametrize(
@@ -45,9 +47,12 @@ def scores(model, size, channels=2, outputs=3):
 def test_every_voxel_is_scored_and_everything_learns(vit, size, patch):
     """Otherwise a patch that is no power of two, or not the same along each axis, cannot be segmented with."""
     params, run, image = scores(vit(patch), size)
-    made, slopes = jax.jit(
-        lambda p: (run(p, image), jax.grad(lambda q: jnp.mean(jnp.sin(run(q, image))))(p))
-    )(params)
+
+    @jax.jit
+    def slopes_and_scores(params):
+        return jax.grad(lambda p: (jnp.mean(jnp.sin(made := run(p, image))), made), has_aux=True)(params)
+
+    slopes, made = slopes_and_scores(params)
     assert made.shape == (2, *size, 3) and made.dtype == jnp.float32 and np.isfinite(made).all()
     idle = [
         jax.tree_util.keystr(path)
@@ -69,7 +74,9 @@ def test_layers_scanned_or_not_give_the_same_depths(vit):
     params, run, image = scores(vit((4, 4)), (8, 12))
     _, scanned, _ = scores(vit((4, 4), scan=True), (8, 12))
     other = {**params, "encoder": stacked(params["encoder"])}
-    np.testing.assert_allclose(scanned(other, image), run(params, image), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(scanned)(other, image), jax.jit(run)(params, image), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_patch_is_put_back_where_it_was_cut(vit):
@@ -78,16 +85,26 @@ def test_a_patch_is_put_back_where_it_was_cut(vit):
     second, taken = segmenter(model, size, 3)
     image = jnp.zeros((1, *size, 1))
     features = [jax.random.normal(jax.random.key(n), (1, 1 + 18, 16)) for n in taken]
-    variables = second.init(jax.random.key(0), image, features)
+    variables = jax.jit(second.init)(jax.random.key(0), image, features)
     run = jax.jit(lambda f: second.apply(variables, image, f)[0])
-    place = 1 + np.ravel_multi_index((1, 0, 2), (2, 3, 3))
-    changed = np.abs(run([f.at[0, place].add(3.0) for f in features]) - run(features)).sum(-1)
-    inside = changed[4:8, 0:4, 4:6]
-    assert changed.argmax() in np.arange(changed.size).reshape(size)[4:8, 0:4, 4:6]
-    assert (
-        inside.mean()
-        > 5 * np.delete(changed.ravel(), np.arange(changed.size).reshape(size)[4:8, 0:4, 4:6]).mean()
-    )
+    token = 1 + np.ravel_multi_index((1, 0, 2), (2, 3, 3))
+    changed = np.abs(run([f.at[0, token, ::2].add(3.0) for f in features]) - run(features)).sum(-1)
+    inside = np.zeros(size, bool)
+    inside[4:8, 0:4, 4:6] = True
+    assert inside.ravel()[changed.argmax()] and changed[inside].mean() > 5 * changed[~inside].mean()
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"), [((7, 6, 9), (1, 1, 1)), ((7, 6, 9), (2, 1, 2)), ((4, 5, 8), (2, 2, 2))]
+)
+def test_planes_put_together_are_the_convolution_of_the_volume(size, stride):
+    layer = PlaneConvolution(3, stride)
+    x = jax.random.normal(jax.random.key(0), (2, *size, 2))
+    params = layer.init(jax.random.key(1), x)
+    layout = ("NDHWC", "DHWIO", "NDHWC")
+    kernel = params["params"]["kernel"]
+    whole = jax.lax.conv_general_dilated(x, kernel, stride, "SAME", dimension_numbers=layout)
+    np.testing.assert_allclose(layer.apply(params, x), whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(13, 9), (20, 33), (3, 18, 7)])

@@ -5,31 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from numpy_masks import STRUCTURES, UNMARKED, reference
 
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.objectives import registry, segmentation
 from vitmed.objectives.interface import Spec
-
-STRUCTURES = (("anterior", (1,)), ("posterior", (3, 7)), ("rare", (9,)))
-UNMARKED = 255
-
-
-def reference(logits, classes, weight, dice_weight=1.0):
-    """The loss in float64; ``classes`` (n, voxels) with UNMARKED, ``weight`` (n,)."""
-    scores = logits - logits.max(-1, keepdims=True)
-    probability = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    entropy, voxels, dices = 0.0, 0.0, []
-    counts = (classes != UNMARKED) * weight[:, None]
-    for n, v in zip(*np.nonzero(counts)):
-        entropy -= counts[n, v] * np.log(probability[n, v, classes[n, v]])
-        voxels += counts[n, v]
-    for k in range(1, logits.shape[-1]):
-        true = (classes == k) * counts
-        if true.any():
-            overlap = (true * probability[..., k]).sum()
-            dices.append(2 * overlap / (true.sum() + (counts * probability[..., k]).sum()))
-    return entropy / voxels + dice_weight * (1 - np.mean(dices))
 
 
 @pytest.fixture
@@ -82,13 +63,13 @@ def test_the_whole_objective(rng, shape, mite, batch_of):
     spec = Spec(size, channels, structures=STRUCTURES)
     model = mite(patch, width=4)
     objective = segmentation.build(segmentation.Config(dice_weight=0.5), model, spec)
-    params, memory = objective.init(jax.random.key(0), spec)
+    params, memory = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), spec)
     assert set(params) == {"encoder", "segmenter"} and memory == {}
     image, weight = rng.normal(size=(3, *size, channels)).astype(np.float32), np.array([1.0, 1.0, 0.0])
     batch = batch_of(image, weight, mask=mask)
     loss = jax.jit(lambda batch: objective.loss(params, memory, batch, jax.random.key(1), train=False))
     value, (metrics, _) = loss(batch)
-    logits = segmentation.Segmentation(model, spec).logits(params, image)
+    logits = jax.jit(segmentation.Segmentation(model, spec).logits)(params, image)
     flat = np.asarray(logits, np.float64).reshape(3, -1, 4)
     classes = np.full(256, UNMARKED)
     classes[[0, 1, 3, 7, 9]] = 0, 1, 2, 2, 3
@@ -108,7 +89,7 @@ def test_both_engines_sum_over_the_whole_batch(rng, mite, batch_of):
     weight[14:] = 0
     spec = Spec(size, 1, structures=STRUCTURES)
     objective = segmentation.build(segmentation.Config(), mite(patch, width=4), spec)
-    params, _ = objective.init(jax.random.key(0), spec)
+    params, _ = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), spec)
     batch = batch_of(rng.normal(size=(16, *size, 1)).astype(np.float32), weight, mask=mask)
 
     def run(batch, axis):
