@@ -80,7 +80,8 @@ def _study(study: dict[str, Any]) -> list[str]:
     budgets = study["budgets"]
     if not study["reference"]:
         found = [c for c in study["comparisons"] if c["metric"] == metric and c["main"]]
-        return said + [c["sentence"] for c in found if c["budget"] in (budgets[0], budgets[-1])][:4]
+        ends = [[c for c in found if c["budget"] == b] for b in dict.fromkeys([budgets[0], budgets[-1]])]
+        return said + [_against_best(of_one) for of_one in ends if of_one]
     rows, reference = {(r["budget"], r["arm"]): r for r in study["rows"]}, study["reference"]
     for budget in dict.fromkeys([budgets[0], budgets[-1]]):
         own = rows[budget, reference]
@@ -97,6 +98,23 @@ def _study(study: dict[str, Any]) -> list[str]:
         text += f", against {against}: " + _verdict(study, budget) if others else "."
         said.append(text)
     return said
+
+
+def _against_best(found: list[dict[str, Any]]) -> str:
+    """The comparisons of one budget with its best baseline: the sentence of the only one, or all in a few words."""
+    if len(found) == 1:
+        return found[0]["sentence"]
+    kinds = {"better": "better", "worse": "worse", "not worse": "not worse by more than the margin"}
+    parts = []
+    for verdict, text in (*kinds.items(), ("", "not settled")):
+        names = [c["label"] for c in found if (c["verdict"] if c["verdict"] in kinds else "") == verdict]
+        if names:
+            parts.append(f"{words.listed(names)} {'is' if len(names) == 1 else 'are'} {text}")
+    first = found[0]
+    return (
+        f"With {words.budget(first['budget'])} ({words.plural(first['labels'], 'scan')}), against "
+        f"{first['reference_label']}, the best baseline: {'; '.join(parts)}."
+    )
 
 
 def _verdict(study: dict[str, Any], budget: int | float) -> str:

@@ -144,6 +144,7 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
             for c in found["comparisons"]
             if c["metric"] == first
         ],
+        "corrected": any(c.get("holds") is not None for c in compared),
         "others": [c["sentence"] for c in found["comparisons"] if c["metric"] != first],
         # Of too few scans a metric may be undefined in every cell, which leaves nothing to draw.
         "efficiency": charts.efficiency(
@@ -187,7 +188,8 @@ def _finding(found: dict, c: dict) -> str:
     said = c.get("verdict")
     if said is None and c["favours"] is not None:
         said = "better" if c["favours"] == found["reference"] else "worse"
-    return {"better": "real", "worse": "against", "not worse": "within"}.get(said, "")
+    marked = {"better": "real", "worse": "against", "not worse": "within"}.get(said, "")
+    return f"{marked} half" if c.get("holds") is False and said != "not worse" else marked
 
 
 def _margin(found: dict, metric: str) -> float | None:
