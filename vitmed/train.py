@@ -35,6 +35,7 @@ from vitmed.evaluate import guard, health
 from vitmed.evaluate.guard import GuardConfig
 from vitmed.evaluate.health import ProbeConfig
 from vitmed.models.build import ModelConfig
+from vitmed.models.cost import matmul_flops, short, state_bytes
 from vitmed.objectives import registry, teacher
 from vitmed.objectives.interface import Objective, Spec
 from vitmed.objectives.supervised import Classifier
@@ -47,7 +48,7 @@ from vitmed.runs.late_metrics import LateMetrics
 from vitmed.runs.metrics import MetricsWriter
 from vitmed.runs.metrics import read as metrics_of
 from vitmed.runs.stopping import stop_requests
-from vitmed.runs.transfer import start_from
+from vitmed.runs.transfer import adaptations, start_from
 from vitmed.scans.recipe import Recipe, normalise
 
 _AUGMENT, _OBJECTIVE = 0, 1  # separate streams of randomness within a step
@@ -90,7 +91,11 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole training config, checked: what every file in ``configs/`` returns."""
+    """A whole training config, checked: what every file in ``configs/`` returns.
+
+    ``init_from`` is a run whose encoder and recipe to start from, ``init_adapt`` how its weights may be changed to fit
+    (``vitmed.runs.transfer``): "inflate", "channels", "patch", joined by +.
+    """
 
     data: DataConfig
     model: ModelConfig
@@ -103,6 +108,7 @@ class Config:
     parallel: ParallelConfig = ParallelConfig()
     guard: GuardConfig = GuardConfig()
     init_from: str = ""
+    init_adapt: str = ""
 
 
 def check(values: ConfigDict) -> Config:
@@ -117,6 +123,10 @@ def check(values: ConfigDict) -> Config:
         raise InputError(
             f"config.optim.ema is {config.optim.ema}, but {config.objective.name!r} keeps a slow average of its own "
             "(config.objective.momentum), which is what the run gives; set it to 0"
+        )
+    if adaptations(config.init_adapt) and not config.init_from:
+        raise InputError(
+            f"config.init_adapt is {config.init_adapt!r}, but there is no config.init_from to adapt"
         )
     return config
 
@@ -171,7 +181,9 @@ class Job:
         self.dataset = config.data.open()
         own = config.data.recipe(self.dataset)
         self.former = (
-            start_from(config.init_from, own, config.model.patch_size or None) if config.init_from else None
+            start_from(config.init_from, own, config.model, adaptations(config.init_adapt))
+            if config.init_from
+            else None
         )
         described = dataclasses.replace(
             self.former.recipe if self.former else own,
@@ -300,8 +312,26 @@ class Job:
         features = np.concatenate(made)[: len(looked.indices)]
         return health.report(features, self.dataset, data.split, looked, probe.neighbours)
 
+    def flops(self) -> int:
+        """Floating-point operations in the matrix products of one update, nothing computed twice."""
+        objective = registry.build(self.config.objective, self.config.model, self.spec)
+        batch = {
+            name: {
+                key: jax.ShapeDtypeStruct((feed.batch_size, *row.shape[1:]), row.dtype)
+                for key, row in feed.read(0, slice(0, 1)).items()
+            }
+            for name, feed in self.feeds.items()
+        }
+
+        def slopes(params, memory, batch):
+            batch, key = self._prepare(batch, None), jax.random.key(0)
+            return jax.grad(lambda p: objective.loss(p, memory, batch, key), has_aux=True)(params)
+
+        start = jax.eval_shape(lambda: objective.init(jax.random.key(0), self.spec))
+        return matmul_flops(slopes, *start, batch)
+
     def summary(self, start: int) -> str:
-        """One line for a person about what is about to run."""
+        """One line for a person about what is about to run, and what it takes."""
         config = self.config
         size = "x".join(map(str, self.spec.size))
         devices = f"{jax.device_count()} {jax.default_backend()} device{'s' * (jax.device_count() > 1)}"
@@ -312,6 +342,8 @@ class Job:
         for name, feed in self.feeds.items():
             if name != "main":
                 text += f"; {feed.batch_size} a step of {feed.examples} {name} scans"
+        state = state_bytes(jax.eval_shape(self.fresh_state, self.seed))
+        text += f"; state {short(state)}B on each device, {short(self.flops())}FLOP a step"
         return text + (f"; going on from step {start}" if start else "")
 
     def _update(self, state: dict, batch: dict) -> tuple[dict, dict]:

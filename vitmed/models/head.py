@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitmed.models.transformer import norm
+from vitmed.models.norms import norm
 
 Pool = Literal["mean", "cls", "grid"]
 CELLS = 4  # along each axis of the "grid" pool

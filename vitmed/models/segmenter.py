@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from vitmed.models.convolution import PlaneConvolution, group_norm
 from vitmed.models.linear import Linear
+from vitmed.models.norms import norm
 from vitmed.models.patches import grid, unpatchify
-from vitmed.models.transformer import norm
 from vitmed.models.unet import Expansion, channels
 
 

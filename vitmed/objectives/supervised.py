@@ -16,8 +16,9 @@ from vitmed.data.keys import example_keys
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder
 from vitmed.models.head import Head, pooled
+from vitmed.models.norms import norm
 from vitmed.models.patches import grid
-from vitmed.models.transformer import Remat, norm
+from vitmed.models.transformer import Remat
 from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
 from vitmed.objectives.probe import linear_probe
 

@@ -1,7 +1,8 @@
-"""How many floating-point operations a function needs, read from its traced form rather than from a formula."""
+"""What a function takes, read from its traced form rather than from a formula: operations and memory."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.extend import core
@@ -45,3 +46,16 @@ def _inner(params: dict):
             yield value.jaxpr
         elif isinstance(value, core.Jaxpr):
             yield value
+
+
+def state_bytes(state: Any) -> int:
+    """Memory of a tree of arrays, or of what ``jax.eval_shape`` says of one."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+def short(number: float) -> str:
+    """Three digits and the prefix of the unit that follows: of 1234567, "1.23 M"."""
+    power = 0
+    while float(f"{number:.3g}") >= 1000 and power < 6:
+        number, power = number / 1000, power + 1
+    return f"{number:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}"
