@@ -16,6 +16,7 @@ killed and started again, it ends with the same weights to the bit.
 HELP = "train by a config file: pretraining or fine-tuning; goes on from where the run stands"
 TAKES_CONFIG = True
 GOES_ON = True
+TOGETHER = True
 
 
 def arguments(parser):
