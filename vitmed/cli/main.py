@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         several = cluster.place(os.environ) is not None
         if several and not getattr(verb, "TOGETHER", False):
-            raise InputError(f"{name} runs as one process, and a launcher started several; start it by itself")
+            raise InputError(
+                f"{name} runs as one process, and a launcher started several; start it by itself"
+            )
     except InputError as error:
         return _say(error)
     return _together(verb, args) if several else _run(verb, args)[0]

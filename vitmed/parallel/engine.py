@@ -229,4 +229,6 @@ def check_shared(batch_size: int, key: str, engine: Engine, accumulate: int = 1)
         nearest = max(unit, round(batch_size / unit) * unit)
         who = f"{groups} devices" if engine.sizes["tensor"] == 1 else f"{groups} groups of devices"
         parts = f" in {accumulate} parts (config.parallel.accumulate)" if accumulate > 1 else ""
-        raise InputError(f"{key} is {batch_size}, which {who} cannot share evenly{parts}; the nearest is {nearest}")
+        raise InputError(
+            f"{key} is {batch_size}, which {who} cannot share evenly{parts}; the nearest is {nearest}"
+        )
