@@ -40,7 +40,9 @@ from vitmed.objectives import registry, teacher
 from vitmed.objectives.interface import Objective, Spec
 from vitmed.objectives.supervised import Classifier
 from vitmed.optim.optimiser import OptimConfig, ema_update, optimiser, schedule
-from vitmed.parallel.engine import ParallelConfig, check_shared, engine
+from vitmed.parallel import processes, shown
+from vitmed.parallel.engine import Engine, ParallelConfig, check_shared, engine
+from vitmed.parallel.microbatches import microbatches
 from vitmed.progress import Bar
 from vitmed.runs import averaged, folder
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
@@ -131,17 +133,18 @@ def check(values: ConfigDict) -> Config:
     return config
 
 
-def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
+def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sharding: bool = False) -> dict:
     """Trains by a config in the run folder ``workdir``, from where it stands.
 
     Args:
         values: as ``vitmed.config.load`` returns it.
         workdir: made if it is not there, once everything has been checked.
         quiet: no progress on standard error.
+        show_sharding: print first where each array lies and what a step sends (``vitmed.parallel.shown``).
 
     Returns:
         ``run``, ``step``, ``resumed_from`` (0 if fresh), ``metrics`` {name: last value}, ``images_per_second``,
-        ``data_wait`` (share of the loop's time), and where ``config.guard`` is on, what it decided (``guard``).
+        ``data_wait`` and ``checkpoint_wait`` (shares of the loop's time), and where ``config.guard`` is on, what it decided (``guard``).
 
     Raises:
         InputError: a config, dataset or former run that does not fit, or a loss that is no longer finite.
@@ -150,27 +153,59 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
         KeyboardInterrupt: ctrl-C came; the state is saved.
     """
     config = check(values)
+    processes.agree("config", _told(config))
     if config.guard.folds:
+        if processes.count() > 1:
+            raise InputError(
+                f"config.guard.folds is {config.guard.folds}, and a guard runs as one process; train with it as one, or "
+                "set it to 0"
+            )
         values = guard.choose(values, config, Path(workdir), lambda one, run: train(one, run, quiet), quiet)
         return {**train(values, workdir, quiet), "guard": guard.told(Path(workdir))}
     job = Job(config)
-    run = folder.create(workdir, configs.tree(dataclasses.asdict(config)), job.recipe, job.datasheet())
+    processes.agree("data", job.data())
+    resolved = configs.tree(dataclasses.asdict(config))
+    run = Path(processes.first(lambda: str(folder.create(workdir, resolved, job.recipe, job.datasheet()))))
+    processes.check_shared_folder(run)
     checkpoints = Checkpoints(run, config.checkpoint)
     start = 0
-    if checkpoints.latest() is not None:
-        state = checkpoints.restore("last", like=jax.eval_shape(job.fresh_state, job.seed))
+    if processes.first(checkpoints.latest) is not None:
+        state = _restore(checkpoints, jax.eval_shape(job.fresh_state, job.seed))
         start = int(state["step"])
         state = job.engine.put_state(state)
     else:
         state = job.engine.init(job.fresh_state, job.seed)
         if config.init_from:
             state = job.engine.put_state(job.with_former(job.engine.to_host(state)))
+    quiet = quiet or processes.index() > 0
     if not quiet:
         print(job.summary(start), file=sys.stderr, flush=True)
+    if show_sharding:
+        text = job.sharding(state)
+        if processes.index() == 0:
+            print(text, file=sys.stderr, flush=True)
     writer = MetricsWriter(run, start)
     with contextlib.closing(checkpoints), contextlib.closing(writer):
         result = _loop(job, state, start, checkpoints, writer, quiet)
     return {"run": str(run), "resumed_from": start, **result}
+
+
+def _restore(checkpoints: Checkpoints, like: Any) -> dict:
+    """The last checkpoint: process 0 says which is intact, and every process reads that one."""
+    own = []
+
+    def read() -> int:
+        own.append(checkpoints.restore("last", like=like))
+        return int(own[0]["step"])
+
+    step = processes.first(read)
+    return own[0] if own else checkpoints.restore(step, like=like)
+
+
+def _told(config: Config) -> dict[str, Any]:
+    """What all processes must have been given alike; where the data lies may differ, its content may not."""
+    keys = configs.flat(configs.tree(dataclasses.asdict(config)))
+    return {key: value for key, value in keys.items() if key not in ("data.path", "data.workers")}
 
 
 class Job:
@@ -193,14 +228,14 @@ class Job:
             model=dataclasses.asdict(config.model),
         )
         self.recipe: Recipe = described
-        self.feeds = _feeds(self.dataset, config)
+        self.engine: Engine = engine(config.parallel, config.train.batch_size)
+        self.feeds = _feeds(self.dataset, config, self.engine)
         self.examples = self.feeds["main"].examples
         self.steps = config.train.total(self.examples)
         self.spec = Spec.of(self.recipe, self.dataset.datasheet, self.steps)
         self.objective: Objective = registry.build(
             config.objective, config.model, self.spec, config.parallel.remat
         )
-        self.engine = engine(config.parallel, config.train.batch_size)
         self.seed = np.uint32(config.train.seed % 2**32)
         params = jax.eval_shape(self.fresh_params, self.seed)
         self.optimiser: optax.GradientTransformation = optimiser(config.optim, self.steps, params)
@@ -235,7 +270,9 @@ class Job:
         """The state with the encoder of the run that ``config.init_from`` names, and what follows from it."""
         params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
         if self.objective.after_transfer is not None:
-            params = self.objective.after_transfer(params, self._training_set())
+            if processes.index() == 0:
+                params = self.objective.after_transfer(params, self._training_set())
+            params = processes.from_first(params)
         return {
             **state,
             "params": params,
@@ -255,8 +292,16 @@ class Job:
 
     def batches(self, start: int):
         """Training batches from step ``start`` on."""
-        shard = (jax.process_index(), jax.process_count())
-        return loader.streams(self.feeds, start, self.steps, shard, self.config.data.workers)
+        return loader.streams(self.feeds, start, self.steps, self.engine.shard, self.config.data.workers)
+
+    def data(self) -> dict[str, Any]:
+        """What is trained on, by content: how many examples of which datasets."""
+        found = {"dataset": self.dataset.datasheet.get("content_hash")}
+        for name, feed in self.feeds.items():
+            found |= {f"{name} examples": feed.examples, f"{name} examples a step": feed.batch_size}
+            for k, part in enumerate(feed.parts):
+                found[f"{name} dataset {k}"] = part.dataset.datasheet.get("content_hash")
+        return found
 
     def datasheet(self) -> dict:
         """The dataset's datasheet, and ``beside`` it what else is trained on, by content."""
@@ -284,7 +329,7 @@ class Job:
             data.val_split,
             size,
             self._judged(),
-            shard=(jax.process_index(), jax.process_count()),
+            shard=self.engine.shard,
             crop=data.crop,
         ):
             metrics, weight = self.engine.to_host(self.validate(state, self.engine.put_batch(batch)))
@@ -302,7 +347,7 @@ class Job:
     def health(self, state: dict) -> dict[str, float]:
         """What the features of some of the training split are like (``vitmed.evaluate.health``)."""
         data, probe, looked = self.config.data, self.config.probe, self._looked
-        shard = (jax.process_index(), jax.process_count())
+        shard = self.engine.shard
         made = [
             self.engine.to_host(self.represent(state, self.engine.put_batch(batch)))
             for batch in loader.sweep(
@@ -310,7 +355,9 @@ class Job:
             )
         ]
         features = np.concatenate(made)[: len(looked.indices)]
-        return health.report(features, self.dataset, data.split, looked, probe.neighbours)
+        return processes.first(
+            lambda: health.report(features, self.dataset, data.split, looked, probe.neighbours)
+        )
 
     def flops(self) -> int:
         """Floating-point operations in the matrix products of one update, nothing computed twice."""
@@ -342,9 +389,16 @@ class Job:
         for name, feed in self.feeds.items():
             if name != "main":
                 text += f"; {feed.batch_size} a step of {feed.examples} {name} scans"
-        state = state_bytes(jax.eval_shape(self.fresh_state, self.seed))
-        text += f"; state {short(state)}B on each device, {short(self.flops())}FLOP a step"
+        state = jax.eval_shape(self.fresh_state, self.seed)
+        shared = shown.line(self.engine, state) or f"state {short(state_bytes(state))}B on each device"
+        text += f"; {shared}, {short(self.flops())}FLOP a step"
         return text + (f"; going on from step {start}" if start else "")
+
+    def sharding(self, state: dict) -> str:
+        """Where each array of the state lies, and what a step sends; compiles the step."""
+        batch = self.engine.put_batch(next(self.batches(0)))
+        program = self.update.lower(state, batch).compile().as_text()
+        return shown.table(self.engine, jax.eval_shape(self.fresh_state, self.seed), program)
 
     def _update(self, state: dict, batch: dict) -> tuple[dict, dict]:
         """One update. Pure: what it returns is a function of its arguments."""
@@ -354,7 +408,10 @@ class Job:
         objective_key = jax.random.fold_in(key, _OBJECTIVE)
 
         def loss(params):
-            return self.objective.loss(params, state["memory"], batch, objective_key, axis=axis, train=True)
+            with microbatches(config.parallel.accumulate):
+                return self.objective.loss(
+                    params, state["memory"], batch, objective_key, axis=axis, train=True
+                )
 
         (_, (metrics, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"])
         if axis is not None:
@@ -377,9 +434,10 @@ class Job:
         params = state["ema"] if self.config.optim.ema else state["params"]
         batch = self._prepare(batch, None)
         key = jax.random.key(EVALUATION_SEED)
-        _, (metrics, _) = self.objective.loss(
-            params, state["memory"], batch, key, axis=self.engine.axis, train=False
-        )
+        with microbatches(self.config.parallel.accumulate):
+            _, (metrics, _) = self.objective.loss(
+                params, state["memory"], batch, key, axis=self.engine.axis, train=False
+            )
         weight = jnp.sum(batch["main"]["weight"])
         return metrics, weight if self.engine.axis is None else jax.lax.psum(weight, self.engine.axis)
 
@@ -387,7 +445,8 @@ class Job:
         """``(B, D)`` features of the whole global batch, from the parameters that the run is used by."""
         params = state["ema"] if self.config.optim.ema else averaged(state["params"], state["memory"])
         network = Classifier(self.config.model, self.spec, self.config.parallel.remat)
-        features = network.features(params, self._prepare(batch, None)["main"]["image"])
+        with microbatches(self.config.parallel.accumulate):
+            features = network.features(params, self._prepare(batch, None)["main"]["image"])
         axis = self.engine.axis
         return features if axis is None else jax.lax.all_gather(features, axis, tiled=True)
 
@@ -414,10 +473,15 @@ def _loop(
     config = job.config
     remedy = f"Lower config.optim.lr (now {config.optim.lr}) or set config.optim.clip"
     metrics = LateMetrics(writer, checkpoints, job.engine.to_host, config.train.log_every, job.steps, remedy)
-    waited = 0.0
+    waited = blocked = 0.0
     began = None
     batches = job.batches(start)
-    with Bar(config.objective.name, job.steps, "steps", start, quiet) as bar, stop_requests() as stop:
+    guarded = config.parallel.transfers == "disallow"
+    with (
+        Bar(config.objective.name, job.steps, "steps", start, quiet) as bar,
+        stop_requests() as stop,
+        jax.transfer_guard("disallow") if guarded else contextlib.nullcontext(),
+    ):
         for step in range(start, job.steps):
             asked = time.perf_counter()
             batch = next(batches)
@@ -426,7 +490,7 @@ def _loop(
             metrics.later(step + 1, values)
             if began is None:  # the first step compiles; time from its end
                 metrics.now()
-                began, waited = time.perf_counter(), 0.0
+                began, waited, blocked = time.perf_counter(), 0.0, 0.0
             done = step + 1
             validating = config.train.val_every and (done % config.train.val_every == 0 or done == job.steps)
             if validating:
@@ -437,13 +501,16 @@ def _loop(
                 found = job.health(state)
                 metrics.also(done, found)
                 _alarm(health.collapsed(found, config.probe), done, config.probe.stop)
-            if done % config.checkpoint.every == 0 or done == job.steps or stop():
+            stopping = stop(done)
+            if done % config.checkpoint.every == 0 or done == job.steps or stopping:
                 metrics.now()  # a checkpoint is only made of a state whose loss is known to be finite
-                checkpoints.save(done, job.engine.to_host(state), metrics.of(done))
+                asked = time.perf_counter()
+                checkpoints.save(done, job.engine.to_host(state, everywhere=False), metrics.of(done))
+                blocked += time.perf_counter() - asked
             bar.advance(1, metrics.note())
-            if stop() and done < job.steps:
+            if stopping and done < job.steps:
                 checkpoints.close()
-                raise stop()(f"stopped at step {done}, saved; the same command goes on from there")
+                raise stopping(f"stopped at step {done}, saved; the same command goes on from there")
     metrics.now()
     seconds = time.perf_counter() - began if began else 0.0
     images = (job.steps - start - 1) * config.train.batch_size
@@ -453,6 +520,7 @@ def _loop(
         or {name: float(values[-1]) for name, (_, values) in metrics_of(checkpoints.run).items()},
         "images_per_second": round(images / seconds, 2) if images > 0 else None,
         "data_wait": round(waited / seconds, 4) if images > 0 else None,
+        "checkpoint_wait": round(blocked / seconds, 4) if images > 0 else None,
     }
 
 
@@ -466,7 +534,7 @@ def _alarm(fault: str, step: int, stop: bool) -> None:
     print(f"warning: {fault} at step {step}; {remedy}", file=sys.stderr, flush=True)
 
 
-def _feeds(dataset: Dataset, config: Config) -> dict[str, Feed]:
+def _feeds(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed]:
     """The streams that the config offers, which must be those that the objective learns from."""
     data, name = config.data, config.objective.name
     two = "unlabelled" in getattr(config.objective, "streams", ("main",))
@@ -489,7 +557,7 @@ def _feeds(dataset: Dataset, config: Config) -> dict[str, Feed]:
         held,
     )
     for feed in feeds.values():
-        check_shared(feed.batch_size, feed.key)
+        check_shared(feed.batch_size, feed.key, engine, config.parallel.accumulate)
     return feeds
 
 
