@@ -227,24 +227,36 @@ class Job:
             patch_size=config.model.patch_size or None,
             model=dataclasses.asdict(config.model),
         )
-        self.recipe: Recipe = described
-        self.engine: Engine = engine(config.parallel, config.train.batch_size)
-        self.feeds = _feeds(self.dataset, config, self.engine)
+        made = engine(config.parallel, config.train.batch_size)
+        self.feeds = _feeds(self.dataset, config, made)
         self.examples = self.feeds["main"].examples
-        self.steps = config.train.total(self.examples)
-        self.spec = Spec.of(self.recipe, self.dataset.datasheet, self.steps)
+        spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples))
+        self._build(described, spec, made)
+        probe, data = config.probe, config.data
+        self._looked = health.choose(self.dataset, data.split, probe.examples) if probe.every else None
+
+    @classmethod
+    def on_paper(cls, config: Config, recipe: Recipe, spec: Spec, engine: Engine) -> "Job":
+        """A job without data: its functions can be compiled, for devices that need not be here, but not be fed."""
+        job = cls.__new__(cls)
+        job.config = config
+        job._build(recipe, spec, engine)
+        return job
+
+    def _build(self, recipe: Recipe, spec: Spec, engine: Engine) -> None:
+        """The pure functions for what ``recipe`` and ``spec`` describe, compiled by ``engine``."""
+        config = self.config
+        self.recipe, self.spec, self.steps, self.engine = recipe, spec, spec.steps, engine
         self.objective: Objective = registry.build(
-            config.objective, config.model, self.spec, config.parallel.remat
+            config.objective, config.model, spec, config.parallel.remat
         )
         self.seed = np.uint32(config.train.seed % 2**32)
         params = jax.eval_shape(self.fresh_params, self.seed)
         self.optimiser: optax.GradientTransformation = optimiser(config.optim, self.steps, params)
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-        self.update = self.engine.compile(self._update)
-        self.validate = self.engine.compile_read(self._validate)
-        self.represent = self.engine.compile_read(self._represent)
-        probe, data = config.probe, config.data
-        self._looked = health.choose(self.dataset, data.split, probe.examples) if probe.every else None
+        self.update = engine.compile(self._update)
+        self.validate = engine.compile_read(self._validate)
+        self.represent = engine.compile_read(self._represent)
 
     def fresh_params(self, seed: np.uint32) -> Any:
         """Initial parameters: a function of the seed."""
@@ -557,7 +569,7 @@ def _feeds(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed]:
         held,
     )
     for feed in feeds.values():
-        check_shared(feed.batch_size, feed.key, engine, config.parallel.accumulate)
+        check_shared(feed.batch_size, feed.key, engine.sizes, config.parallel.accumulate)
     return feeds
 
 

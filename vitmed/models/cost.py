@@ -1,11 +1,19 @@
 """What a function takes, read from its traced form rather than from a formula: operations and memory."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
+
+
+class Product(NamedTuple):
+    """A matrix product or convolution that a function does ``times`` times."""
+
+    flops: int
+    bytes: int  # of its operands and its result, each once
+    times: int
 
 
 def matmul_flops(function: Callable, *args) -> int:
@@ -15,28 +23,39 @@ def matmul_flops(function: Callable, *args) -> int:
     for the weights), as MFU is counted in PaLM (arXiv:2204.02311, appendix B). Nothing that is computed again
     to save memory is counted.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return sum(product.flops * product.times for product in products(function, *args))
 
 
-def _count(jaxpr: core.Jaxpr) -> int:
-    total = 0
+def products(function: Callable, *args) -> list[Product]:
+    """The matrix products and convolutions of one call of ``function``; shapes are enough as ``args``."""
+    return list(_products(jax.make_jaxpr(function)(*args).jaxpr, 1))
+
+
+def _products(jaxpr: core.Jaxpr, times: int) -> Iterator[Product]:
     for equation in jaxpr.eqns:
-        shapes = [v.aval.shape for v in equation.invars]
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += (
-                2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[0][n] for n in contracted)
-            )
-        elif equation.primitive.name == "conv_general_dilated":
-            # Each output value takes the whole kernel but its output-channel axis.
-            out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-            total += (
-                2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[1]) // shapes[1][out_axis]
-            )
-        else:
-            times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-            total += times * sum(_count(inner) for inner in _inner(equation.params))
-    return total
+        flops = _flops(equation)
+        if flops is not None:
+            arrays = [v.aval for v in (*equation.invars, *equation.outvars)]
+            moved = sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)
+            yield Product(flops, moved, times)
+            continue
+        again = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for inner in _inner(equation.params):
+            yield from _products(inner, times * again)
+
+
+def _flops(equation) -> int | None:
+    """Operations of one equation, or None where it is neither a product nor a convolution."""
+    shapes = [v.aval.shape for v in equation.invars]
+    out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return 2 * out * math.prod(shapes[0][n] for n in contracted)
+    if equation.primitive.name == "conv_general_dilated":
+        # Each output value takes the whole kernel but its output-channel axis.
+        out_axis = equation.params["dimension_numbers"].rhs_spec[0]
+        return 2 * out * math.prod(shapes[1]) // shapes[1][out_axis]
+    return None
 
 
 def _inner(params: dict):

@@ -85,6 +85,16 @@ class JitEngine:
         specs = tables.specs(state, self.rules, self.sizes)
         return jax.tree.map(lambda x, spec: NamedSharding(self.mesh, spec), state, specs)
 
+    def on_paper(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        """Shapes of a state and of a global batch with their places, by which an update is compiled without either."""
+
+        def at(x, place):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+        return jax.tree.map(at, state, self.shardings(state)), jax.tree.map(
+            lambda x: at(x, self._batch), batch
+        )
+
     def init(self, make: Callable, *args) -> Any:
         """Computes ``make(*args)`` straight into its place on the devices."""
         return jax.jit(make, out_shardings=self.shardings(jax.eval_shape(make, *args)))(*args)
@@ -193,15 +203,26 @@ def engine(config: ParallelConfig, batch_size: int, devices: Sequence[jax.Device
         devices: all there are by default; others to compile for them ahead of time (``jit`` alone).
 
     Raises:
-        InputError: a mesh that does not fit the devices or that the rules do not use, or a global batch that the
-            devices cannot share evenly.
+        InputError: as ``sizes``, or a global batch that the devices cannot share evenly.
+    """
+    axes = sizes(config, len(devices or jax.devices()))
+    made = PmapEngine() if config.engine == "pmap" else JitEngine(devices, axes, config.rules)
+    check_shared(batch_size, "config.train.batch_size", made.sizes, config.accumulate)
+    return made
+
+
+def sizes(config: ParallelConfig, devices: int) -> dict[str, int]:
+    """Of the mesh's axes, for so many devices.
+
+    Raises:
+        InputError: a mesh that does not fit the devices or that the rules do not use.
     """
     used = tables.PRESETS[config.rules]
     line = config.mesh or ("fsdp=-1" if config.rules == "fsdp" else "data=-1")
-    sizes = meshes.sizes(line, len(devices or jax.devices()))
+    axes = meshes.sizes(line, devices)
     for name in ("fsdp", "tensor"):
-        if sizes[name] > 1 and name not in used:
-            better = next(rules for rules, axes in tables.PRESETS.items() if name in axes)
+        if axes[name] > 1 and name not in used:
+            better = next(rules for rules, names in tables.PRESETS.items() if name in names)
             raise InputError(
                 f"config.parallel.mesh is {line!r}, but rules {config.rules!r} shard nothing over {name!r}; set "
                 f"config.parallel.rules to {better!r}"
@@ -212,22 +233,20 @@ def engine(config: ParallelConfig, batch_size: int, devices: Sequence[jax.Device
             f"{next(name for name in used if f'{name}=' not in line)!r}; give config.parallel.mesh, such as "
             f"'data=-1,{','.join(f'{name}=2' for name in used)}'"
         )
-    made = PmapEngine() if config.engine == "pmap" else JitEngine(devices, sizes, config.rules)
-    check_shared(batch_size, "config.train.batch_size", made, config.accumulate)
-    return made
+    return axes
 
 
-def check_shared(batch_size: int, key: str, engine: Engine, accumulate: int = 1) -> None:
-    """Refuses a global batch that the devices cannot share evenly; ``key`` of the config gave it.
+def check_shared(batch_size: int, key: str, axes: dict[str, int], accumulate: int = 1) -> None:
+    """Refuses a global batch that the devices of a mesh cannot share evenly; ``key`` of the config gave it.
 
     Raises:
         InputError: the key, and the nearest size that would do.
     """
-    groups = engine.sizes["data"] * engine.sizes["fsdp"]
+    groups = axes["data"] * axes["fsdp"]
     unit = groups * accumulate
     if batch_size % unit:
         nearest = max(unit, round(batch_size / unit) * unit)
-        who = f"{groups} devices" if engine.sizes["tensor"] == 1 else f"{groups} groups of devices"
+        who = f"{groups} devices" if axes["tensor"] == 1 else f"{groups} groups of devices"
         parts = f" in {accumulate} parts (config.parallel.accumulate)" if accumulate > 1 else ""
         raise InputError(
             f"{key} is {batch_size}, which {who} cannot share evenly{parts}; the nearest is {nearest}"
