@@ -3,7 +3,8 @@
 A verb is a module of this folder with ``HELP`` (one line), ``arguments(parser)`` and ``run(args) -> dict``. It is
 imported when it is called, and imports its rooms when it runs, so that ``--help`` answers at once. ``TAKES_CONFIG``
 says that it takes ``--config.KEY=VALUE``, ``GOES_ON`` that the same command goes on after an interruption, ``TOGETHER``
-that it can run as several processes, which a launcher starts (``vitmed.parallel.cluster``).
+that it can run as several processes, which a launcher starts (``vitmed.parallel.cluster``), and ``code(result)`` gives an
+exit code of its own where it is not 0.
 """
 
 import argparse
@@ -32,6 +33,8 @@ ORDER = (
     "study",
     "report",
     "writeback",
+    "plan",
+    "doctor",
     "bench",
 )
 INTERRUPTED = 130
@@ -76,7 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         several = cluster.place(os.environ) is not None
         if several and not getattr(verb, "TOGETHER", False):
-            raise InputError(f"{name} runs as one process, and a launcher started several; start it by itself")
+            raise InputError(
+                f"{name} runs as one process, and a launcher started several; start it by itself"
+            )
     except InputError as error:
         return _say(error)
     return _together(verb, args) if several else _run(verb, args)[0]
@@ -141,7 +146,7 @@ def _together(verb, args) -> int:
         finally:
             args.json = args.json and processes.index() == 0
 
-    return processes.leave(*_run(SimpleNamespace(run=run, GOES_ON=getattr(verb, "GOES_ON", False)), args))
+    return processes.leave(*_run(SimpleNamespace(**{**vars(verb), "run": run}), args))
 
 
 def _run(verb, args) -> tuple[int, str]:
@@ -179,7 +184,7 @@ def _run(verb, args) -> tuple[int, str]:
     if args.json:
         sys.stdout.flush()
         print(json.dumps(result))
-    return 0, ""
+    return getattr(verb, "code", lambda result: 0)(result), ""
 
 
 def _say(error: VitmedError) -> int:
