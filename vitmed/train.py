@@ -38,7 +38,7 @@ from vitmed.objectives import registry, teacher
 from vitmed.objectives.interface import Objective, Spec
 from vitmed.objectives.supervised import Classifier
 from vitmed.optim.optimiser import OptimConfig, ema_update, optimiser, schedule
-from vitmed.parallel import processes
+from vitmed.parallel import processes, shown
 from vitmed.parallel.engine import Engine, ParallelConfig, check_shared, engine
 from vitmed.parallel.microbatches import microbatches
 from vitmed.progress import Bar
@@ -122,17 +122,18 @@ def check(values: ConfigDict) -> Config:
     return config
 
 
-def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
+def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sharding: bool = False) -> dict:
     """Trains by a config in the run folder ``workdir``, from where it stands.
 
     Args:
         values: as ``vitmed.config.load`` returns it.
         workdir: made if it is not there, once everything has been checked.
         quiet: no progress on standard error.
+        show_sharding: print first where each array lies and what a step sends (``vitmed.parallel.shown``).
 
     Returns:
         ``run``, ``step``, ``resumed_from`` (0 if fresh), ``metrics`` {name: last value}, ``images_per_second``,
-        ``data_wait`` (share of the loop's time), and where ``config.guard`` is on, what it decided (``guard``).
+        ``data_wait`` and ``checkpoint_wait`` (shares of the loop's time), and where ``config.guard`` is on, what it decided (``guard``).
 
     Raises:
         InputError: a config, dataset or former run that does not fit, or a loss that is no longer finite.
@@ -168,6 +169,10 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False) -> dict:
     quiet = quiet or processes.index() > 0
     if not quiet:
         print(job.summary(start), file=sys.stderr, flush=True)
+    if show_sharding:
+        text = job.sharding(state)
+        if processes.index() == 0:
+            print(text, file=sys.stderr, flush=True)
     writer = MetricsWriter(run, start)
     with contextlib.closing(checkpoints), contextlib.closing(writer):
         result = _loop(job, state, start, checkpoints, writer, quiet)
@@ -358,7 +363,14 @@ class Job:
         for name, feed in self.feeds.items():
             if name != "main":
                 text += f"; {feed.batch_size} a step of {feed.examples} {name} scans"
-        return text + (f"; going on from step {start}" if start else "")
+        shared = shown.line(self.engine, jax.eval_shape(self.fresh_state, self.seed))
+        return text + (f"; {shared}" if shared else "") + (f"; going on from step {start}" if start else "")
+
+    def sharding(self, state: dict) -> str:
+        """Where each array of the state lies, and what a step sends; compiles the step."""
+        batch = self.engine.put_batch(next(self.batches(0)))
+        program = self.update.lower(state, batch).compile().as_text()
+        return shown.table(self.engine, jax.eval_shape(self.fresh_state, self.seed), program)
 
     def _update(self, state: dict, batch: dict) -> tuple[dict, dict]:
         """One update. Pure: what it returns is a function of its arguments."""
@@ -433,7 +445,7 @@ def _loop(
     config = job.config
     remedy = f"Lower config.optim.lr (now {config.optim.lr}) or set config.optim.clip"
     metrics = LateMetrics(writer, checkpoints, job.engine.to_host, config.train.log_every, job.steps, remedy)
-    waited = 0.0
+    waited = blocked = 0.0
     began = None
     batches = job.batches(start)
     guarded = config.parallel.transfers == "disallow"
@@ -450,7 +462,7 @@ def _loop(
             metrics.later(step + 1, values)
             if began is None:  # the first step compiles; time from its end
                 metrics.now()
-                began, waited = time.perf_counter(), 0.0
+                began, waited, blocked = time.perf_counter(), 0.0, 0.0
             done = step + 1
             validating = config.train.val_every and (done % config.train.val_every == 0 or done == job.steps)
             if validating:
@@ -464,7 +476,9 @@ def _loop(
             stopping = stop(done)
             if done % config.checkpoint.every == 0 or done == job.steps or stopping:
                 metrics.now()  # a checkpoint is only made of a state whose loss is known to be finite
+                asked = time.perf_counter()
                 checkpoints.save(done, job.engine.to_host(state, everywhere=False), metrics.of(done))
+                blocked += time.perf_counter() - asked
             bar.advance(1, metrics.note())
             if stopping and done < job.steps:
                 checkpoints.close()
@@ -478,6 +492,7 @@ def _loop(
         or {name: float(values[-1]) for name, (_, values) in metrics_of(checkpoints.run).items()},
         "images_per_second": round(images / seconds, 2) if images > 0 else None,
         "data_wait": round(waited / seconds, 4) if images > 0 else None,
+        "checkpoint_wait": round(blocked / seconds, 4) if images > 0 else None,
     }
 
 

@@ -21,6 +21,7 @@ BEAT = 2.0  # seconds between signs of life
 SILENCE = 40.0  # seconds without one after which a process is lost
 GRACE = 3.0  # seconds in which a process that would end for the same reason as another says so itself
 LOST = MachineError.exit_code
+_AGAIN = "the same command goes on from the last checkpoint"
 
 
 class Line:
@@ -38,8 +39,9 @@ class Line:
         InputError: two processes of one index.
     """
 
-    def __init__(self, place: Place, hello: dict[str, Any], meet: float = MEET):
+    def __init__(self, place: Place, hello: dict[str, Any], meet: float | None = None):
         self.place = place
+        meet = MEET if meet is None else meet
         self._changed = threading.Condition()
         self._shared: dict[int, dict[int, Any]] = {}  # round -> index -> value
         self._round = 0
@@ -50,10 +52,12 @@ class Line:
         self._sending = threading.Lock()
         self._peers: dict[int, socket.socket] = {}
         hello = {"index": place.index, "count": place.count, **hello}
-        if place.index == 0:
-            self.people = self._gather(hello, meet)
-        else:
-            self.people = self._join(hello, meet)
+        try:
+            self.people = self._join(hello, meet) if place.index else self._gather(hello, meet)
+        except BaseException:
+            for peer in self._peers.values():
+                peer.close()
+            raise
         self._heard = dict.fromkeys(self._peers, time.monotonic())
         for index in self._peers:
             threading.Thread(target=self._listen, args=(index,), name=f"line {index}", daemon=True).start()
@@ -194,7 +198,7 @@ class Line:
         except (OSError, ValueError):
             pass
         if not gone:
-            self._end(index, LOST, "was lost: its connection closed without a word")
+            self._end(index, LOST, f"was lost: its connection closed without a word; {_AGAIN}")
 
     def _take(self, message: dict, sender: int) -> None:
         if self.place.index == 0 and ("share" in message or message.get("gone")):
@@ -259,7 +263,7 @@ class Line:
             for index, heard in list(self._heard.items()):
                 silent = time.monotonic() - heard
                 if silent > SILENCE:
-                    self._end(index, LOST, f"was lost: nothing has been heard of it for {silent:.0f} s")
+                    self._end(index, LOST, f"was lost: not heard of for {silent:.0f} s; {_AGAIN}")
             time.sleep(BEAT)
 
     def _end(self, index: int, code: int, what: str) -> None:
@@ -268,11 +272,5 @@ class Line:
             return
         if self.place.index == 0 or index == 0:
             self.leave(code, f"{self.name(index)} {what}")
-        print(
-            f"vitmed: {self.name(index)} {what}; the same command goes on from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"vitmed: {self.name(index)} {what}", file=sys.stderr, flush=True)
         os._exit(code)
-
-

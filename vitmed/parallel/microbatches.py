@@ -25,7 +25,7 @@ def microbatches(count: int) -> Iterator[None]:
     def intercept(call, args, kwargs, context):
         nonlocal inside
         module = context.module
-        rows = jnp.shape(args[0])[:1] if args else ()
+        rows = getattr(args[0], "shape", ())[:1] if args else ()
         outermost = not inside and module.path == () and context.method_name == "__call__"
         if not outermost or not rows or rows[0] % count:
             return call(*args, **kwargs)
@@ -60,7 +60,9 @@ def in_turn(function: Callable, count: int, rows: int) -> Callable:
             whole = [next(some) if s else leaf for s, leaf in zip(split, leaves)]
             return None, function(*jax.tree.unflatten(tree, whole))
 
-        body = jax.checkpoint(body, prevent_cse=False)  # the loop itself keeps XLA from merging the two computations
+        body = jax.checkpoint(
+            body, prevent_cse=False
+        )  # the loop itself keeps XLA from merging the two computations
         _, made = jax.lax.scan(body, None, [parts(leaf) for s, leaf in zip(split, leaves) if s])
         return jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1).reshape(rows, *y.shape[2:]), made)
 
@@ -68,5 +70,5 @@ def in_turn(function: Callable, count: int, rows: int) -> Callable:
 
 
 def _is_rows(leaf: Any, rows: int) -> bool:
-    shape = jnp.shape(leaf)
+    shape = getattr(leaf, "shape", ())
     return shape[:1] == (rows,) and (len(shape) > 1 or not jnp.issubdtype(leaf.dtype, jnp.floating))

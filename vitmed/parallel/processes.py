@@ -49,7 +49,9 @@ def start() -> None:
     jax.config.update("jax_enable_preemption_service", False)  # a SIGTERM is for stop_requests
     host = here.address[0]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    jax.distributed.initialize(address, here.count, here.index, local_device_ids=here.devices)
+    jax.distributed.initialize(
+        address, here.count, here.index, here.devices, cluster_detection_method="deactivate"
+    )
 
 
 def index() -> int:
@@ -108,7 +110,9 @@ def agree(what: str, values: dict[str, Any]) -> None:
     for number, other in enumerate(everyone):
         different = [name for name in sorted({**values, **other}) if values.get(name) != other.get(name)]
         if different:
-            told = "; ".join(f"{n} is {other.get(n)!r} there and {values.get(n)!r} here" for n in different[:5])
+            told = "; ".join(
+                f"{n} is {other.get(n)!r} there and {values.get(n)!r} here" for n in different[:5]
+            )
             raise InputError(
                 f"{_line.name(number)} has other {what} than {_line.name(0)}: {told}; start all processes alike"
             )

@@ -32,12 +32,10 @@ SMALL = 2**10  # an array of fewer values stays whole: to gather it takes longer
 
 def spec(path: str, shape: tuple[int, ...], rules: str, sizes: dict[str, int]) -> PartitionSpec:
     """How the array at ``path`` (keys joined by ``/``) is split; an axis that does not divide stays whole."""
-    used = [name for name in PRESETS[rules] if sizes[name] > 1]
+    used = _used(rules, sizes)
     if not used or math.prod(shape) < SMALL:
         return PartitionSpec()
-    wanted = next((axes for pattern, axes in TABLE if re.search(f"(^|/){pattern}$", path)), ())
-    if len(wanted) > len(shape):
-        wanted = ()
+    wanted = _wanted(path, shape)
     axes = [None] * (len(shape) - len(wanted)) + list(wanted)
     axes = [a if a in used and n % sizes[a] == 0 else None for a, n in zip(axes, shape)]
     if "fsdp" in used and "fsdp" not in axes:
@@ -57,12 +55,22 @@ def name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def whole(tree: Any, rules: str, sizes: dict[str, int]) -> list[str]:
-    """Paths of the arrays that are not small and yet not split at all, since nothing in them divides."""
-    if not any(sizes[axis] > 1 for axis in PRESETS[rules]):
-        return []
-    return [
-        name(path)
-        for path, x in jax.tree_util.tree_leaves_with_path(tree)
-        if math.prod(x.shape) >= SMALL and not any(spec(name(path), x.shape, rules, sizes))
-    ]
+def undivided(tree: Any, rules: str, sizes: dict[str, int]) -> dict[str, list[str]]:
+    """{axis of the mesh: paths of the arrays that it should split and does not, as it divides nothing in them}."""
+    found: dict[str, list[str]] = {axis: [] for axis in _used(rules, sizes)}
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        if math.prod(x.shape) >= SMALL:
+            made, wanted = spec(name(path), x.shape, rules, sizes), {"fsdp", *_wanted(name(path), x.shape)}
+            for axis in found:
+                if axis in wanted and axis not in made:
+                    found[axis].append(name(path))
+    return {axis: paths for axis, paths in found.items() if paths}
+
+
+def _used(rules: str, sizes: dict[str, int]) -> list[str]:
+    return [axis for axis in PRESETS[rules] if sizes[axis] > 1]
+
+
+def _wanted(path: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
+    axes = next((axes for pattern, axes in TABLE if re.search(f"(^|/){pattern}$", path)), ())
+    return axes if len(axes) <= len(shape) else ()

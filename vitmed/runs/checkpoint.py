@@ -51,16 +51,23 @@ class CheckpointConfig:
         keep: how many of the last ones stay.
         best: name of a metric, such as ``"val/loss"``; the checkpoint best by it stays too. Losses and
             errors (a last word in ``LOWER_IS_BETTER``) are better lower, all else higher.
+        milestones: every checkpoint of a multiple of so many steps stays for good; 0 is none.
     """
 
     every: int = 500
     keep: int = 2
     best: str | None = None
+    milestones: int = 0
 
     def __post_init__(self):
         for name in ("every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.milestones < 0 or self.milestones % self.every:
+            raise ValueError(
+                f"milestones is {self.milestones}; 0 (none) or a multiple of config.checkpoint.every ({self.every}) was "
+                "expected, as no other steps are saved"
+            )
 
 
 class Checkpoints:
@@ -261,10 +268,15 @@ class Checkpoints:
     def _prune(self) -> None:
         stay = {*self.steps()[-self.config.keep :], *self._ranked()[:1]}
         for step in self.steps():
-            if step not in stay:  # leaves checkpoints/ whole, by a rename, before it is taken apart
+            if step not in stay and not self._is_milestone(
+                step
+            ):  # leaves checkpoints/ whole, by a rename, before it is taken apart
                 trash = self._staging / f"old-{step}"
                 os.rename(self._folder / str(step), trash)
                 shutil.rmtree(trash)
+
+    def _is_milestone(self, step: int) -> bool:
+        return self.config.milestones > 0 and step % self.config.milestones == 0
 
     def _put_aside(self, step: int, reason: str, used: int) -> None:
         aside = self.run / "corrupt"
