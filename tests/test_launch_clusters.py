@@ -200,3 +200,27 @@ def test_bad_input_ends_it(tpu):
     """Otherwise a misspelt key is tried a hundred times."""
     done, asked = tpu("run", *SLICE, "--", "train", "--config", "c", "--workdir", "r", codes=(2,))
     assert done.returncode == 2 and sum("train" in line for line in asked) == 1
+
+
+def test_a_worker_knows_its_place_in_the_slice(tmp_path):
+    """Otherwise every worker of a pod trains by itself, and all write one run."""
+    shutil.copytree(LAUNCH / "tpu_vm", tmp_path / "clone" / "launch" / "tpu_vm")
+    vitmed = tmp_path / "clone" / ".venv" / "bin" / "vitmed"
+    vitmed.parent.mkdir(parents=True)
+    vitmed.write_text('#!/bin/sh\necho "$VITMED_PROCESS/$VITMED_PROCESSES at $JAX_COORDINATOR_ADDRESS: $*"\n')
+    curl = tmp_path / "curl"
+    curl.write_text(
+        '#!/bin/sh\ncase "$*" in *endpoints*) echo "$WORKERS" ;; *agent-worker-number) echo 1 ;; esac\n'
+    )
+    for program in (vitmed, curl):
+        program.chmod(0o755)
+
+    def run(workers):
+        return subprocess.run(
+            ["bash", str(tmp_path / "clone" / "launch" / "tpu_vm" / "worker.sh"), "train", "a b"],
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin", "WORKERS": workers},
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+
+    assert run("w0:8470:10.0.0.2,w1:8470:10.0.0.3") == "1/2 at 10.0.0.2:8476: train a b\n"
+    assert run("w0:8470:10.0.0.2") == "/ at : train a b\n", "one worker is alone"

@@ -10,7 +10,7 @@ bash launch/tpu_vm/tpu.sh run    NAME --zone ZONE --type v5litepod-16 [--spot] -
 bash launch/tpu_vm/tpu.sh delete NAME --zone ZONE
 
 create  asks for the slice (and waits for it), copies this clone to every worker and installs vitmed there.
-run     runs one vitmed on every worker at once, which find one another by the slice's own metadata; worker 0 speaks.
+run     runs one vitmed on every worker at once, which find one another by the slice's metadata; worker 0 speaks.
         When the slice is taken away or under maintenance, or the run ends with code 75 (preempted: saved), it waits,
         makes the slice again where it is gone, and runs the same command, which goes on from the last checkpoint.
 delete  gives the slice back: it costs money until then.
@@ -88,7 +88,7 @@ run() {
   for ((try = 1; try <= tries; try++)); do
     mend
     code=0
-    everywhere "cd vitmed && .venv/bin/vitmed$words" || code=$?
+    everywhere "cd vitmed && bash launch/tpu_vm/worker.sh$words" || code=$?
     case $code in
       0) return 0 ;;
       1 | 2 | 3 | 130) [ "$(state)" != READY ] || { told "ended with code $code"; return "$code"; } ;;
