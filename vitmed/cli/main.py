@@ -3,7 +3,8 @@
 A verb is a module of this folder with ``HELP`` (one line), ``arguments(parser)`` and ``run(args) -> dict``. It is
 imported when it is called, and imports its rooms when it runs, so that ``--help`` answers at once. ``TAKES_CONFIG``
 says that it takes ``--config.KEY=VALUE``, ``GOES_ON`` that the same command goes on after an interruption, ``TOGETHER``
-that it can run as several processes, which a launcher starts (``vitmed.parallel.cluster``).
+that it can run as several processes, which a launcher starts (``vitmed.parallel.cluster``), and ``code(result)`` gives an
+exit code of its own where it is not 0.
 """
 
 import argparse
@@ -33,6 +34,8 @@ ORDER = (
     "study",
     "report",
     "writeback",
+    "plan",
+    "doctor",
     "bench",
 )
 INTERRUPTED = 130
@@ -144,7 +147,7 @@ def _together(verb, args) -> int:
         finally:
             args.json = args.json and processes.index() == 0
 
-    return processes.leave(*_run(SimpleNamespace(run=run, GOES_ON=getattr(verb, "GOES_ON", False)), args))
+    return processes.leave(*_run(SimpleNamespace(**{**vars(verb), "run": run}), args))
 
 
 def _run(verb, args) -> tuple[int, str]:
@@ -182,7 +185,7 @@ def _run(verb, args) -> tuple[int, str]:
     if args.json:
         sys.stdout.flush()
         print(json.dumps(result))
-    return 0, ""
+    return getattr(verb, "code", lambda result: 0)(result), ""
 
 
 def _say(error: VitmedError) -> int:
