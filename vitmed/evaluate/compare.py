@@ -20,7 +20,7 @@ import numpy as np
 
 from vitmed.errors import InputError
 from vitmed.evaluate import intervals
-from vitmed.evaluate.measures import Judged, estimates, measures, with_parts
+from vitmed.evaluate.measures import IN_RANKS, Judged, estimates, measures, with_parts
 from vitmed.evaluate.score import RESAMPLES, clusters
 
 Array = np.ndarray
@@ -37,6 +37,7 @@ def over_draws(
     classes: Sequence[str],
     label_weight: Array | None = None,
     thresholds: Thresholds = None,
+    order: Sequence[int] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict:
@@ -51,6 +52,7 @@ def over_draws(
         classes: names of the classes or columns.
         label_weight: 0 where a label is missing; None: all are known.
         thresholds: one a draw, as ``score`` gives it under ``threshold``; None takes 0.5.
+        order: of ordered classes, as for ``score``.
         seed: of the bootstrap.
         resamples: how many.
 
@@ -63,10 +65,10 @@ def over_draws(
         InputError: the task has no such metric, or no example has a label.
     """
     points, boot, count = _draws(
-        metric, scores, thresholds, label, patients, task, classes, label_weight, seed, resamples
+        metric, scores, thresholds, label, patients, task, classes, label_weight, order, seed, resamples
     )
     return {
-        **_interval(points, boot, count[0], _in_unit_range(task)),
+        **_interval(points, boot, count[0], _in_unit_range(task, metric)),
         "draws": len(scores),
         "patients": count[1],
     }
@@ -84,6 +86,7 @@ def paired_difference(
     label_weight: Array | None = None,
     thresholds_a: Thresholds = None,
     thresholds_b: Thresholds = None,
+    order: Sequence[int] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict:
@@ -95,7 +98,7 @@ def paired_difference(
         raise InputError(
             f"the arms have {len(scores_a)} and {len(scores_b)} draws; a paired difference needs equally many"
         )
-    rest = (label, patients, task, classes, label_weight, seed, resamples)
+    rest = (label, patients, task, classes, label_weight, order, seed, resamples)
     a, boot_a, count = _draws(metric, scores_a, thresholds_a, *rest)
     b, boot_b, _ = _draws(metric, scores_b, thresholds_b, *rest)
     return {
@@ -105,7 +108,7 @@ def paired_difference(
     }
 
 
-def _draws(metric, scores, thresholds, label, patients, task, classes, label_weight, seed, resamples):
+def _draws(metric, scores, thresholds, label, patients, task, classes, label_weight, order, seed, resamples):
     """The metric of each draw (d,), in each resample (d, r), and the numbers of units and of patients."""
     known = np.ones(np.shape(label), bool) if label_weight is None else np.asarray(label_weight) > 0
     rows = np.flatnonzero(known.any(axis=1))
@@ -115,7 +118,8 @@ def _draws(metric, scores, thresholds, label, patients, task, classes, label_wei
     units = int(cluster.max()) + 1
     chosen = []
     for i, score in enumerate(scores):
-        judged = Judged(task, classes, np.asarray(score)[rows], np.asarray(label)[rows], known[rows], cluster)
+        at = np.asarray(score)[rows], np.asarray(label)[rows], known[rows], cluster
+        judged = Judged(task, classes, *at, order=order)
         threshold = thresholds[i] if thresholds is not None else None
         if threshold is not None:
             judged = dataclasses.replace(judged, threshold=[threshold[name] for name in judged.columns])
@@ -154,5 +158,5 @@ def _interval(points: Array, boot: Array, units: int, unit_range: bool) -> dict:
     return {"value": value, "low": low, "high": high}
 
 
-def _in_unit_range(task: str) -> bool:
-    return task != "regression"
+def _in_unit_range(task: str, metric: str) -> bool:
+    return task != "regression" and metric not in IN_RANKS
