@@ -49,7 +49,8 @@ def evaluate(
     Returns:
         What ``score`` returns, with ``run``, ``dataset``, ``split``, ``checkpoint`` (the step), ``opened``
         (how often this split of this dataset was evaluated with this run, this time included) and
-        ``folder`` (where it was written), and ``subgroups``: {column: what ``subgroups`` returns}.
+        ``folder`` (where it was written), ``order`` (the classes from the lowest rank to the highest, [] if they
+        have none), and ``subgroups``: {column: what ``subgroups`` returns}.
 
     Raises:
         InputError: no run, no labels learned, no such split or column, a split without labels, or a dataset that
@@ -75,8 +76,9 @@ def evaluate(
     patients = data.patients(split)
     val = (logits[val_split], *data.labels(val_split)) if with_val else None
     given = (task, classes, logits[split], label, label_weight, patients, val, seed)
-    result = score(*given)
-    result["subgroups"] = {column: subgroups(names, *given) for column, names in groups.items()}
+    order = [classes.index(name) for name in model.order]
+    result = score(*given, order=order)
+    result["subgroups"] = {column: subgroups(names, *given, order=order) for column, names in groups.items()}
     if by:
         result["notes"].append(NOTE)
     if split == val_split and result["threshold_from"] == "val":
@@ -101,6 +103,7 @@ def evaluate(
         "folder": str(out),
         "task": task,
         "classes": list(classes),
+        "order": model.order,
         **result,
     }
     scores = probabilities(task, logits[split])

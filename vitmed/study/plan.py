@@ -103,6 +103,11 @@ class Plan:
     def cell(self, arm: str, budget: int | float, draw: int) -> Cell:
         return next(c for c in self.cells if (c.arm, c.budget, c.draw) == (arm, budget, draw))
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Of ordered classes, their names from the lowest rank to the highest, by which every arm is judged."""
+        return next(map(_order, self.config.arms.values()))
+
     def label(self, arm: str) -> str:
         return self.config.arms[arm].label or arm
 
@@ -112,7 +117,8 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
 
     Raises:
         InputError: an unknown or missing key, a reference that is no arm, an arm that wants a pretraining
-            that is not there, steps that do not match the budgets, or arms that label other splits.
+            that is not there, steps that do not match the budgets, or arms that label other splits or rank the
+            classes otherwise.
     """
     checked = build(StudyConfig, config)
     study, workdir = checked.study, Path(workdir).resolve()
@@ -130,6 +136,12 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
         raise InputError(
             f"config.arms label the splits {', '.join(sorted(splits))}; "
             "all arms must learn from the same examples"
+        )
+    orders = {_order(arm) for arm in checked.arms.values()}
+    if len(orders) > 1:
+        raise InputError(
+            f"config.arms give config.objective.order as {', '.join(map(str, sorted(orders)))}; "
+            "all arms must be judged by the same ranks, so give it to each, also where it is not learned by"
         )
     for name, arm in checked.arms.items():
         if not re.fullmatch(r"\w+", name):
@@ -170,6 +182,10 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
                 title = f"{name}-{budget}-{draw}"
                 cells.append(Cell(title, workdir / "cells" / title, own, name, budget, draw))
     return Plan(checked, workdir, pretrain, tuple(cells))
+
+
+def _order(arm: Arm) -> tuple[str, ...]:
+    return tuple(arm.config.get("objective", {}).get("order", ()))
 
 
 def check_unchanged(plan: Plan) -> None:

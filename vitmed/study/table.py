@@ -20,7 +20,7 @@ from vitmed.report import words
 from vitmed.study import files
 from vitmed.study.plan import Cell, Plan
 
-LOWER_IS_BETTER = ("ece", "mae", "rmse")
+LOWER_IS_BETTER = ("ece", "mae", "rmse", "rank_mae")
 
 
 def write(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool = False) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def make(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool 
     }
     read = {cell.name: predictions.read(_folder(planned, cell) / "predictions.csv") for cell in planned.cells}
     truth = _same_truth(planned, read)
+    order = [truth.classes.index(name) for name in planned.order]
     patients = results[planned.cells[0].name]["patients"]
     facts = {
         "draws": list(study.draws_of.values()),
@@ -70,7 +71,7 @@ def make(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool 
         return [read[c.name].score for c in cells], [results[c.name]["threshold"] for c in cells]
 
     rows, comparisons = [], []
-    common = dict(task=truth.task, classes=truth.classes, label_weight=truth.label_weight)
+    common = dict(task=truth.task, classes=truth.classes, label_weight=truth.label_weight, order=order)
     with Bar("table", len(study.budgets) * len(arms), "rows", quiet=quiet) as bar:
         for budget in study.budgets:
             draws = study.draws_of[budget]
