@@ -59,6 +59,19 @@ def test_two_steps_in_2d(file, request, tmp_path):
     assert_trained(train(two_steps(f"{file}:tiny", scans, 2), tmp_path / "run", quiet=True))
 
 
+@pytest.mark.parametrize("way", ["probe", "attentive", "lora"])
+def test_two_steps_of_each_way_of_fine_tuning(way, tiny_dataset, tmp_path):
+    """From a run, as they are meant for: what config.finetune needs of the others is in the file."""
+    configs_of = {
+        name: str(PROJECT / "configs" / f"{name}.py") for name in ("pretrain_mae", "finetune_classify")
+    }
+    former = two_steps(f"{configs_of['pretrain_mae']}:tiny", tiny_dataset, 2)
+    train(former, tmp_path / "former", quiet=True)
+    config = two_steps(f"{configs_of['finetune_classify']}:{way}", tiny_dataset, 2)
+    config.init_from = str(tmp_path / "former")
+    assert_trained(train(config, tmp_path / "run", quiet=True))
+
+
 @pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
 def test_two_steps_in_3d(file, request, tmp_path):
     """Otherwise something in the path to this objective knows only images."""

@@ -18,11 +18,11 @@ from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.patches import grid, patchify, unpatchify
 from vitmed.models.sliding import blended
-from vitmed.objectives import masking, registry
+from vitmed.objectives import masking, registry, supervised
+from vitmed.objectives.classifier import Classifier
 from vitmed.objectives.interface import Spec
 from vitmed.objectives.mae import Autoencoder, patch_statistics
 from vitmed.objectives.segmentation import Segmentation
-from vitmed.objectives.supervised import Classifier
 from vitmed.runs import folder, load
 from vitmed.scans.layout import UNMARKED
 from vitmed.scans.recipe import Recipe, normalise, to_units
@@ -89,6 +89,11 @@ class Model:
         return self.config["objective"]["name"]
 
     @property
+    def order(self) -> list[str]:
+        """Of a run that learned ordered classes, their names from the lowest rank to the highest; else []."""
+        return list(self.config["objective"].get("order", ()))
+
+    @property
     def structures(self) -> list[str]:
         """Names of what the masks of its training set hold: the k-th is class k of its own masks, from 1."""
         return [name for name, _ in self._spec.structures]
@@ -105,8 +110,7 @@ class Model:
 
     def features(self, dataset: Dataset, split: str, indices: np.ndarray | None = None) -> np.ndarray:
         """Pooled features of the encoder, ``(n, D)`` float32, in the split's order (or that of ``indices``)."""
-        classifier = Classifier(self._model, self._spec)
-        return self._sweep("features", classifier.features, dataset, split, indices)
+        return self._sweep("features", self._classifier().features, dataset, split, indices)
 
     def logits(self, dataset: Dataset, split: str, indices: np.ndarray | None = None) -> np.ndarray:
         """Scores of the head, ``(n, K)`` float32, in the split's order (or that of ``indices``).
@@ -118,8 +122,7 @@ class Model:
             raise InputError(
                 f"{self.run} is a {self.objective!r} run, which gives no scores; fine-tune it first with configs/finetune_classify.py"
             )
-        classifier = Classifier(self._model, self._spec)
-        return self._sweep("logits", classifier.logits, dataset, split, indices)
+        return self._sweep("logits", self._classifier().logits, dataset, split, indices)
 
     def segment(
         self, dataset: Dataset, split: str, indices: np.ndarray | None = None
@@ -252,6 +255,12 @@ class Model:
                 f"dataset {dataset.path} does not fit the run {self.run}: {'; '.join(differences)} "
                 "(here: the run, there: the dataset)"
             )
+
+    def _classifier(self) -> Classifier:
+        settings = registry.section(self.config["objective"].to_dict())
+        if isinstance(settings, supervised.Config):
+            return supervised.classifier(settings, self._model, self._spec)
+        return Classifier(self._model, self._spec)
 
     def _prepared(self, stream: dict) -> jax.Array:
         return normalise(stream["image"], stream["scale"], stream["offset"], self.recipe)

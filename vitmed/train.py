@@ -12,7 +12,8 @@ import math
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import optax
 from ml_collections import ConfigDict
 
 from vitmed import config as configs
-from vitmed.data import budget, loader
+from vitmed.data import balance, budget, loader
 from vitmed.data.augment import AugmentConfig, augment
 from vitmed.data.dataset import Dataset
 from vitmed.data.keys import example_keys, step_key
@@ -36,16 +37,17 @@ from vitmed.evaluate.guard import GuardConfig
 from vitmed.evaluate.health import ProbeConfig
 from vitmed.models.build import ModelConfig
 from vitmed.models.cost import matmul_flops, short, state_bytes
-from vitmed.objectives import registry, teacher
+from vitmed.objectives import registry, supervised, teacher
+from vitmed.objectives.classifier import Classifier
 from vitmed.objectives.interface import Objective, Spec
-from vitmed.objectives.supervised import Classifier
-from vitmed.optim.optimiser import OptimConfig, ema_update, optimiser, schedule
+from vitmed.optim.optimiser import OptimConfig, ema_update, schedule
 from vitmed.parallel import processes, shown
 from vitmed.parallel.engine import Engine, ParallelConfig, check_shared, engine
 from vitmed.parallel.microbatches import microbatches
 from vitmed.progress import Bar
 from vitmed.runs import averaged, folder
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+from vitmed.runs.finetune import FinetuneConfig, Stage
 from vitmed.runs.late_metrics import LateMetrics
 from vitmed.runs.metrics import MetricsWriter
 from vitmed.runs.metrics import read as metrics_of
@@ -104,6 +106,7 @@ class Config:
     objective: dict
     train: TrainConfig
     optim: OptimConfig = OptimConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
     augment: AugmentConfig = AugmentConfig()
     probe: ProbeConfig = ProbeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -117,7 +120,8 @@ def check(values: ConfigDict) -> Config:
     """The config as dataclasses.
 
     Raises:
-        InputError: an unknown, missing or mistyped key, by name, or two slow averages of one run.
+        InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, or a way of
+            fine-tuning where there is nothing to fine-tune.
     """
     config = configs.build(Config, values)
     config = dataclasses.replace(config, objective=registry.section(config.objective))
@@ -129,6 +133,12 @@ def check(values: ConfigDict) -> Config:
     if adaptations(config.init_adapt) and not config.init_from:
         raise InputError(
             f"config.init_adapt is {config.init_adapt!r}, but there is no config.init_from to adapt"
+        )
+    config.finetune.check(config.objective, config.init_from)
+    if config.model.pool == "attentive" and not isinstance(config.objective, supervised.Config):
+        raise InputError(
+            f"config.model.pool is 'attentive', which is learned with labels and which {config.objective.name!r} does "
+            "not learn; take another"
         )
     return config
 
@@ -230,7 +240,7 @@ class Job:
         made = engine(config.parallel, config.train.batch_size)
         self.feeds = _feeds(self.dataset, config, made)
         self.examples = self.feeds["main"].examples
-        spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples))
+        spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples), self._counts())
         self._build(described, spec, made)
         probe, data = config.probe, config.data
         self._looked = health.choose(self.dataset, data.split, probe.examples) if probe.every else None
@@ -247,33 +257,47 @@ class Job:
         """The pure functions for what ``recipe`` and ``spec`` describe, compiled by ``engine``."""
         config = self.config
         self.recipe, self.spec, self.steps, self.engine = recipe, spec, spec.steps, engine
-        self.objective: Objective = registry.build(
-            config.objective, config.model, spec, config.parallel.remat
-        )
         self.seed = np.uint32(config.train.seed % 2**32)
+        self.objective: Objective = self._objective(config.finetune.method == "probe")
         params = jax.eval_shape(self.fresh_params, self.seed)
-        self.optimiser: optax.GradientTransformation = optimiser(config.optim, self.steps, params)
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-        self.update = engine.compile(self._update)
+        self.split = config.finetune.split(params)
+        self.stages = config.finetune.stages(params, self.steps)
+        self.optimiser: optax.GradientTransformation = config.finetune.rule(config.optim, self.steps, params)
+        self._updates = [engine.compile(partial(self._update, stage=stage)) for stage in self.stages]
+        self.update = self._updates[-1]
         self.validate = engine.compile_read(self._validate)
         self.represent = engine.compile_read(self._represent)
 
+    def _objective(self, still: bool) -> Objective:
+        """The three functions; ``still`` for an encoder that is not trained, which no drop path holds back then."""
+        model, remat = self.config.model, self.config.parallel.remat
+        model = dataclasses.replace(model, drop_path=0.0) if still else model
+        return registry.build(self.config.objective, model, self.spec, remat)
+
     def fresh_params(self, seed: np.uint32) -> Any:
         """Initial parameters: a function of the seed."""
-        return self.objective.init(jax.random.key(seed), self.spec)[0]
+        return self._fresh(seed)[0]
+
+    def _fresh(self, seed: np.uint32) -> tuple[Any, Any]:
+        """Initial parameters, with what the way of fine-tuning adds to them, and memory."""
+        key = jax.random.key(seed)
+        params, memory = self.objective.init(key, self.spec)
+        return self.config.finetune.begun(params, key), memory
 
     def fresh_state(self, seed: np.uint32) -> dict:
-        """Initial state: ``{params, memory, opt_state, ema, step, seed}``.
+        """Initial state: ``{params, memory, opt_state, ema, step, seed}``; the last but two of what is trained alone.
 
         The seed travels in the state and not as a constant of the program, so that runs which differ in
         nothing else share one compiled program.
         """
-        params, memory = self.objective.init(jax.random.key(seed), self.spec)
+        params, memory = self._fresh(seed)
+        trained = self.split.trained(params)
         return {
             "params": params,
             "memory": memory,
-            "opt_state": self.optimiser.init(params),
-            "ema": jax.tree.map(jnp.copy, params) if self.config.optim.ema else {},
+            "opt_state": self.optimiser.init(trained),
+            "ema": jax.tree.map(jnp.copy, trained) if self.config.optim.ema else {},
             "step": jnp.zeros((), jnp.int32),
             "seed": jnp.asarray(seed, jnp.uint32),
         }
@@ -283,14 +307,28 @@ class Job:
         params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
         if self.objective.after_transfer is not None:
             if processes.index() == 0:
-                params = self.objective.after_transfer(params, self._training_set())
+                # A low-rank change is nothing yet: the former encoder is what the head is fitted to.
+                params |= self.objective.after_transfer(
+                    {name: part for name, part in params.items() if name != "lora"}, self._training_set()
+                )
             params = processes.from_first(params)
         return {
             **state,
             "params": params,
             "memory": teacher.begin(state["memory"], params),
-            "ema": params if self.config.optim.ema else {},
+            "ema": self.split.trained(params) if self.config.optim.ema else {},
         }
+
+    def _counts(self) -> tuple[tuple[int, int], ...]:
+        """How often each class is shown by what is trained on, for an objective that weighs by it."""
+        if getattr(self.config.objective, "class_weights", ()) != "balanced":
+            return ()
+        found = [balance.counts(part.dataset, part.split, part.members) for part in self.feeds["main"].parts]
+        return tuple((int(shown), int(rest)) for shown, rest in sum(found))
+
+    def update_at(self, step: int) -> Callable:
+        """The compiled update of the stretch of training that ``step`` lies in."""
+        return self._updates[sum(stage.start <= step for stage in self.stages) - 1]
 
     def _training_set(self) -> Iterator[dict]:
         """What is trained on, once, in order, prepared and not augmented."""
@@ -398,6 +436,8 @@ class Job:
             f"{config.objective.name}: {config.model.variant}, {self.parameters / 1e6:.1f} M parameters, "
             f"{self.examples} scans of {size}x{self.spec.channels}, {self.steps} steps of {config.train.batch_size} on {devices}"
         )
+        if not config.finetune.whole:
+            text += f"; {config.finetune.told(jax.eval_shape(self.fresh_state, self.seed))}"
         for name, feed in self.feeds.items():
             if name != "main":
                 text += f"; {feed.batch_size} a step of {feed.examples} {name} scans"
@@ -412,30 +452,33 @@ class Job:
         program = self.update.lower(state, batch).compile().as_text()
         return shown.table(self.engine, jax.eval_shape(self.fresh_state, self.seed), program)
 
-    def _update(self, state: dict, batch: dict) -> tuple[dict, dict]:
+    def _update(self, state: dict, batch: dict, stage: Stage) -> tuple[dict, dict]:
         """One update. Pure: what it returns is a function of its arguments."""
         config, axis = self.config, self.engine.axis
         key = step_key(state["seed"], state["step"])
         batch = self._prepare(batch, jax.random.fold_in(key, _AUGMENT))
         objective_key = jax.random.fold_in(key, _OBJECTIVE)
 
-        def loss(params):
-            with microbatches(config.parallel.accumulate):
-                return self.objective.loss(
-                    params, state["memory"], batch, objective_key, axis=axis, train=True
-                )
+        objective = self._objective(stage.still)
 
-        (_, (metrics, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"])
+        def loss(trained):
+            params = config.finetune.plain(stage.split.joined(state["params"], trained))
+            with microbatches(config.parallel.accumulate):
+                return objective.loss(params, state["memory"], batch, objective_key, axis=axis, train=True)
+
+        trained = stage.split.trained(state["params"])
+        (_, (metrics, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
         if axis is not None:
             gradients = jax.lax.pmean(gradients, axis)
-        updates, opt_state = self.optimiser.update(gradients, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        updates, opt_state = self.optimiser.update(gradients, state["opt_state"], trained)
+        params = stage.split.joined(state["params"], optax.apply_updates(trained, updates))
         step = state["step"] + 1
+        kept = self.split.trained(params)
         after = {
             "params": params,
-            "memory": self.objective.after_update(params, memory, step),
+            "memory": self.objective.after_update(config.finetune.plain(params), memory, step),
             "opt_state": opt_state,
-            "ema": ema_update(state["ema"], params, step, config.optim.ema) if config.optim.ema else {},
+            "ema": ema_update(state["ema"], kept, step, config.optim.ema) if config.optim.ema else {},
             "step": step,
             "seed": state["seed"],
         }
@@ -443,7 +486,7 @@ class Job:
         return after, {**metrics, "gradient_norm": optax.tree.norm(gradients), "learning_rate": rate}
 
     def _validate(self, state: dict, batch: dict) -> tuple[dict, jax.Array]:
-        params = state["ema"] if self.config.optim.ema else state["params"]
+        params = self._given(state)
         batch = self._prepare(batch, None)
         key = jax.random.key(EVALUATION_SEED)
         with microbatches(self.config.parallel.accumulate):
@@ -455,12 +498,20 @@ class Job:
 
     def _represent(self, state: dict, batch: dict) -> jax.Array:
         """``(B, D)`` features of the whole global batch, from the parameters that the run is used by."""
-        params = state["ema"] if self.config.optim.ema else averaged(state["params"], state["memory"])
+        params = self._given(state)
+        params = params if self.config.optim.ema else averaged(params, state["memory"])
         network = Classifier(self.config.model, self.spec, self.config.parallel.remat)
         with microbatches(self.config.parallel.accumulate):
             features = network.features(params, self._prepare(batch, None)["main"]["image"])
         axis = self.engine.axis
         return features if axis is None else jax.lax.all_gather(features, axis, tiled=True)
+
+    def _given(self, state: dict) -> dict:
+        """The parameters by which the run is used, as a network takes them."""
+        params = state["params"]
+        if self.config.optim.ema:
+            params = self.split.joined(params, state["ema"])
+        return self.config.finetune.plain(params)
 
     def _prepare(self, batch: dict, key: jax.Array | None) -> dict:
         """Stored integers to normalised images; with a key, augmented ones."""
@@ -498,7 +549,7 @@ def _loop(
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
-            state, values = job.update(state, job.engine.put_batch(batch))
+            state, values = job.update_at(step)(state, job.engine.put_batch(batch))
             metrics.later(step + 1, values)
             if began is None:  # the first step compiles; time from its end
                 metrics.now()
@@ -592,7 +643,8 @@ def _training_examples(
             "the two with the same ones"
         )
     if not _learns_from_labels(config):
-        for key, value in (("labels", data.labels), ("fold", data.fold or None)):
+        sampling = None if data.sampling == "natural" else data.sampling
+        for key, value in (("labels", data.labels), ("fold", data.fold or None), ("sampling", sampling)):
             if value is not None:
                 raise InputError(
                     f"config.data.{key} is {value}, but {config.objective.name!r} uses no labels; leave it out"

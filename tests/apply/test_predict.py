@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from vitmed.apply.answers import Scores
 from vitmed.apply.mask_files import names_of
 from vitmed.apply.predict import predict
 from vitmed.cli.main import main
@@ -74,6 +76,22 @@ def test_scores_of_new_scans_are_those_of_the_evaluation(classifier, tiny_pngs, 
     sheet = json.loads((classifier / "dataset.json").read_text())
     assert told["trained_on"]["content_hash"] == sheet["content_hash"]
     assert [scan["id"] for scan in told["scans"]] == [file.name for file in files]
+
+
+def test_of_grades_the_median_rank_is_said(tmp_path):
+    """Otherwise predict says another class than the one that evaluate judges, and has no errors in ranks."""
+    logits = np.log([[0.3, 0.4, 0.3], [0.1, 0.3, 0.6]])
+    sheet = {"task": "multiclass", "classes": ["high", "low", "middle"]}
+    model = SimpleNamespace(
+        datasheet=sheet, order=["low", "middle", "high"], logits=lambda data, split, at: logits
+    )
+    data = SimpleNamespace(ids=lambda split: ["x", "y"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitmed.evaluate.operating.thresholds", lambda *_: None)
+        scores = Scores(model, None, 1, tmp_path, True)
+    assert list(scores.ask(data, "test", np.arange(2))) == [2]
+    scores.finish()
+    assert [row["predicted"] for row in table(tmp_path)] == ["middle", "middle"]
 
 
 def test_a_run_without_its_dataset_says_where_its_threshold_is_from(

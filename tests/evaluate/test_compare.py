@@ -57,6 +57,22 @@ def test_values_are_means_over_draws(rng):
     assert (other["low"], other["high"]) == pytest.approx((-found["high"], -found["low"]))
 
 
+def test_errors_in_ranks_follow_the_order_and_may_exceed_one(rng):
+    """Otherwise grades are compared in the order of their names, or an interval ends at an error of one rank."""
+    order, n = [2, 0, 3, 1], 60
+    rank = rng.integers(0, 4, n)
+    label, said = np.asarray(order)[rank][:, None], (rank + rng.choice([1, 2, 2, 3], (4, n))) % 4
+    scores = [0.9 * np.eye(4)[np.asarray(order)[r]] + 0.025 for r in said]
+    given = dict(task="multiclass", classes=list("abcd"), order=order, resamples=200)
+    found = over_draws("rank_mae", scores, label, None, **given)
+    assert found["value"] == pytest.approx(np.abs(said - rank).mean()) and found["value"] > 1
+    assert 1 < found["low"] < found["value"] < found["high"]
+    other = paired_difference("rank_mae", scores, scores[::-1], label, None, **given)
+    assert other["value"] == pytest.approx(0, abs=1e-12)
+    with pytest.raises(InputError, match="has no metric 'rank_mae'"):
+        over_draws("rank_mae", scores, label, None, **{**given, "order": ()})
+
+
 def test_pairing_narrows_the_difference(rng):
     """Otherwise a difference is as unsure as the two numbers apart, and nothing is ever shown to be real."""
     label, patients, (a, b) = study(rng, (1.5, 1.0))

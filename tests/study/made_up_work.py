@@ -103,7 +103,7 @@ def label_count(data: str, split: str, labels, draw: int, parts: int = 0) -> int
     return round(200 * labels)
 
 
-def metric_names(data: str, split: str) -> list[str]:
+def metric_names(data: str, split: str, order: tuple[str, ...]) -> list[str]:
     return ["auroc", "balanced_accuracy", "ece"]
 
 

@@ -35,6 +35,16 @@ def test_only_pretrained_arms_start_from_the_pretraining(config, tmp_path):
     assert "labels" not in pretrain.config.data
 
 
+def test_arms_are_judged_by_the_same_ranks(config, tmp_path):
+    """Otherwise an arm without an order has no errors in ranks to be compared with, which shows after hours."""
+    for arm in config.arms.values():
+        arm.config.objective = {"order": ("low", "middle", "high")}
+    assert plan(config, tmp_path / "study").order == ("low", "middle", "high")
+    config.arms.resnet.config.objective = {"order": ("high", "middle", "low")}
+    with pytest.raises(InputError, match="all arms must be judged by the same ranks"):
+        plan(config, tmp_path / "study")
+
+
 def test_arms_are_chosen_and_ordered(config, tmp_path):
     """Otherwise tables list arms by the alphabet, and trying one arm runs all."""
     config.study.arms = ("scratch", "pretrained")

@@ -97,6 +97,15 @@ def test_thresholds_come_from_the_left_out_scans():
     assert tune.threshold_of([one]) == {"b": 0.5} and tune.value_of("auroc", one) is None
 
 
+def test_trials_are_judged_in_ranks():
+    """Otherwise a study of grades cannot be tuned by errors in ranks, or takes the worst setting for the best."""
+    label, score = np.array([[0], [1], [2]]), np.eye(3)[[0, 2, 1]]  # ranks 1, 0, 2 and said 1, 2, 0
+    found = LeftOut("multiclass", list("abc"), score, label, np.ones_like(label), (1, 0, 2))
+    assert tune.value_of("rank_mae", found) == pytest.approx(4 / 3)
+    assert tune.value_of("rank_mae", found._replace(order=())) is None
+    assert not tune.higher_is_better("rank_mae") and tune.higher_is_better("quadratic_kappa")
+
+
 @pytest.mark.parametrize(
     ("by", "threshold", "labels", "said"),
     [

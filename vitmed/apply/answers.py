@@ -42,6 +42,7 @@ class Scores:
     def __init__(self, model: Model, asked: Asked, step: int, out: Path, quiet: bool):
         self._model, self._asked, self._out = model, asked, out
         self._task, self._classes = model.datasheet["task"], list(model.datasheet["classes"])
+        self._order = [self._classes.index(name) for name in model.order]
         self._logits: list[np.ndarray] = []
         self.scans: list[dict] = []
         self.notes: list[str] = []
@@ -81,14 +82,16 @@ class Scores:
         label, weight = (values[:n] for values in data.labels(split))
         who = data.patients(split)
         logits = np.concatenate(self._logits)
-        found = score(self._task, self._classes, logits, label, weight, who and who[:n], self._at)
+        given = (label, weight, who and who[:n], self._at)
+        found = score(self._task, self._classes, logits, *given, order=self._order)
         self.notes += found["notes"]
         return {name: found[name] for name in _KEPT}
 
     def _said(self, made: np.ndarray) -> tuple[list[list[str]], list[str]]:
         """What is said of each scan at the threshold, and the heads of its columns."""
         none = np.zeros((len(made), made.shape[1]))
-        judged = Judged(self._task, self._classes, made, none, none > 0, np.arange(len(made)))
+        given = (made, none, none > 0, np.arange(len(made)))
+        judged = Judged(self._task, self._classes, *given, order=self._order)
         at = (self._at or {}).get("threshold")
         if at is not None:
             judged = Judged(**{**vars(judged), "threshold": [at[name] for name in judged.columns]})

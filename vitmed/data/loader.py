@@ -8,11 +8,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import grain
 import numpy as np
 
-from vitmed.data import crops
+from vitmed.data import balance, crops
 from vitmed.data.copies import copies
 from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
@@ -47,6 +48,8 @@ class DataConfig:
         unlabelled_batch: size of its global batch; None is that of ``config.train.batch_size``.
         labels: label budget: an int counts examples, a float is a fraction of the labelled ones; None is all.
         label_seed: which draw of the budget.
+        sampling: "natural" draws every labelled scan equally often; "balanced" every class, however rare
+            (``vitmed.data.balance`` says what that is where a scan has several labels).
         fold: (k, n) holds the k-th of n parts of the labelled scans out of all that is trained on, for
             cross-validation within the label budget; k from 0. () is none.
         apart: splits of ``path`` of whose scans nothing learns a copy: what has their pixels is left out of every stream.
@@ -64,6 +67,7 @@ class DataConfig:
     unlabelled_batch: int | None = None
     labels: int | float | None = None  # int first: 1 is one label, 1.0 is all of them
     label_seed: int = 0
+    sampling: Literal["natural", "balanced"] = "natural"
     fold: tuple[int, ...] = ()
     apart: tuple[str, ...] = ()
     workers: int = 2
@@ -84,6 +88,10 @@ class DataConfig:
         if self.mix and self.labels is not None:
             raise ValueError(
                 f"labels is {self.labels}, but a label budget is drawn from one dataset; leave out config.data.mix"
+            )
+        if self.mix and self.sampling != "natural":
+            raise ValueError(
+                f"sampling is {self.sampling!r}, but config.data.mix says how often each dataset is drawn; leave one out"
             )
         if self.fold and (len(self.fold) != 2 or not 0 <= self.fold[0] < self.fold[1]):
             raise ValueError(f"fold is {self.fold}; (k, n) was expected, the k-th of n parts, k from 0")
@@ -177,7 +185,9 @@ class DataConfig:
         parts.sort(key=lambda part: (part.dataset.datasheet.get("content_hash", ""), str(part.dataset.path)))
         parts = parts or [Part(dataset, self.split, members(dataset), held=tuple(held))]
         alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
-        made = {"main": Feed(parts, batch_size, seed_of(seed, "main"), alike, crop=self.crop)}
+        groups = balance.groups(dataset, self.split, parts[0].members) if self.sampling == "balanced" else ()
+        main = Feed(parts, batch_size, seed_of(seed, "main"), alike, crop=self.crop, groups=groups)
+        made = {"main": main}
         if self.unlabelled or rest:
             if not self.unlabelled:
                 whole = self._rest(parts)

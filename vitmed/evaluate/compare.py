@@ -33,7 +33,7 @@ from scipy.stats import t as student
 
 from vitmed.errors import InputError
 from vitmed.evaluate import intervals
-from vitmed.evaluate.measures import Judged, estimates, measures, with_parts
+from vitmed.evaluate.measures import IN_RANKS, Judged, estimates, measures, with_parts
 from vitmed.evaluate.score import RESAMPLES, clusters
 
 Array = np.ndarray
@@ -74,6 +74,7 @@ def sample(
     label_weight: Array | None = None,
     thresholds: Thresholds = None,
     sources: Sequence[int] | None = None,
+    order: Sequence[int] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Sampled:
@@ -89,6 +90,7 @@ def sample(
         label_weight: 0 where a label is missing; None: all are known.
         thresholds: one a draw, as ``score`` gives it under ``threshold``; None takes 0.5.
         sources: one a draw, equal where two began from one pretraining.
+        order: of ordered classes, as for ``score``.
         seed: of the bootstrap.
         resamples: how many.
 
@@ -103,7 +105,8 @@ def sample(
     units = int(cluster.max()) + 1
     chosen = []
     for i, score in enumerate(scores):
-        judged = Judged(task, classes, np.asarray(score)[rows], np.asarray(label)[rows], known[rows], cluster)
+        at = np.asarray(score)[rows], np.asarray(label)[rows], known[rows], cluster
+        judged = Judged(task, classes, *at, order=order)
         threshold = thresholds[i] if thresholds is not None else None
         if threshold is not None:
             judged = dataclasses.replace(judged, threshold=[threshold[name] for name in judged.columns])
@@ -118,7 +121,7 @@ def sample(
         [estimates(c, w)[metric] for c in chosen]
         for w in intervals.resamples(units, len(rows), resamples, seed)
     ]
-    unit_range = task != "regression" and metric.partition("/")[0] != "hd95"
+    unit_range = task != "regression" and metric.partition("/")[0] not in ("hd95", *IN_RANKS)
     return Sampled(points, np.concatenate(chunks, axis=1), units, count, len(rows), unit_range, sources)
 
 

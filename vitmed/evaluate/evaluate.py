@@ -73,8 +73,9 @@ def evaluate(
     Returns:
         What ``score`` returns, with ``run``, ``dataset``, ``split``, ``checkpoint`` (the step), ``opened``
         (how often this split of this dataset was evaluated with this run, this time included) and
-        ``folder`` (where it was written), and ``subgroups``: {column: what ``subgroups`` returns}; of masks also
-        what ``Judging.counted`` says.
+        ``folder`` (where it was written), ``order`` (the classes from the lowest rank to the highest, [] if they
+        have none), and ``subgroups``: {column: what ``subgroups`` returns}; of masks also what ``Judging.counted``
+        says.
 
     Raises:
         InputError: no run, no labels learned, no such split or column, a split without labels, or a dataset that
@@ -103,10 +104,11 @@ def evaluate(
         found = _of_labels(model, data, split, val_split, quiet)
     patients = data.patients(split)
     given = (found.task, found.classes, found.score, found.label, found.weight, patients, found.val, seed)
-    result = score(*given)
+    order = [found.classes.index(name) for name in model.order]
+    result = score(*given, order=order)
     result |= found.beside
     result["notes"] += found.notes
-    result["subgroups"] = {column: subgroups(names, *given) for column, names in groups.items()}
+    result["subgroups"] = {column: subgroups(names, *given, order=order) for column, names in groups.items()}
     if by:
         result["notes"].append(NOTE)
     if split == val_split and result["threshold_from"] == "val":
@@ -131,6 +133,7 @@ def evaluate(
         "folder": str(out),
         "task": found.task,
         "classes": found.classes,
+        "order": model.order,
         **result,
     }
     table = Predictions(

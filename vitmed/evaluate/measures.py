@@ -26,6 +26,7 @@ METHODS = {
     "bootstrap": "bootstrap bound above; below 0 unless calibrated scores would rarely give so much",
     "percentile": "middle 95% of the resamples",
 }
+IN_RANKS = {"rank_mae": metrics.mae, "quadratic_kappa": metrics.quadratic_kappa}  # of ordered classes
 CURVES = ("auroc", "average_precision", "sensitivity_at_90_specificity")
 
 
@@ -63,6 +64,7 @@ class Judged:
         cluster: (n,) index of the patient.
         threshold: one a column for "yes"; None takes 0.5.
         specific: one a column: the threshold of 90% specificity on validation; None where there is none.
+        order: of ordered classes, the class index of each rank, lowest first; () where they have no order.
     """
 
     task: str
@@ -73,6 +75,7 @@ class Judged:
     cluster: Array
     threshold: Sequence[float] | None = None
     specific: Sequence[float | None] | None = None
+    order: Sequence[int] = ()
 
     @property
     def binary(self) -> bool:
@@ -93,9 +96,15 @@ class Judged:
         return rows, self.label[rows, k] == 1, self.score[rows, k]
 
     def predicted(self) -> Array:
-        """The class said, (n,): by the threshold for two classes, by the largest probability for more."""
+        """The class said, (n,): by the threshold for two classes, by the largest probability for more.
+
+        Of ordered classes it is the median rank: no class costs less in ranks, on average.
+        """
         if self.binary:
             return (self.score[:, 1] >= self.yes(0)).astype(np.int64)
+        if len(self.order):
+            below = np.cumsum(self.score[:, list(self.order)], axis=1)[:, :-1] < 0.5
+            return np.asarray(self.order)[below.sum(axis=1)]
         return np.argmax(self.score, axis=1)
 
     def yes(self, k: int) -> float:
@@ -275,7 +284,12 @@ def _exclusive(judged: Judged) -> tuple[list[Measure], list[str]]:
         else _nothing("balanced_accuracy")
     )
     made += _means(["f1"], made)
-    made.append(_calibration(label == said, judged.score.max(1), cluster))
+    if len(judged.order):
+        ranks = np.argsort(judged.order)
+        for name, function in IN_RANKS.items():
+            estimate = partial(_at_rows, ranks[label], ranks[said], cluster, function)
+            made.append(Measure(name, "percentile", estimate, intervals.percentile_interval))
+    made.append(_calibration(label == said, judged.score[np.arange(len(said)), said], cluster))
     return made, _not_judged(
         [f"{c} (no example)" for k, c in enumerate(judged.classes) if k not in present], made
     )

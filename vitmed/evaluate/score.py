@@ -1,6 +1,7 @@
 """From logits and labels to the numbers of a task, each with its interval: no model and no file needed."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -25,6 +26,7 @@ def score(
     val: tuple[Array, Array, Array] | dict | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    order: Sequence[int] = (),
 ) -> dict:
     """The numbers of one split.
 
@@ -40,6 +42,7 @@ def score(
             ``chosen`` made of them.
         seed: of the bootstrap.
         resamples: how many.
+        order: of ordered classes, the class index of each rank, lowest first: their numbers in ranks come too.
 
     Returns:
         ``examples`` (those with a label), ``patients`` (None where unknown), ``metrics`` {name: {"value",
@@ -61,10 +64,14 @@ def score(
     if len(rows) < len(known):
         what = "mask" if task == "segmentation" else "label"
         notes.append(f"{len(known) - len(rows)} of {len(known)} examples have no {what} and are left out")
-    judged = Judged(task, classes, probability[rows], np.asarray(label)[rows], known[rows], cluster)
+    judged = Judged(
+        task, classes, probability[rows], np.asarray(label)[rows], known[rows], cluster, order=order
+    )
     judged, source = _with_thresholds(judged, val, notes)
     listed, more = measures(judged)
     numbers, lacking = _numbers(listed, int(cluster.max()) + 1, len(rows), resamples, seed)
+    if len(order):
+        notes.append(f"ranks are {' < '.join(classes[k] for k in order)}; the class said is the median rank")
     if judged.binary:
         notes.append(f"the positive class is {classes[1]!r}")
     if lacking:

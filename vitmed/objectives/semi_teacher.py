@@ -45,6 +45,7 @@ class Config(supervised.Config):
 
     streams: ClassVar[tuple[str, ...]] = ("main", "unlabelled")
     averages: ClassVar[bool] = True
+    finetunes: ClassVar[bool] = False
 
     name: Literal["semi_teacher"] = "semi_teacher"
     strong: AugmentConfig = AugmentConfig()
@@ -78,7 +79,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
             f"config.objective.name is 'semi_teacher', which guesses one class a scan, but the dataset's labels are "
             f"{spec.task!r}; use 'semi_masked'"
         )
-    network = supervised.Classifier(model, spec, remat)
+    network = supervised.classifier(config, model, spec, remat)
 
     def init(key, spec):
         params, _ = labels.init(key, spec)

@@ -15,6 +15,8 @@ METRICS = {
     "specificity_at_validation_90_specificity": "specificity at validation's 90% specificity",
     "ece": "expected calibration error",
     "mae": "mean absolute error",
+    "rank_mae": "mean absolute error in ranks",
+    "quadratic_kappa": "quadratic weighted kappa",
     "rmse": "root mean squared error",
     "r2": "R\N{SUPERSCRIPT TWO}",
     "pearson": "Pearson's r",

@@ -98,6 +98,11 @@ class Plan:
     def cell(self, arm: str, budget: int | float, draw: int) -> Cell:
         return next(c for c in self.cells if (c.arm, c.budget, c.draw) == (arm, budget, draw))
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Of ordered classes, their names from the lowest rank to the highest, by which every arm is judged."""
+        return next(map(_order, self.config.arms.values()))
+
     def label(self, arm: str) -> str:
         return self.config.arms[arm].label or arm
 
@@ -111,8 +116,8 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
 
     Raises:
         InputError: an unknown or missing key, a comparison with what is no arm, an arm that wants a pretraining
-            that is not there, steps that do not match the budgets, arms that label other splits, or arms that try
-            other numbers of settings.
+            that is not there, steps that do not match the budgets, arms that label other splits or rank the classes
+            otherwise, or arms that try other numbers of settings.
     """
     checked = build(StudyConfig, config)
     study, workdir = checked.study, Path(workdir).resolve()
@@ -141,6 +146,10 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
                 for name in checked.arms:
                     cells.append(_cell(checked, workdir, name, at, draw, fold))
     return Plan(checked, workdir, tuple(pretrains), tuple(cells))
+
+
+def _order(arm: Arm) -> tuple[str, ...]:
+    return tuple(arm.config.get("objective", {}).get("order", ()))
 
 
 def check_unchanged(plan: Plan) -> None:
@@ -211,6 +220,12 @@ def _check_arms(checked: StudyConfig) -> None:
         raise InputError(
             f"config.arms label the splits {', '.join(sorted(splits))}; "
             "all arms must learn from the same examples"
+        )
+    orders = {_order(arm) for arm in checked.arms.values()}
+    if len(orders) > 1:
+        raise InputError(
+            f"config.arms give config.objective.order as {', '.join(map(str, sorted(orders)))}; "
+            "all arms must be judged by the same ranks, so give it to each, also where it is not learned by"
         )
     pretrainings = _pretrainings(checked)
     for name in (*checked.arms, *checked.pretrains):

@@ -35,8 +35,8 @@ def evaluate_run(run: Path, split: str, checkpoint: str) -> dict:
     return evaluate(run, split=split, which=checkpoint)
 
 
-def metric_names(data: str, split: str) -> list[str]:
-    """Names of the metrics that the labels of a split allow.
+def metric_names(data: str, split: str, order: tuple[str, ...] = ()) -> list[str]:
+    """Names of the metrics that the labels of a split allow, with classes of this order from the lowest rank.
 
     Raises:
         InputError: no such dataset, no such split, or no labels in it.
@@ -54,9 +54,9 @@ def metric_names(data: str, split: str) -> list[str]:
         raise InputError(f"split {split!r} of {data} has no labels; ingest it with --labels or --label-from")
     sheet = dataset.datasheet
     alike = np.full((len(rows), len(sheet["classes"])), 0.5)  # names do not depend on scores
-    judged = Judged(
-        sheet["task"], sheet["classes"], alike, label[rows], weight[rows] > 0, np.arange(len(rows))
-    )
+    given = alike, label[rows], weight[rows] > 0, np.arange(len(rows))
+    ranks = [sheet["classes"].index(name) for name in order if name in sheet["classes"]]
+    judged = Judged(sheet["task"], sheet["classes"], *given, order=ranks)
     return [measure.name for measure in measures(judged)[0]]
 
 
@@ -91,7 +91,7 @@ class Work:
     train: Callable[[ConfigDict, Path], dict] = train_run
     evaluate: Callable[[Path, str, str], dict] = evaluate_run
     label_count: Callable[[str, str, int | float, int, int], int] = label_count
-    metric_names: Callable[[str, str], list[str]] = metric_names
+    metric_names: Callable[[str, str, tuple[str, ...]], list[str]] = metric_names
     left_out: Callable[[Path, str], tune.LeftOut] = tune.left_out
     protocol: Callable[[Plan], dict] = protocol.check
 
@@ -114,7 +114,7 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
     section = planned.config.study
     with _locked(planned.workdir), _preemptible():
         # Metrics, budgets and data are tried before any hour is spent: what cannot be had ends the study here.
-        known = work.metric_names(planned.cells[0].config.data.path, section.split)
+        known = work.metric_names(planned.cells[0].config.data.path, section.split, planned.order)
         for metric in section.metrics:
             if metric not in known:
                 names = ", ".join(name for name in known if "/" not in name)

@@ -172,6 +172,7 @@ def _sampled(planned: Plan, results: dict[str, dict], quiet: bool) -> dict[tuple
                         task=p.task,
                         classes=p.classes,
                         label_weight=p.label_weight,
+                        order=[p.classes.index(name) for name in planned.order],
                         thresholds=[_threshold(study.threshold, cell, results) for cell in cells],
                         sources=[c.source for c in cells]
                         if cells[0].start and study.pretrain_seeds > 1

@@ -21,17 +21,21 @@ from vitmed.evaluate.measures import Judged, estimates, measures, with_parts
 from vitmed.study.plan import Cell
 
 FILE = "tuning.json"
-LOWER_IS_BETTER = ("ece", "mae", "rmse", "hd95")
+LOWER_IS_BETTER = ("ece", "mae", "rmse", "hd95", "rank_mae")
 
 
 class LeftOut(NamedTuple):
-    """Scores (n, K) of the scans that a run was not trained on, with their labels and weights as a dataset has them."""
+    """Scores (n, K) of the scans that a run was not trained on, with their labels and weights as a dataset has them.
+
+    ``order`` is of ordered classes, the class index of each rank, lowest first.
+    """
 
     task: str
     classes: list[str]
     score: np.ndarray
     label: np.ndarray
     weight: np.ndarray
+    order: tuple[int, ...] = ()
 
 
 def higher_is_better(metric: str) -> bool:
@@ -55,7 +59,9 @@ def left_out(run: Path, checkpoint: str) -> LeftOut:
     part = budget.fold(dataset, data["split"], chosen, tuple(data["fold"]), data["label_seed"])
     task, (label, weight) = dataset.datasheet["task"], dataset.labels(data["split"])
     score = probabilities(task, model.logits(dataset, data["split"], part))
-    return LeftOut(task, list(dataset.datasheet["classes"]), score, label[part], weight[part])
+    classes = list(dataset.datasheet["classes"])
+    order = tuple(classes.index(name) for name in model.order)
+    return LeftOut(task, classes, score, label[part], weight[part], order)
 
 
 def choose(cell: Cell, metric: str, checkpoint: str, work: Any) -> ConfigDict:
@@ -162,7 +168,9 @@ def _judged(found: LeftOut) -> Judged:
         )
     known = np.asarray(found.weight) > 0
     at = np.arange(len(found.score))
-    return Judged(found.task, found.classes, found.score, np.asarray(found.label), known, at)
+    return Judged(
+        found.task, found.classes, found.score, np.asarray(found.label), known, at, order=found.order
+    )
 
 
 def settings(cells: list[Cell]) -> list[str]:
