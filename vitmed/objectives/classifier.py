@@ -9,8 +9,8 @@ import numpy as np
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder
 from vitmed.models.head import AttentivePool, Head, pooled
-from vitmed.models.patches import grid
 from vitmed.models.norms import norm
+from vitmed.models.patches import grid
 from vitmed.models.transformer import Remat
 from vitmed.models.vit import VARIANTS
 from vitmed.objectives.interface import Spec
