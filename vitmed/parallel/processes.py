@@ -15,9 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 import vitmed
 from vitmed import durable
@@ -41,6 +39,8 @@ def start() -> None:
     here = place(os.environ)
     if here is None or _line is not None:
         return
+    import jax  # late, here and below: those who only read run folders do without its 200 MB
+
     line = Line(here, {"host": socket.gethostname(), "pid": os.getpid()})
     _line = line
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -166,6 +166,8 @@ def leave(code: int, why: str = "") -> int:
     if code == 0 or (_line.stopping and code in (Preempted.exit_code, 130)):
         _line.share(None)
         _line.leave(0)
+        import jax
+
         jax.distributed.shutdown()
         return code
     _line.leave(code, why)
@@ -184,6 +186,9 @@ def from_first(tree: Any) -> Any:
     """The host arrays of process 0, for all; the others give a tree of the same shapes."""
     if _line is None:
         return tree
+    import jax
+    from jax.experimental import multihost_utils
+
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
