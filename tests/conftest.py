@@ -149,7 +149,7 @@ def marked_volumes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def segmenter(marked_dataset, tmp_path_factory) -> Path:
-    """A U-Net of ``marked_dataset`` after two steps."""
+    """A U-Net of ``marked_dataset`` after four steps."""
     return _unet(marked_dataset, tmp_path_factory)
 
 
@@ -164,8 +164,7 @@ def _unet(dataset, factory, **keys) -> Path:
 
     run = factory.mktemp("segmenters") / dataset.parent.name
     config = str(PROJECT / "configs" / "finetune_segment.py:unet")
-    small = {"train.steps": 2, "train.batch_size": 8, "model.width": 4}
-    short_runs.train(config, dataset, run, **small, **keys)
+    short_runs.train(config, dataset, run, **{"train.batch_size": 8, "model.width": 4}, **keys)
     return run
 
 

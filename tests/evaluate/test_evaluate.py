@@ -262,6 +262,7 @@ def test_masks_that_are_not_the_runs_are_refused(segmenter, trained, tiny_datase
     shutil.copytree(marked_dataset, other)
     sheet = json.loads((other / "datasheet.json").read_text())
     sheet["structures"] = {"tumour": [1], "organ": [2]}
+    del sheet["marked"]
     (other / "datasheet.json").write_text(json.dumps(sheet))
     with pytest.raises(InputError, match="hold tumour, organ, but the run .* learned 1, 2"):
         evaluate(segmenter, other)

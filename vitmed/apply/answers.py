@@ -17,6 +17,7 @@ from vitmed.evaluate.evaluate import check_truth
 from vitmed.evaluate.measures import Judged
 from vitmed.evaluate.score import probabilities, score
 from vitmed.infer import Model
+from vitmed.scans.writeback import onto_scan
 
 _KEPT = ("examples", "patients", "metrics", "intervals", "bootstrap")  # of what ``score`` returns
 
@@ -108,6 +109,9 @@ class Scores:
 class Masks:
     """A segmenter's: for each scan a file on the scan's own grid, as ``mask_files`` writes them.
 
+    ``result.json`` tells of each scan its ``file``, the ``voxels`` of every structure in it (and ``mm3`` of a volume), and
+    whether it was ``cut_off``: reaches beyond what the model is shown.
+
     Arguments and attributes as of ``Scores``.
     """
 
@@ -124,11 +128,15 @@ class Masks:
         """Asks about some examples; yields how many are done."""
         for index, mask in self._model.segment(data, split, indices):
             record = data.record(split, int(index))
-            file = write_mask(self._out, self._names[record["id"]], mask, record)
-            voxels = {name: int((mask == k).sum()) for k, name in enumerate(self._model.structures, start=1)}
-            self.scans.append(
-                {"id": record["id"], "file": file, "voxels": voxels, "cut_off": cut_off(record)}
-            )
+            made, affine = onto_scan(mask, record, nearest=True)
+            file = write_mask(self._out, self._names[record["id"]], made, affine)
+            counts = np.bincount(made.ravel(), minlength=1 + len(self._model.structures))
+            voxels = dict(zip(self._model.structures, counts[1:].tolist(), strict=True))
+            scan = {"id": record["id"], "file": file, "voxels": voxels, "cut_off": cut_off(record)}
+            if made.ndim == 3 and np.isfinite(affine).all():
+                one = float(abs(np.linalg.det(affine[:3, :3])))
+                scan["mm3"] = {name: round(one * n, 3) for name, n in voxels.items()}
+            self.scans.append(scan)
             if self._judging is not None:
                 self._judging.add(int(index), mask)
             yield 1
@@ -138,7 +146,8 @@ class Masks:
         cut = sum(scan["cut_off"] for scan in self.scans)
         if cut:
             self.notes.append(
-                f"{cut} scans reach beyond what the model is shown; their masks are background there"
+                f"{cut} scan{' reaches' if cut == 1 else 's reach'} beyond what the model is shown, and the masks are "
+                "background there"
             )
         values = {name: k for k, name in enumerate(self._model.structures, start=1)}
         return {"task": "segmentation", "structures": values}

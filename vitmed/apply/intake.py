@@ -31,6 +31,7 @@ from vitmed.scans.scan import Refusals, Refused, Source
 
 Fed = Iterator[tuple[Dataset, str, np.ndarray]]
 
+_SAME = 1e-3  # spacings that differ by less, relatively, are one, as in a datasheet
 _AT_ONCE = 8 * BATCH  # examples of a split between two ticks of the progress bar
 
 
@@ -143,7 +144,9 @@ class Scans(Asked):
             takes = f"the run {model.run} takes {len(recipe.size)}D scans"
             self.refused.append((source.id, f"{len(size)}D", takes))
             return None
-        wanted = _spacing(model)
+        made = model.datasheet.get("plan") or {}
+        resized = len(size) == 2 and made.get("spacing") is None and made.get("size") is not None
+        wanted = made.get("spacing") if len(size) == 2 else recipe.spacing
         if wanted is not None and spacing is None:
             if not self._force:
                 told = (
@@ -153,11 +156,15 @@ class Scans(Asked):
                 return None
             self._forced(source.id, f"no voxel spacing: taken as {_by(wanted)} mm")
             wanted = None
+        if wanted is not None and np.allclose(spacing, wanted, rtol=_SAME):
+            wanted = None
         if model.crop is None:
-            return Plan(recipe.modality, wanted, tuple(recipe.size))
+            return _plan(recipe.modality, wanted, recipe.size)
+        if resized:  # as a whole, before it was cut
+            return _plan(recipe.modality, wanted, model.datasheet["size"])
         step = np.divide(wanted, spacing) if wanted is not None else np.ones(len(size))
         whole = np.maximum(np.rint(np.array(size) / step), model.crop)
-        return Plan(recipe.modality, wanted, tuple(int(n) for n in whole))
+        return _plan(recipe.modality, wanted, whole)
 
     def _prepared(self, tasks: list[Task], plan: Plan) -> Iterator[Stored]:
         """The scans that can be asked about, in order but for those of another modality, which come last."""
@@ -219,12 +226,8 @@ def _sources(paths: Sequence[Path], how: How) -> tuple[list[Source], Refusals]:
     return found, refused
 
 
-def _spacing(model: Model) -> tuple[float, ...] | None:
-    """Millimetres that scans are brought to. Images that were resized as a whole for the run are so again."""
-    if len(model.recipe.size) == 2:
-        made = (model.datasheet.get("plan") or {}).get("spacing")
-        return None if made is None else tuple(made)
-    return model.recipe.spacing
+def _plan(modality: str, spacing: Sequence[float] | None, size: Sequence[int]) -> Plan:
+    return Plan(modality, None if spacing is None else tuple(spacing), tuple(int(n) for n in size))
 
 
 def _values(of) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from vitmed.scans.kinds import kind_of
-from vitmed.scans.writeback import onto_scan, write_nifti
+from vitmed.scans.writeback import write_nifti
 
 
 def names_of(ids: Sequence[str]) -> dict[str, str]:
@@ -25,30 +25,28 @@ def names_of(ids: Sequence[str]) -> dict[str, str]:
     return {name: bare[name] if often[bare[name]] == 1 else inside[name] for name in ids}
 
 
-def write_mask(out: Path, name: str, mask: np.ndarray, record: dict) -> str:
-    """Puts a mask back onto its scan's grid and writes it.
+def write_mask(out: Path, name: str, mask: np.ndarray, affine: np.ndarray) -> str:
+    """Writes a mask that lies on its scan's own grid.
 
     A volume becomes ``NAME.nii.gz``; one that does not tell where it lies ``NAME.npy``, for NIfTI would have to make that
-    up. An image becomes ``NAME.png`` of the same size, 8-bit grey: nearly black to the eye, as its numbers are the classes.
+    up. An image becomes ``NAME.png``, 8-bit grey: nearly black to the eye, as its numbers are the classes.
 
     Args:
-        mask: (*S) uint8 on the record's grid.
-        record: an example as a dataset gives it.
+        mask, affine: (*S) uint8 and (4, 4), as ``vitmed.scans.writeback.onto_scan`` gives them.
 
     Returns:
         The file's path from ``out``.
     """
-    made, affine = onto_scan(mask, record, nearest=True)
-    flat = made.ndim == 2
+    flat = mask.ndim == 2
     suffix = ".png" if flat else ".nii.gz" if np.isfinite(affine).all() else ".npy"
     path = out / f"{name}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if flat:
-        Image.fromarray(made).save(path)
+        Image.fromarray(mask).save(path)
     elif suffix == ".npy":
-        np.save(path, made)
+        np.save(path, mask)
     else:
-        write_nifti(path, made, affine)
+        write_nifti(path, mask, affine)
     return path.relative_to(out).as_posix()
 
 

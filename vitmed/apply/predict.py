@@ -14,10 +14,9 @@ from vitmed.apply.intake import Asked, Scans, Split
 from vitmed.data import datasheet
 from vitmed.data.replacing import partial_of
 from vitmed.errors import InputError
-from vitmed.evaluate.evaluate import step_of
 from vitmed.infer import Model
 from vitmed.progress import Bar
-from vitmed.runs import ledger
+from vitmed.runs import ledger, step_of
 
 
 def predict(

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from vitmed import durable
-from vitmed.config import build
 from vitmed.data.dataset import Dataset
 from vitmed.data.structures import structures_of
 from vitmed.errors import InputError
@@ -18,8 +17,7 @@ from vitmed.evaluate.score import probabilities, score
 from vitmed.evaluate.subgroups import NOTE, subgroups
 from vitmed.infer import BATCH, Model
 from vitmed.progress import Bar
-from vitmed.runs import folder, ledger
-from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+from vitmed.runs import ledger, step_of
 
 _AT_ONCE = 8 * BATCH  # examples between two ticks of the progress bar
 
@@ -215,10 +213,3 @@ def logits_of(model: Model, data: Dataset, split: str, bar: Bar) -> np.ndarray:
         parts.append(model.logits(data, split, indices))
         bar.advance(len(indices))
     return np.concatenate(parts)
-
-
-def step_of(run: Path, which: str) -> int:
-    """The step of the checkpoint just restored; a corrupt one was put aside by then."""
-    config = build(CheckpointConfig, folder.config_of(run).get("checkpoint", {}), "config.checkpoint")
-    with Checkpoints(run, config) as checkpoints:
-        return checkpoints.best() if which == "best" else checkpoints.latest()

@@ -321,16 +321,7 @@ def _structures(judged: Judged) -> tuple[list[Measure], list[str]]:
     counted = masks.failures(judged.score, judged.label, judged.known, judged.classes)
     for k, structure in enumerate(judged.classes):
         count = counted[structure]
-        if count["neither"] and count["scans"]:
-            notes.append(
-                f"{count['neither']} scans do not count for {structure}: neither marked nor predicted"
-            )
-        failed = count["missed"] + count["invented"]
-        if failed:
-            notes.append(
-                f"{structure} was missed in {count['missed']} scans and marked in {count['invented']} that have none: Dice "
-                f"and NSD are 0 there; HD95, infinite there, is the mean over the other {count['scans'] - failed}"
-            )
+        notes += _failed(structure, count)
         if not count["scans"]:
             left_out.append(f"{structure} (in no scan)")
             continue
@@ -345,6 +336,22 @@ def _structures(judged: Judged) -> tuple[list[Measure], list[str]]:
                 patients = len(np.unique(judged.cluster[rows]))
                 made.append(_proportion(f"{name}/{structure}", estimate, patients))
     return made + _means(names, made), notes + _not_judged(left_out, made)
+
+
+def _failed(structure: str, count: dict[str, int]) -> list[str]:
+    """What is to be said of the scans in which a structure does not count, or which fail."""
+    notes = []
+    if count["neither"] and count["scans"]:
+        notes.append(f"{structure}: {count['neither']} scans do not count, neither marked nor predicted")
+    failed = [f"missed in {count['missed']} scans"] if count["missed"] else []
+    failed += [f"predicted in {count['invented']} scans that have none"] if count["invented"] else []
+    if failed:
+        rest = count["scans"] - count["missed"] - count["invented"]
+        mean = f"the mean over the other {rest}" if rest else "not computable"
+        notes.append(
+            f"{structure}: {' and '.join(failed)}; Dice and NSD are 0 there, and HD95, infinite there, is {mean}"
+        )
+    return notes
 
 
 def _mean_at(value: Array, cluster: Array, weight: Array) -> Array:

@@ -9,20 +9,21 @@ import numpy as np
 
 from vitmed.data.dataset import Dataset
 from vitmed.report import pictures, planes
+from vitmed.runs import step_of
 
 _PLACES = {"worst": 0.0, "lower quarter": 0.25, "median": 0.5, "best": 1.0}
 
 
-def outlines(run: Path, dataset: Dataset, evaluation: dict[str, Any], last: int) -> dict[str, Any]:
+def outlines(run: Path, dataset: Dataset, evaluation: dict[str, Any]) -> dict[str, Any] | None:
     """Scans of an evaluation of masks, at even places in the order of their mean Dice.
 
     Args:
         run: the run's folder.
         dataset: the one evaluated on.
         evaluation: its ``metrics.json``, with its ``folder``.
-        last: step of the run's last checkpoint.
 
     Returns:
+        None where the run no longer keeps the checkpoint that was evaluated; else
         ``scans`` [{"id", "which", "dice", and "src" or (of volumes) "planes" as ``planes.volume`` has them}], ``structures``
         [{"name", "colour"}] and whether they are ``volumes``.
 
@@ -31,7 +32,10 @@ def outlines(run: Path, dataset: Dataset, evaluation: dict[str, Any], last: int)
     """
     from vitmed.infer import Model, truth  # and JAX with it, 400 MB that the page of a dataset does without
 
-    model = Model.open(run, "last" if evaluation["checkpoint"] == last else "best")
+    kept = [which for which in ("last", "best") if step_of(run, which) == evaluation["checkpoint"]]
+    if not kept:
+        return None
+    model = Model.open(run, kept[0])
     split, ids = evaluation["split"], dataset.ids(evaluation["split"])
     dice = _mean_dice(evaluation["folder"] / "predictions.csv")
     order = sorted((i for i in range(len(ids)) if ids[i] in dice), key=lambda i: (dice[ids[i]], ids[i]))

@@ -152,7 +152,7 @@ def _outlined(run: dict[str, Any], evaluation: dict[str, Any], datasets: dict[Pa
     content = other or run["datasheet"]["content_hash"]
     if found is None or not found["sheet"]["content_hash"].startswith(content):
         return None
-    return outlines.outlines(run["path"], found["opened"], evaluation, run["step"])
+    return outlines.outlines(run["path"], found["opened"], evaluation)
 
 
 def _title(datasets: list[dict], runs: list[dict], studies: list[dict]) -> str:

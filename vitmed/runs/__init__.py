@@ -45,6 +45,16 @@ def load(run: Path | str, which: str = "last") -> dict[str, Any]:
     return averaged(params, parts.get("memory", {}))
 
 
+def step_of(run: Path | str, which: str = "last") -> int | None:
+    """The step of a run's ``"last"`` or ``"best"`` checkpoint, None where it has none. What ``load`` found corrupt is gone."""
+    from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+
+    path = folder.locate(run)
+    config = build(CheckpointConfig, folder.config_of(path).get("checkpoint", {}), "config.checkpoint")
+    with Checkpoints(path, config) as checkpoints:
+        return checkpoints.best() if which == "best" else checkpoints.latest()
+
+
 def averaged(params: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
     """The parameters by which a run without ``config.optim.ema`` is used and judged.
 
