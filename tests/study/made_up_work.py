@@ -10,7 +10,8 @@ import numpy as np
 from vitmed import durable
 from vitmed.evaluate import predictions
 from vitmed.evaluate.score import probabilities, score
-from vitmed.study.study import Work
+from vitmed.study import table
+from vitmed.study.study import Work, do
 from vitmed.study.tune import LeftOut
 
 SKILL = {"pretrained": 2.5, "scratch": 0.8, "resnet": 1.2}
@@ -113,3 +114,14 @@ def protocol(planned) -> dict:
 
 
 WORK = Work(train, evaluate, label_count, metric_names, left_out, protocol)
+
+
+def run(planned) -> dict:
+    """The whole study in this process, and its table."""
+    for cell in planned.everything:
+        if cell.arm:
+            do(cell, planned.config.study.metrics[0], "last", WORK)
+        else:
+            train(cell.config, cell.run)
+    counts = {(c.budget, c.draw, c.fold): label_count("", "", c.budget, c.draw) for c in planned.cells}
+    return table.write(planned, counts, protocol(planned), quiet=True)

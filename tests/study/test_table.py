@@ -116,11 +116,11 @@ def test_a_budget_may_be_drawn_more_often_than_another(config, tmp_path):
 
 def test_the_baseline_to_beat_is_chosen_on_validation(config, tmp_path):
     """Otherwise the best baseline is the one that the test split likes best, or the weaker one is beaten."""
-    from made_up_work import WORK
+    from made_up_work import run
 
     config.study.update({"reference": "", "baselines": ("scratch", "resnet"), "margin": 0.02})
     config.study.compare = (("pretrained@0.1", "best@1.0"),)
-    result = study(config, tmp_path / "study", jobs=2, work=WORK, quiet=True)
+    result = run(plan(config, tmp_path / "study"))
     made = durable.read_json(tmp_path / "study" / "table.json")
     assert {b["arm"] for b in made["baselines"].values()} == {"scratch"}
     test = {r["arm"]: r["metrics"]["auroc"]["value"] for r in made["rows"] if r["budget"] == 1.0}
@@ -152,15 +152,15 @@ def test_the_baseline_to_beat_is_chosen_on_validation(config, tmp_path):
 
 def test_folds_are_judged_each_by_itself_and_averaged(config, tmp_path):
     """Otherwise scores of five models are ranked together, or one fold's patients are all there are."""
-    from made_up_work import EXAMPLES, WORK
+    from made_up_work import EXAMPLES, run
 
     config.data = {"path": str(tmp_path / "data-{fold}"), "folds": 3}
     with config.study.ignore_type():
         config.study.update({"folds": (1, 3), "draws": (2, 1), "arms": ("pretrained", "scratch")})
-    study(config, tmp_path / "study", jobs=2, work=WORK, quiet=True)
+    planned = plan(config, tmp_path / "study")
+    run(planned)
     made = durable.read_json(tmp_path / "study" / "table.json")
     assert (made["examples"], made["patients"]) == (3 * EXAMPLES, 3 * EXAMPLES // 2)
-    planned = plan(config, tmp_path / "study")
     areas = []
     for fold in planned.of("scratch", 1.0):
         p = predictions.read(fold[0].run / "evaluations" / "test" / "predictions.csv")

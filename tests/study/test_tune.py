@@ -8,7 +8,7 @@ import pytest
 from vitmed import durable
 from vitmed.study import tune
 from vitmed.study.plan import plan
-from vitmed.study.study import do, study
+from vitmed.study.study import do
 from vitmed.study.tune import LeftOut
 
 
@@ -124,10 +124,13 @@ def test_trials_are_judged_in_ranks():
         ("val", "half", 40, "40 labels of the validation split, which count: for the choice of settings."),
     ],
 )
-def test_what_validation_decided_counts(tuned, work, tmp_path, by, threshold, labels, said):
+def test_what_validation_decided_counts(tuned, tmp_path, by, threshold, labels, said):
     """Otherwise ten labels are ten labels and the hundreds that chose the rate and the threshold."""
     config = tuned(by, threshold=threshold, arms=("pretrained", "scratch"))
-    result = study(config, tmp_path / "study", jobs=2, work=work, quiet=True)
+    from made_up_work import run
+
+    planned = plan(config, tmp_path / "study")
+    result = run(planned)
     assert {row["labels_validation"] for row in result["rows"]} == {labels}
     assert {row["tried"] for row in result["rows"]} == {2}
     text = (tmp_path / "study" / "table.md").read_text()
@@ -135,7 +138,7 @@ def test_what_validation_decided_counts(tuned, work, tmp_path, by, threshold, la
     made = durable.read_json(tmp_path / "study" / "table.json")
     assert all(cell["settings"] == "optim.lr=0.5" for cell in made["cells"])
     if threshold == "budget":
-        cell = plan(config, tmp_path / "study").cell("pretrained", 0.1, 0)
+        cell = planned.cell("pretrained", 0.1, 0)
         assert tune.told(cell)["threshold"]["yes"] == pytest.approx(0.25, abs=0.03)
         scored = next(c for c in made["cells"] if c["run"].endswith("pretrained-0.1-0"))["metrics"]
         given = durable.read_json(cell.run / "evaluations" / "test" / "metrics.json")["metrics"]

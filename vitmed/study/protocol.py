@@ -89,13 +89,13 @@ def _check_apart(key: str, cell: Cell, own: Dataset, held: list[str], seen: set[
             mark = " ".join([own.datasheet["content_hash"], name, other.datasheet["content_hash"], split])
             if known is None and mark not in seen:
                 known = len(copies(other, split, own, [name]))
+                done.add(mark)
             if known:
                 raise InputError(
                     f"{key} would learn from copies of scans that models are judged by ({known} of the {name} split of "
                     f"{own.path}, in {other.path}); leave them out with {key.split(' ')[0]}.data.apart={tuple(held)!r}, "
                     "or ingest with --dedupe"
                 )
-            done.add(mark)
     return done
 
 
