@@ -34,9 +34,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("MPLBACKEND", "agg")
 # Tests make pseudonyms with a key of their own, not with the one of the person who runs them, and always the same:
 # which patients a small label budget holds follows from it, and so does how many scans that is.
-os.environ["VITMED_KEY"] = str(PROJECT / ".pytest_cache" / "d" / "pseudonyms.key")
-Path(os.environ["VITMED_KEY"]).parent.mkdir(parents=True, exist_ok=True)
-Path(os.environ["VITMED_KEY"]).write_text(hashlib.sha256(b"the key of the tests").hexdigest() + "\n")
+_KEY = PROJECT / ".pytest_cache" / "d" / "pseudonyms.key"
+os.environ["VITMED_KEY"] = str(_KEY)
+_KEY.parent.mkdir(parents=True, exist_ok=True)
+_written = _KEY.with_suffix(f".{os.getpid()}")  # moved into place whole: another process may be reading it
+_written.write_text(hashlib.sha256(b"the key of the tests").hexdigest() + "\n")
+_written.replace(_KEY)
 
 # A script in the background runs with ctrl-C ignored, and so would all that it starts; some tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

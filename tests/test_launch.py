@@ -129,7 +129,7 @@ def test_tests_use_the_same_environment(machine):
     """Otherwise the tests pass in an environment that no user has."""
     machine("demo.sh")
     done = machine("test.sh", "-k", "a b")
-    assert done.returncode == 0 and done.stdout == "pytest: -k a b\n" and machine.asked == []
+    assert done.returncode == 0 and done.stdout == "pytest: -n 2 --dist worksteal -k a b\n" and machine.asked == []
 
 
 def test_changed_requirements_are_installed(machine):

@@ -71,7 +71,11 @@ def test_probes_tell_what_the_features_know(tiny_dataset, rng):
     found = health.report(knowing, dataset, "train", looked, 5)
     assert found["health/knn_auroc"] > 0.95 and found["health/linear_auroc"] > 0.95
     assert found["health/labels"] == len(label)
-    ignorant = health.report(noise, dataset, "train", looked, 5)
-    assert abs(ignorant["health/knn_auroc"] - 0.5) < 0.3 and abs(ignorant["health/linear_auroc"] - 0.5) < 0.3
+    # So few scans say little of one draw of noise; the mean of many knows nothing.
+    draws = [
+        health.report(rng.normal(size=noise.shape), dataset, "train", looked, 5) for _ in range(40)
+    ]
+    for name in ("health/knn_auroc", "health/linear_auroc"):
+        assert abs(np.mean([draw[name] for draw in draws]) - 0.5) < 0.1
     plain = health.report(noise, dataset, "train", Looked(looked.indices, None), 5)
     assert set(plain) == {"health/rank", "health/deviation"}

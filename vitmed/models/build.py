@@ -26,7 +26,7 @@ class ModelConfig:
     and of I-JEPA's predictor.
     """
 
-    variant: Literal["nano", "ti", "s", "b", "l", "h", "g", "resnet10", "resnet18"]
+    variant: Literal["pico", "nano", "ti", "s", "b", "l", "h", "g", "resnet10", "resnet18"]
     patch_size: tuple[int, ...] = ()
     positions: Literal["sincos"] = "sincos"
     scan: bool = False

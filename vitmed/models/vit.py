@@ -24,6 +24,7 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
+    "pico": Variant(96, 4, 3, 384),
     "nano": Variant(128, 6, 4, 512),
     "ti": Variant(192, 12, 3, 768),
     "s": Variant(384, 12, 6, 1536),
