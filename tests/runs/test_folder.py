@@ -1,4 +1,6 @@
 import json
+import shlex
+import sys
 
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def test_the_same_config_goes_on_and_every_start_is_noted(tmp_path):
     starts = json.loads((run / "environment.json").read_text())["starts"]
     assert len(starts) == 2
     assert starts[0]["packages"]["jax"] and starts[0]["devices"]["count"] >= 1
-    assert "pytest" in starts[0]["command"]
+    assert starts[0]["command"] == shlex.join(sys.orig_argv)
 
 
 def test_another_config_is_refused_key_by_key(tmp_path):
