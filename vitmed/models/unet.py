@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.models.convolution import TwoConvolutions
+from vitmed.models.linear import Linear
 
 LEAST = 4  # voxels left of an axis at the coarsest level
 WIDEST = 320  # channels at most, as in nnU-Net
@@ -64,7 +65,7 @@ class UNet(nn.Module):
 class Expansion(nn.Module):
     """The expanding half: maps of several sizes, the finest first, to scores at the finest, float32.
 
-    Each step brings what is there to the next map's size (linearly), lays the two side by side and convolves.
+    Each step brings what is there to the next map's channels and size (linearly), lays the two side by side and convolves.
     """
 
     width: int
@@ -78,8 +79,9 @@ class Expansion(nn.Module):
         block = nn.remat(TwoConvolutions) if self.remat else TwoConvolutions
         x = maps[-1]
         for level in reversed(range(len(maps) - 1)):
-            beside = maps[level]
+            beside, width = maps[level], channels(self.width, level)
+            x = Linear((width,), dtype=self.dtype, name=f"narrow{level}")(x)
             x = jax.image.resize(x, (*beside.shape[:-1], x.shape[-1]), "linear")
             x = jnp.concatenate([x.astype(self.dtype), beside.astype(self.dtype)], axis=-1)
-            x = block(channels(self.width, level), dtype=self.dtype, name=f"level{level}")(x)
+            x = block(width, dtype=self.dtype, name=f"level{level}")(x)
         return nn.Dense(self.outputs, name="scores")(x.astype(jnp.float32))
