@@ -25,6 +25,7 @@ METHODS = {
     "MOVER": "combined from the intervals of its parts (Zou & Donner 2008)",
     "bootstrap": "bootstrap bound above; below 0 unless calibrated scores would rarely give so much",
     "percentile": "middle 95% of the resamples",
+    "log": "on the logarithm, variance by bootstrap",
 }
 IN_RANKS = {"rank_mae": metrics.mae, "quadratic_kappa": metrics.quadratic_kappa}  # of ordered classes
 CURVES = ("auroc", "average_precision", "sensitivity_at_90_specificity")
@@ -329,11 +330,11 @@ def _structures(judged: Judged) -> tuple[list[Measure], list[str]]:
             value = judged.score[:, j * len(judged.classes) + k]
             rows = np.flatnonzero(judged.known[:, k] & np.isfinite(value))
             estimate = partial(_mean_at, value[rows], judged.cluster[rows])
+            patients = max(len(np.unique(judged.cluster[rows])), 1)
             if name == "hd95":
-                of = intervals.percentile_interval
-                made.append(Measure(f"{name}/{structure}", "percentile", estimate, of))
+                interval = partial(intervals.positive_interval, patients=patients)
+                made.append(Measure(f"{name}/{structure}", "log", estimate, interval))
             else:
-                patients = len(np.unique(judged.cluster[rows]))
                 made.append(_proportion(f"{name}/{structure}", estimate, patients))
     return made + _means(names, made), notes + _not_judged(left_out, made)
 
@@ -397,7 +398,7 @@ def _means(names: Sequence[str], made: Sequence[Measure]) -> list[Measure]:
         parts = [measure for measure in made if measure.name.startswith(f"{name}/")]
         if not parts:
             means.append(_nothing(name))
-        elif parts[0].method in ("bootstrap", "percentile"):
+        elif parts[0].method in ("bootstrap", "percentile", "log"):
             whole = Measure(name, parts[0].method, interval=parts[0].interval)
             means.append(dataclasses.replace(whole, parts=tuple(m.name for m in parts)))
         else:
