@@ -227,7 +227,7 @@ class Job:
         params = jax.eval_shape(self.fresh_params, self.seed)
         self.optimiser: optax.GradientTransformation = optimiser(config.optim, self.steps, params)
         self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-        self.update = self.engine.compile(self._update)
+        self.update = self.engine.compile(self._update, jax.eval_shape(self.fresh_state, self.seed))
         self.validate = self.engine.compile_read(self._validate)
         self.represent = self.engine.compile_read(self._represent)
         probe, data = config.probe, config.data
