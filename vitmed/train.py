@@ -264,7 +264,8 @@ class Job:
         self.split = config.finetune.split(params)
         self.stages = config.finetune.stages(params, self.steps)
         self.optimiser: optax.GradientTransformation = config.finetune.rule(config.optim, self.steps, params)
-        self._updates = [engine.compile(partial(self._update, stage=stage)) for stage in self.stages]
+        state = jax.eval_shape(self.fresh_state, self.seed)
+        self._updates = [engine.compile(partial(self._update, stage=stage), state) for stage in self.stages]
         self.update = self._updates[-1]
         self.validate = engine.compile_read(self._validate)
         self.represent = engine.compile_read(self._represent)

@@ -118,16 +118,14 @@ class JitEngine:
             batch,
         )
 
-    def compile(self, update: Callable) -> Callable:
-        """``update(state, batch) -> (state, metrics)``, compiled; the state's memory is reused."""
-        if self.rules == "replicated":
-            return jax.jit(update, donate_argnums=0, out_shardings=(self._replicated, self._replicated))
+    def compile(self, update: Callable, state: Any = None) -> Callable:
+        """``update(state, batch) -> (state, metrics)``, compiled; the state's memory is reused.
 
-        def placed(state, batch):
-            state, metrics = update(state, batch)
-            return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
-
-        return jax.jit(placed, donate_argnums=0, out_shardings=(None, self._replicated))
+        Args:
+            state: its shapes; they may be left out where it is not sharded.
+        """
+        places = self._replicated if state is None else self.shardings(state)
+        return jax.jit(update, donate_argnums=0, out_shardings=(places, self._replicated))
 
     def compile_read(self, function: Callable) -> Callable:
         """``function(state, batch) -> metrics``, compiled; nothing is donated."""
@@ -180,7 +178,7 @@ class PmapEngine:
             batch,
         )
 
-    def compile(self, update: Callable) -> Callable:
+    def compile(self, update: Callable, state: Any = None) -> Callable:
         """``update(state, batch) -> (state, metrics)``, compiled; the state's memory is reused."""
         return jax.pmap(update, axis_name=AXIS, donate_argnums=0)
 
