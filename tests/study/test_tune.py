@@ -143,3 +143,25 @@ def test_what_validation_decided_counts(tuned, tmp_path, by, threshold, labels, 
         scored = next(c for c in made["cells"] if c["run"].endswith("pretrained-0.1-0"))["metrics"]
         given = durable.read_json(cell.run / "evaluations" / "test" / "metrics.json")["metrics"]
         assert scored["balanced_accuracy"] < given["balanced_accuracy"]["value"], "it was chosen elsewhere"
+
+
+def test_a_real_cell_takes_its_threshold_from_within_its_labels(tiny_dataset, tmp_path):
+    """Otherwise all of this holds for made-up runs alone."""
+    from vitmed import config as configs
+    from vitmed.data import budget
+    from vitmed.data.dataset import Dataset
+    from vitmed.study.study import Work
+
+    spec = "configs/study/label_efficiency.py:tiny"
+    config = configs.load(spec, {"data.path": str(tiny_dataset), "study.arms": "('scratch', 'resnet')"})
+    for arm in config.arms.values():
+        arm.grid.optim.lr = (1e-3,)
+    cell = plan(config, tmp_path / "study").cell("scratch", 1.0, 0)
+    result = do(cell, "auroc", "last", Work())
+    told = tune.told(cell)
+    assert 0 < told["threshold"]["effusion"] < 1 and 0 <= told["trials"][0]["value"] <= 1
+    assert result["split"] == "test" and (cell.run / "evaluations" / "val" / "metrics.json").exists()
+    dataset = Dataset.open(tiny_dataset)
+    everything = budget.labelled(dataset, "train", 1.0, 0)
+    judged = [tune.left_out(cell.trying / f"0-{k}", "last") for k in (0, 1)]
+    assert sum(len(one.score) for one in judged) == len(everything), "each labelled scan is left out once"
