@@ -29,6 +29,7 @@ ORDER = (
     "study",
     "report",
     "writeback",
+    "convert",
     "bench",
 )
 INTERRUPTED = 130
