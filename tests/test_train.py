@@ -180,10 +180,8 @@ def test_a_wish_adapts_the_former_encoder_and_is_in_the_config(tiny_dataset, pre
 def test_the_line_before_the_first_step_says_what_it_takes(tiny_dataset):
     """Parameters, two moments and their average, four bytes each; three times the forward pass, whatever is kept."""
     jobs = [
-        training.Job(
-            training.check(settings(CLASSIFY, tiny_dataset, parallel__remat=remat, model__preset=preset))
-        )
-        for remat, preset in (("none", "plain"), ("full", "plain"), ("none", "modern"))
+        training.Job(training.check(settings(CLASSIFY, tiny_dataset, **keys)))
+        for keys in ({}, dict(parallel__remat="full"), dict(model__preset="modern"))
     ]
     flops = [job.flops() for job in jobs]
     assert flops[0] == flops[1] != flops[2]

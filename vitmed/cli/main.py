@@ -36,6 +36,7 @@ ORDER = (
     "writeback",
     "plan",
     "doctor",
+    "convert",
     "bench",
 )
 INTERRUPTED = 130
