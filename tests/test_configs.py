@@ -20,6 +20,13 @@ STUDIES = sorted((PROJECT / "configs" / "study").glob("*.py"))
 NAMES = [file.stem for file in TRAINING], [file.stem for file in STUDIES]
 
 
+def scans_for(file: Path, dimensions: int, request) -> Path:
+    """The small dataset that a config can learn from: with masks, where those are its task."""
+    masks = configs.load(f"{file}:tiny").objective.get("task") == "segmentation"
+    names = {2: ("tiny_dataset", "marked_dataset"), 3: ("tiny_volumes", "marked_volumes")}
+    return request.getfixturevalue(names[dimensions][masks])
+
+
 def two_steps(spec: str, data: Path, dimensions: int) -> dict:
     """The config that ``spec`` names, on ``data``, for two steps of eight."""
     config = configs.load(spec, {"data.path": str(data), "train.steps": "2", "train.batch_size": "8"})
@@ -46,33 +53,56 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
-def test_two_steps_in_2d(file, tiny_dataset, tmp_path):
+def test_two_steps_in_2d(file, request, tmp_path):
     """Otherwise the command in the config's header ends in an error."""
-    assert_trained(train(two_steps(f"{file}:tiny", tiny_dataset, 2), tmp_path / "run", quiet=True))
+    scans = scans_for(file, 2, request)
+    assert_trained(train(two_steps(f"{file}:tiny", scans, 2), tmp_path / "run", quiet=True))
+
+
+@pytest.mark.parametrize("way", ["probe", "attentive", "lora"])
+def test_two_steps_of_each_way_of_fine_tuning(way, tiny_dataset, tmp_path):
+    """From a run, as they are meant for: what config.finetune needs of the others is in the file."""
+    configs_of = {
+        name: str(PROJECT / "configs" / f"{name}.py") for name in ("pretrain_mae", "finetune_classify")
+    }
+    former = two_steps(f"{configs_of['pretrain_mae']}:tiny", tiny_dataset, 2)
+    train(former, tmp_path / "former", quiet=True)
+    config = two_steps(f"{configs_of['finetune_classify']}:{way}", tiny_dataset, 2)
+    config.init_from = str(tmp_path / "former")
+    assert_trained(train(config, tmp_path / "run", quiet=True))
 
 
 @pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
-def test_two_steps_in_3d(file, tiny_volumes, tmp_path):
+def test_two_steps_in_3d(file, request, tmp_path):
     """Otherwise something in the path to this objective knows only images."""
-    assert_trained(train(two_steps(f"{file}:tiny", tiny_volumes, 3), tmp_path / "run", quiet=True))
+    scans = scans_for(file, 3, request)
+    assert_trained(train(two_steps(f"{file}:tiny", scans, 3), tmp_path / "run", quiet=True))
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=NAMES[1])
 def test_two_steps_of_every_arm(file, tiny_dataset, tmp_path):
     """Otherwise a study of hours ends at the first arm whose config does not fit its data or pretraining."""
-    config = configs.load(
-        f"{file}:tiny", {"data.path": str(tiny_dataset), "study.draws": "1", "study.budgets": "(1.0,)"}
-    )
+    one = {"study.draws": "1", "study.budgets": "(0.5,)", "study.compare": "()"}
+    config = configs.load(f"{file}:tiny", {"data.path": str(tiny_dataset), **one})
     for arm in config.arms.values():
         with arm.ignore_type(), arm.unlocked():
             arm.steps = None
     planned = plan(config, tmp_path)
-    for cell in (planned.pretrain, *planned.cells):
-        if cell is not None:
-            with cell.config.ignore_type(), cell.config.unlocked():
-                cell.config.train.steps, cell.config.train.batch_size = 2, 8
-                set_patch(cell.config, 2)
-            assert_trained(train(cell.config, cell.run, quiet=True))
+    for cell in planned.everything:
+        with cell.config.ignore_type(), cell.config.unlocked():
+            cell.config.train.steps, cell.config.train.batch_size = 2, 8
+            set_patch(cell.config, 2)
+        assert_trained(train(cell.config, cell.run, quiet=True))
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=NAMES[1])
+@pytest.mark.parametrize("argument", [None, "tiny", "tuned"])
+def test_every_study_lays_out(file, argument, tmp_path):
+    """Otherwise a study ends before its first run, or a key that nothing reads stands in the config of an arm."""
+    planned = plan(configs.load(f"{file}:{argument}" if argument else str(file)), tmp_path)
+    for cell in planned.everything:
+        for config in (cell.config, *(trial.config for trial in cell.trials)):
+            check(config)
 
 
 @pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])

@@ -19,6 +19,7 @@ from vitmed import train as training
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.infer import Model
+from vitmed.models.cost import matmul_flops, short
 from vitmed.runs import lineage
 from vitmed.runs import metrics as run_metrics
 
@@ -161,6 +162,36 @@ def test_another_dimension_and_modality_are_refused_by_name(tiny_volumes, pretra
         InputError, match="modality is xray here and mr there.*dimension is 2D here and 3D there"
     ):
         train(CLASSIFY, tiny_volumes, tmp_path / "x", init_from=pretrained, model__patch_size=(4, 4, 4))
+
+
+def test_a_wish_adapts_the_former_encoder_and_is_in_the_config(tiny_dataset, pretrained, tmp_path, capsys):
+    """Larger patches of the same scans: the run's recipe has the new patch, and what was done is said."""
+    keys = dict(init_from=pretrained, model__patch_size=(8, 8), train__steps=1)
+    with pytest.raises(InputError, match="config.init_adapt=patch adapts its weights"):
+        train(CLASSIFY, tiny_dataset, tmp_path / "x", **keys)
+    result = train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys, init_adapt="patch")
+    assert np.isfinite(result["metrics"]["loss"])
+    assert "patches of 8x8 resampled to 4x4, the mean preserved" in capsys.readouterr().err
+    assert vitmed.runs.folder.recipe_of(tmp_path / "run").patch_size == (8, 8)
+    with pytest.raises(InputError, match="config.init_adapt is 'patch', but there is no config.init_from"):
+        train(CLASSIFY, tiny_dataset, tmp_path / "x", init_adapt="patch")
+
+
+def test_the_line_before_the_first_step_says_what_it_takes(tiny_dataset):
+    """Parameters, two moments and their average, four bytes each; three times the forward pass, whatever is kept."""
+    jobs = [
+        training.Job(training.check(settings(CLASSIFY, tiny_dataset, **keys)))
+        for keys in ({}, dict(parallel__remat="full"), dict(model__preset="modern"))
+    ]
+    flops = [job.flops() for job in jobs]
+    assert flops[0] == flops[1] != flops[2]
+    job = jobs[0]
+    batch = jax.eval_shape(lambda b: job._prepare(b, None), next(job.batches(0)))
+    params = jax.eval_shape(job.fresh_params, job.seed)
+    forward = matmul_flops(lambda p, b: job.objective.loss(p, {}, b, jax.random.key(0))[0], params, batch)
+    assert 2.95 < flops[0] / forward <= 3  # the images need no slope
+    line = job.summary(0)
+    assert f"state {short(16 * job.parameters)}B on each device, {short(flops[0])}FLOP a step" in line
 
 
 def test_workdir_of_another_config(tiny_dataset, pretrained):

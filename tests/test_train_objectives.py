@@ -136,6 +136,27 @@ def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bi
         assert same(state(tmp_path / "jit", part), state(tmp_path / "cut", part))
 
 
+def test_a_modern_vit_with_a_learned_table_is_the_same_under_both_engines(
+    tiny_dataset, tmp_path, monkeypatch
+):
+    """Small views resample the table, and its slopes are summed over the devices as all others are."""
+    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))
+    spec = str(PROJECT / "configs" / "pretrain_self_distil.py:tiny")
+    keys = {"train.steps": 2, "train.batch_size": 16, "model.preset": "modern", "model.positions": "learned"}
+    runs = [tmp_path / engine for engine in ("jit", "pmap")]
+    losses = [
+        train(spec, tiny_dataset, run, **keys, **{"parallel.engine": run.name})["metrics"]["loss"]
+        for run in runs
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    params = [vitmed.runs.load(run)["encoder"] for run in runs]
+    assert params[0]["positions"].shape == (4, 4, 16) and params[0]["registers"].shape == (1, 4, 16)
+    for a, b in zip(*map(jax.tree.leaves, params)):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    recorded = vitmed.runs.folder.config_of(runs[0]).model
+    assert (recorded.positions, recorded.norm, recorded.mlp) == ("learned", "rms", "swiglu")
+
+
 # --- the health of what is learned ---------------------------------------------------------------------------------
 
 

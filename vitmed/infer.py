@@ -1,6 +1,7 @@
 """A run opened for use: weights restored, input prepared by the recipe, and answers in compiled batches."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,17 +13,22 @@ from vitmed.data import crops, loader
 from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset
 from vitmed.data.keys import example_keys
+from vitmed.data.structures import class_table, structures_of
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.patches import grid, patchify, unpatchify
-from vitmed.objectives import masking, registry
+from vitmed.models.sliding import blended
+from vitmed.objectives import masking, registry, supervised
+from vitmed.objectives.classifier import Classifier
 from vitmed.objectives.interface import Spec
 from vitmed.objectives.mae import Autoencoder, patch_statistics
-from vitmed.objectives.supervised import Classifier
+from vitmed.objectives.segmentation import Segmentation
 from vitmed.runs import folder, load
+from vitmed.scans.layout import UNMARKED
 from vitmed.scans.recipe import Recipe, normalise, to_units
 
 BATCH = 128
+VOXELS = 2**20  # at most in a batch of masks, whose activations are of full resolution
 EVALUATION_SEED = 0  # masks are a function of the example alone
 
 
@@ -83,14 +89,28 @@ class Model:
         return self.config["objective"]["name"]
 
     @property
+    def order(self) -> list[str]:
+        """Of a run that learned ordered classes, their names from the lowest rank to the highest; else []."""
+        return list(self.config["objective"].get("order", ()))
+
+    @property
+    def structures(self) -> list[str]:
+        """Names of what the masks of its training set hold: the k-th is class k of its own masks, from 1."""
+        return [name for name, _ in self._spec.structures]
+
+    @property
+    def gives_masks(self) -> bool:
+        """Whether the run learned from masks and gives some."""
+        return "segmenter" in self.params
+
+    @property
     def has_head(self) -> bool:
         """Whether the run learned from labels and gives scores."""
         return "head" in self.params
 
     def features(self, dataset: Dataset, split: str, indices: np.ndarray | None = None) -> np.ndarray:
         """Pooled features of the encoder, ``(n, D)`` float32, in the split's order (or that of ``indices``)."""
-        classifier = Classifier(self._model, self._spec)
-        return self._sweep("features", classifier.features, dataset, split, indices)
+        return self._sweep("features", self._classifier().features, dataset, split, indices)
 
     def logits(self, dataset: Dataset, split: str, indices: np.ndarray | None = None) -> np.ndarray:
         """Scores of the head, ``(n, K)`` float32, in the split's order (or that of ``indices``).
@@ -102,8 +122,60 @@ class Model:
             raise InputError(
                 f"{self.run} is a {self.objective!r} run, which gives no scores; fine-tune it first with configs/finetune_classify.py"
             )
-        classifier = Classifier(self._model, self._spec)
-        return self._sweep("logits", classifier.logits, dataset, split, indices)
+        return self._sweep("logits", self._classifier().logits, dataset, split, indices)
+
+    def segment(
+        self, dataset: Dataset, split: str, indices: np.ndarray | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The likeliest class of every voxel, one example at a time in the order of ``probabilities``.
+
+        Yields:
+            The example's index in the split, and (*S) uint8: 0 background, k the k-th of ``structures``.
+
+        Raises:
+            InputError: as ``probabilities``.
+        """
+        for index, probability in self.probabilities(dataset, split, indices):
+            yield index, probability.argmax(axis=-1).astype(np.uint8)
+
+    def probabilities(
+        self, dataset: Dataset, split: str, indices: np.ndarray | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Class probabilities on the dataset's grid, one example at a time in the split's order (or of ``indices``).
+
+        A model that was trained on crops goes over the scan in overlapping windows (``vitmed.models.sliding``).
+
+        Yields:
+            The example's index in the split, and (*S, 1 + K) float32, the background's first.
+
+        Raises:
+            InputError: a run that learned no masks, or a dataset that does not fit it or whose masks hold other
+                structures.
+        """
+        if not self.gives_masks:
+            raise InputError(
+                f"{self.run} is a {self.objective!r} run, which gives no masks; fine-tune it first with configs/finetune_segment.py"
+            )
+        self.check(dataset, whole=False)
+        theirs = [name for name, _ in structures_of(dataset.datasheet)]
+        if dataset.has_masks and theirs != self.structures:
+            raise InputError(
+                f"the masks of {dataset.path} hold {', '.join(theirs)}, but the run {self.run} learned "
+                f"{', '.join(self.structures)}; give a dataset ingested with the same structures"
+            )
+        members = np.arange(dataset.size(split)) if indices is None else np.asarray(indices)
+        network = Segmentation(self._model, self._spec)
+        if "masks" not in self._compiled:
+            self._compiled["masks"] = jax.jit(lambda params, x: jax.nn.softmax(network.logits(params, x)))
+        compiled, window = self._compiled["masks"], self.recipe.size
+        scans = (
+            normalise(stream["image"], stream["scale"], stream["offset"], self.recipe)[0]
+            for stream in (batch["main"] for batch in loader.sweep(dataset, split, 1, indices=members))
+        )
+        batch = max(1, min(BATCH, VOXELS // math.prod(window)))
+        made = blended(scans, lambda x: compiled(self._on_device, x), window, batch)
+        for index, probability in zip(members, made, strict=True):
+            yield int(index), probability
 
     def read(self, dataset: Dataset, split: str, indices: np.ndarray) -> dict:
         """Examples as ``Dataset.read`` gives them, of the size that the model is fed."""
@@ -165,12 +237,17 @@ class Model:
             "mask": hidden[..., 0].astype(np.uint8),
         }
 
-    def check(self, dataset: Dataset) -> None:
-        """InputError, with both sides named, where the dataset is not what this run's model was made for."""
+    def check(self, dataset: Dataset, whole: bool = True) -> None:
+        """InputError, with both sides named, where the dataset is not what this run's model was made for.
+
+        Args:
+            whole: whether a box of the size that the model is fed must lie within its scans, where it learned crops.
+        """
         recipe = dataset.recipe()
         differences = dataclasses.replace(self.recipe, patch_size=None).differences(recipe)
         if self.crop is not None and not differences:
-            crops.check(self.crop, recipe.size, str(dataset.path))
+            if whole:
+                crops.check(self.crop, recipe.size, str(dataset.path))
         elif tuple(recipe.size) != tuple(self.recipe.size):
             differences.append(f"size is {self.recipe.size} here and {recipe.size} there")
         if differences:
@@ -178,6 +255,12 @@ class Model:
                 f"dataset {dataset.path} does not fit the run {self.run}: {'; '.join(differences)} "
                 "(here: the run, there: the dataset)"
             )
+
+    def _classifier(self) -> Classifier:
+        settings = registry.section(self.config["objective"].to_dict())
+        if isinstance(settings, supervised.Config):
+            return supervised.classifier(settings, self._model, self._spec)
+        return Classifier(self._model, self._spec)
 
     def _prepared(self, stream: dict) -> jax.Array:
         return normalise(stream["image"], stream["scale"], stream["offset"], self.recipe)
@@ -194,6 +277,20 @@ class Model:
             compiled(self._on_device, stream) for stream in _inputs(dataset, split, indices, self.crop)
         ]
         return np.concatenate(jax.device_get(answers))[:count]
+
+
+def truth(dataset: Dataset, split: str, index: int) -> np.ndarray | None:
+    """The mask of an example in the classes of a segmentation: (*S) uint8, 0 background, k the k-th structure.
+
+    Where nobody has looked it is UNMARKED (255); None where nobody has looked at all.
+
+    Raises:
+        InputError: structures that overlap.
+    """
+    if not dataset.has_masks:
+        return None
+    mask = class_table(structures_of(dataset.datasheet))[dataset.record(split, index)["mask"]]
+    return None if (mask == UNMARKED).all() else mask
 
 
 def _inputs(

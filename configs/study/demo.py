@@ -40,6 +40,7 @@ def get_config(arg=None):
             resnet=dict(config=_resnet(tiny), steps=STEPS, label="ResNet"),
         )
     )
+    config.pretrain.data.apart = ("val", "test")  # of `demo --data` there may be copies
     # Sized for two cores without AVX-512: 64 tokens a scan, and every scan seen about sixty times.
     config.pretrain.train.update(dict(steps=2500, batch_size=32, val_every=1000))
     config.pretrain.checkpoint.every = 1000

@@ -6,22 +6,34 @@ from scipy.special import expit, ndtr
 from sklearn.metrics import roc_auc_score
 
 from vitmed.errors import InputError
-from vitmed.evaluate.compare import over_draws, paired_difference
+from vitmed.evaluate.compare import (
+    Sampled,
+    chance,
+    difference,
+    holm,
+    mean,
+    over_draws,
+    paired_difference,
+    sample,
+)
 
 PATIENTS, SCANS = 40, 3
 GIVEN = dict(task="multiclass", classes=["clear", "lesion"])
 
 
 def study(rng, strengths, draws=3, draw_spread=0.0, own_noise=0.3):
-    """Labels (n, 1), patients, and for each strength the probabilities (n, 2) of every draw."""
+    """Labels (n, 1), patients, and for each strength the probabilities (n, 2) of every draw.
+
+    A strength is one number, or one a draw.
+    """
     patient = np.repeat(np.arange(PATIENTS), SCANS)
     label = rng.random(len(patient)) < 0.5
     shared = 0.6 * rng.standard_normal(PATIENTS)[patient] + 0.8 * rng.standard_normal(len(patient))
     arms = []
     for strength in strengths:
         arm = []
-        for _ in range(draws):
-            at = strength + draw_spread * rng.standard_normal()
+        for own in np.broadcast_to(strength, draws):
+            at = own + draw_spread * rng.standard_normal()
             yes = expit(at * label + shared + own_noise * rng.standard_normal(len(label)))
             arm.append(np.stack([1 - yes, yes], axis=1))
         arms.append(arm)
@@ -43,6 +55,22 @@ def test_values_are_means_over_draws(rng):
     assert found["value"] == pytest.approx(np.mean(areas[0]) - np.mean(areas[1]))
     other = paired_difference("auroc", b, a, label, patients, **GIVEN)
     assert (other["low"], other["high"]) == pytest.approx((-found["high"], -found["low"]))
+
+
+def test_errors_in_ranks_follow_the_order_and_may_exceed_one(rng):
+    """Otherwise grades are compared in the order of their names, or an interval ends at an error of one rank."""
+    order, n = [2, 0, 3, 1], 60
+    rank = rng.integers(0, 4, n)
+    label, said = np.asarray(order)[rank][:, None], (rank + rng.choice([1, 2, 2, 3], (4, n))) % 4
+    scores = [0.9 * np.eye(4)[np.asarray(order)[r]] + 0.025 for r in said]
+    given = dict(task="multiclass", classes=list("abcd"), order=order, resamples=200)
+    found = over_draws("rank_mae", scores, label, None, **given)
+    assert found["value"] == pytest.approx(np.abs(said - rank).mean()) and found["value"] > 1
+    assert 1 < found["low"] < found["value"] < found["high"]
+    other = paired_difference("rank_mae", scores, scores[::-1], label, None, **given)
+    assert other["value"] == pytest.approx(0, abs=1e-12)
+    with pytest.raises(InputError, match="has no metric 'rank_mae'"):
+        over_draws("rank_mae", scores, label, None, **{**given, "order": ()})
 
 
 def test_pairing_narrows_the_difference(rng):
@@ -101,16 +129,111 @@ def test_what_cannot_be_compared_is_refused(rng):
         paired_difference("auroc", a, a[:2], label, patients, **GIVEN)
 
 
+def true_area(strength, spread):
+    """The mean AUROC of endless draws of ``study`` on endless patients."""
+    grid = np.linspace(-4, 4, 201)
+    share = np.exp(-0.5 * grid**2) / np.exp(-0.5 * grid**2).sum()
+    return np.sum(share * ndtr((strength + spread * grid) / (2 * 1.09) ** 0.5))
+
+
+def holds(truth, sets, simulate):
+    """Asserts that the intervals of ``simulate(rng, seed)`` hold the truth often enough, and are not all of the line."""
+    hits, widths = 0, []
+    for i in range(sets):
+        found = simulate(np.random.Generator(np.random.Philox(key=i)), i)
+        hits += found["low"] <= truth <= found["high"]
+        widths.append(width(found))
+    assert hits / sets > 0.93 - 3 * (0.93 * 0.07 / sets) ** 0.5
+    return hits / sets, np.median(widths)
+
+
 @pytest.mark.parametrize("draw_spread", [0.1, 0.5])
 def test_difference_holds_the_truth(draw_spread):
     """Otherwise "pretrained beats scratch" is claimed too often from three draws."""
-    sets, hits = 150, 0
-    grid = np.linspace(-4, 4, 201)
-    share = np.exp(-0.5 * grid**2) / np.exp(-0.5 * grid**2).sum()
-    true = [np.sum(share * ndtr((s + draw_spread * grid) / (2 * 1.09) ** 0.5)) for s in (1.5, 1.2)]
-    for i in range(sets):
-        rng = np.random.Generator(np.random.Philox(key=i))
+
+    def simulate(rng, seed):
         label, patients, (a, b) = study(rng, (1.5, 1.2), draw_spread=draw_spread)
-        found = paired_difference("auroc", a, b, label, patients, resamples=100, seed=i, **GIVEN)
-        hits += found["low"] <= true[0] - true[1] <= found["high"]
-    assert hits / sets > 0.93 - 3 * (0.93 * 0.07 / sets) ** 0.5
+        return paired_difference("auroc", a, b, label, patients, resamples=100, seed=seed, **GIVEN)
+
+    holds(true_area(1.5, draw_spread) - true_area(1.2, draw_spread), 150, simulate)
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.5])
+def test_the_luck_of_a_pretraining_is_in_the_interval(luck):
+    """Otherwise three lucky pretrainings, drawn from three times each, count as nine."""
+    sources, spread = [0, 1, 2] * 2, 0.15
+
+    def simulate(rng, seed):
+        shared = luck * rng.standard_normal(3)
+        label, patients, (a, b) = study(rng, (1.5 + np.tile(shared, 2), 1.2), 6, spread)
+        given = dict(resamples=60, seed=seed, sources=sources, **GIVEN)
+        return difference(*([sample("auroc", arm, label, patients, **given)] for arm in (a, b)))
+
+    truth = true_area(1.5, (luck**2 + spread**2) ** 0.5) - true_area(1.2, spread)
+    holds(truth, 100, simulate)
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.5])
+def test_folds_hold_the_truth(luck):
+    """Otherwise five folds of one training each are taken for a large test set and one certain model."""
+
+    def simulate(rng, seed):
+        folds = [study(rng, (1.5, 1.2), 1, luck, own_noise=0.3) for _ in range(5)]
+        sampled = [
+            [sample("auroc", arm, label, patients, resamples=60, seed=seed + k, **GIVEN) for arm in arms]
+            for k, (label, patients, arms) in enumerate(folds)
+        ]
+        return difference(*zip(*sampled), overlap=1 / 3)
+
+    holds(true_area(1.5, luck) - true_area(1.2, luck), 100, simulate)
+
+
+def test_two_budgets_hold_the_truth():
+    """Otherwise "a tenth of the labels is as good as all" rests on draws that were never paired."""
+
+    def simulate(rng, seed):
+        label, patients, (a, b) = study(rng, (1.5, 1.2), 4, 0.4)
+        given = dict(resamples=60, seed=seed, **GIVEN)
+        sides = [[sample("auroc", arm, label, patients, **given)] for arm in (a, b[:3])]
+        return difference(*sides, paired=False)
+
+    holds(true_area(1.5, 0.4) - true_area(1.2, 0.4), 100, simulate)
+
+
+def made(points, source=None, examples=100):
+    """Trainings whose metric no patient changes."""
+    points = np.array(points)
+    return Sampled(points, np.repeat(points[:, None], 4, 1), 50, 50, examples, False, source)
+
+
+def test_what_shares_a_pretraining_counts_once():
+    """Otherwise the interval over six draws of two pretrainings is that over six pretrainings."""
+    points = [0.70, 0.80, 0.71, 0.81, 0.72, 0.82]
+    free, shared = mean([made(points)]), mean([made(points, [0, 1] * 3)])
+    assert shared["value"] == free["value"] and width(shared) > 3 * width(free)
+    # Two means of .71 and .81: t of one degree of freedom is 12.706, the standard error .05.
+    assert width(shared) == pytest.approx(2 * 12.706 * 0.05, rel=1e-4)
+    alike = [0.70, 0.70, 0.75, 0.75, 0.80, 0.80]
+    assert width(mean([made(alike, [0, 1] * 3)])) == width(mean([made(alike)])), "no luck, nothing to pay for"
+
+
+def test_folds_are_averaged_by_their_scans():
+    """Otherwise a small fold counts as a large one, or scores of different models are ranked together."""
+    folds = [made([0.9], examples=300), made([0.5], examples=100)]
+    found = mean(folds, overlap=0.5)
+    assert found["value"] == pytest.approx(0.8) and found["patients"] == 100
+    # Between the folds: variance .08, times 1 / 2 + 1 / 2; t of one degree of freedom.
+    assert width(found) == pytest.approx(2 * 12.706 * 0.08**0.5, rel=1e-4)
+    assert width(mean(folds)) == pytest.approx(width(found) / 2**0.5)
+
+
+def test_chances_agree_with_intervals_and_are_corrected(rng):
+    """Otherwise a sentence says "real" where the interval does not, or twenty comparisons find one by luck."""
+    label, patients, (a, b) = study(rng, (1.5, 1.0))
+    found = paired_difference("auroc", a, b, label, patients, **GIVEN)
+    edge = found | {"value": found["error"] * (found["value"] - found["low"]) / found["error"]}
+    assert chance(edge) == pytest.approx(0.05)
+    assert chance(found) < 0.05
+    assert chance(found, against=found["low"], sides=1) == pytest.approx(0.025)
+    first, second, unknown, third = holm([0.01, 0.04, None, 0.03])
+    assert (first, second, third) == pytest.approx((0.04, 0.09, 0.09)) and unknown is None

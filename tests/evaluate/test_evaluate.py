@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.evaluate.evaluate import evaluate
 from vitmed.evaluate.predictions import read
+from vitmed.infer import Model, truth
 from vitmed.runs import folder, ledger
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
 from vitmed.train import train
@@ -214,3 +216,53 @@ def test_what_a_person_sees(trained):
     assert "MOVER" in text and "Zou & Donner 2008" in text
     assert "is lesion" in text and "said clear" in text
     assert all(note in " ".join(text.split()) for note in result["notes"])
+
+
+def test_masks_are_evaluated(segmenter, marked_dataset, monkeypatch):
+    """Otherwise a segmentation has no numbers, or those of another run of the test split, or none by patient."""
+    data = Dataset.open(marked_dataset)
+    true = [truth(data, "test", i) for i in range(data.size("test"))]
+    monkeypatch.setattr(
+        Model, "segment", lambda self, *given: ((i, np.roll(m, 1, 0)) for i, m in enumerate(true))
+    )
+    before = len(ledger.entries(segmenter))
+    found = evaluate(segmenter, tolerance=1.5)
+    assert len(ledger.entries(segmenter)) == before + 1
+    assert (found["task"], found["classes"], found["threshold"]) == ("segmentation", ["1", "2"], None)
+    assert found["examples"] == 4 and found["patients"] == 4 and found["tolerance"]["value"] == 1.5
+    assert found["tolerance"]["unit"] == "pixels" and any("in pixels" in note for note in found["notes"])
+    assert found["failures"]["1"] == {"scans": 2, "neither": 2, "missed": 0, "invented": 0}
+    # The box of 5 x 5, one row down: 20 of 25 shared. The slab is of full height, so that rolling leaves it.
+    assert found["metrics"]["dice/1"]["value"] == pytest.approx(0.8)
+    assert found["metrics"]["dice/2"]["value"] == 1 and found["metrics"]["dice"]["value"] == pytest.approx(
+        0.9
+    )
+    assert found["metrics"]["hd95/1"]["value"] == 1 and found["metrics"]["nsd/1"]["value"] == 1
+    out = segmenter / "evaluations" / "test"
+    assert json.loads((out / "metrics.json").read_text()) == {"format": 1, **found}
+    table = read(out / "predictions.csv")
+    assert table.ids == data.ids("test") and table.patients == data.patients("test")
+    assert np.nanmean(table.score[:, 0]) == pytest.approx(0.8)
+    console = Console(record=True, width=110)
+    verb.show(found, console)
+    text = console.export_text()
+    assert "NSD at 1.5 px" in text and "HD95, px" in text and "0.800" in text and "mean" in text
+    assert evaluate(segmenter, by=["site"])["subgroups"]["site"][0]["too_small"].startswith("4 patients")
+
+
+def test_masks_that_are_not_the_runs_are_refused(segmenter, trained, tiny_dataset, marked_dataset, tmp_path):
+    """Otherwise one structure is scored as another, or a tolerance is given to what has no surface."""
+    with pytest.raises(InputError, match="size is|no masks"):
+        evaluate(segmenter, tiny_dataset)
+    with pytest.raises(InputError, match="--tolerance.*gives none"):
+        evaluate(trained, tolerance=1.0)
+    with pytest.raises(InputError, match="--tolerance.*-1 was given"):
+        evaluate(segmenter, tolerance=-1.0)
+    other = tmp_path / "other"
+    shutil.copytree(marked_dataset, other)
+    sheet = json.loads((other / "datasheet.json").read_text())
+    sheet["structures"] = {"tumour": [1], "organ": [2]}
+    del sheet["marked"]
+    (other / "datasheet.json").write_text(json.dumps(sheet))
+    with pytest.raises(InputError, match="hold tumour, organ, but the run .* learned 1, 2"):
+        evaluate(segmenter, other)

@@ -113,6 +113,21 @@ def test_weights_repeat_examples(rng):
     assert metrics.pearson(x, y, weight) == pytest.approx(repeated)
 
 
+def test_agreement_of_ranks_is_scikit_learns_in_every_resample(rng):
+    """Quadratic weighted kappa, with integer weights on examples as a bootstrap draws them."""
+    label, said = rng.integers(0, 5, 60), rng.integers(0, 5, 60)
+    said = np.where(rng.random(60) < 0.6, label, said)
+    weight = rng.integers(0, 4, (5, 60))
+    expected = [
+        reference.cohen_kappa_score(label, said, weights="quadratic", sample_weight=w) for w in weight
+    ]
+    np.testing.assert_allclose(metrics.quadratic_kappa(label, said, weight), expected, atol=1e-10)
+    assert metrics.quadratic_kappa(label, said) == pytest.approx(
+        reference.cohen_kappa_score(label, said, weights="quadratic")
+    )
+    assert np.isnan(metrics.quadratic_kappa(np.ones(4), np.ones(4)))
+
+
 def test_what_cannot_be_computed_is_nan():
     """Otherwise a split of one class gets an invented AUROC."""
     ones, score = np.ones(5, int), np.arange(5.0)

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vitmed.objectives.probe import STRENGTH, linear_probe
+from vitmed.models.head import Ranks
+from vitmed.objectives.probe import STRENGTH, linear_probe, ordered_probe
 
 
 @pytest.fixture
@@ -55,3 +58,30 @@ def test_class_that_nobody_shows_scores_lowest(features):
         assert ((features @ kernel + bias).argmax(1) != outputs - 1).all() and np.isfinite(kernel).all()
     kernel, bias = linear_probe(features, one, np.ones_like(one), "multilabel", 1)
     assert not kernel.any() and bias[0] == pytest.approx(-np.log(91))
+
+
+def test_ordered_classes_are_the_most_likely_cumulative_logits(features):
+    """The head gives the optimum of a second, plain computation of the penalised likelihood, without its gradient."""
+    rank = np.argsort(np.argsort(features[:, 0] / 0.01 + features[:, 3])) * 4 // 90
+    kernel, thresholds = ordered_probe(features, rank, 4)
+    made = Ranks(4).apply({"params": {"kernel": kernel, "thresholds": thresholds}}, features)
+    assert (np.asarray(made).argmax(1) == rank).mean() > 0.6
+
+    x = StandardScaler().fit_transform(features.astype(np.float64))
+
+    def cost(free):
+        weights, t = free[:8], np.concatenate([[-np.inf], np.sort(free[8:]), [np.inf]])
+        chance = expit(t[rank + 1] - x @ weights) - expit(t[rank] - x @ weights)
+        return -np.log(np.maximum(chance, 1e-300)).sum() + weights @ weights / (2 * STRENGTH)
+
+    best = minimize(cost, np.concatenate([np.zeros(8), [-1.0, 0.0, 1.0]]), method="BFGS")
+    t, score = np.concatenate([[-np.inf], best.x[8:], [np.inf]]), (x @ best.x[:8])[:, None]
+    np.testing.assert_allclose(np.exp(made), np.diff(expit(t - score), axis=1), atol=2e-3)
+
+
+def test_a_rank_without_an_example_is_unlikely(features):
+    """Thresholds must not meet there: its log-probability would be no number."""
+    rank = np.where(features[:, 1] > np.median(features[:, 1]), 3, np.arange(90) % 2)
+    kernel, thresholds = ordered_probe(features, rank, 4)
+    made = np.exp(Ranks(4).apply({"params": {"kernel": kernel, "thresholds": thresholds}}, features))
+    assert np.isfinite(np.log(made)).all() and made[:, 2].max() < 0.02

@@ -28,8 +28,12 @@ def batch_of(rng, label, weight, size=(8, 8)):
     }
 
 
-def loss_and_logits(rng, task, outputs, label, weight, model=VIT, **keys):
-    spec = Spec((8, 8), 1, task, outputs)
+GRADES = ("severe", "none", "mild", "moderate")
+UPWARDS = ("none", "mild", "moderate", "severe")
+
+
+def loss_and_logits(rng, kind, outputs, label, weight, model=VIT, counts=(), **keys):
+    spec = Spec((8, 8), 1, kind, outputs, classes=GRADES[:outputs], counts=counts)
     objective = supervised.build(supervised.Config(**keys), model, spec)
     params, memory = objective.init(jax.random.key(0), spec)
     params["head"]["scores"]["kernel"] = jax.random.normal(
@@ -37,7 +41,8 @@ def loss_and_logits(rng, task, outputs, label, weight, model=VIT, **keys):
     )
     batch = batch_of(rng, label, weight)
     loss, (metrics, _) = objective.loss(params, memory, batch, jax.random.key(0), train=False)
-    logits = supervised.Classifier(model, spec).logits(params, batch["main"]["image"])
+    network = supervised.classifier(supervised.Config(**keys), model, spec)
+    logits = network.logits(params, batch["main"]["image"])
     return float(loss), np.asarray(logits, np.float64), metrics
 
 
@@ -57,6 +62,46 @@ def test_class_weights(rng):
     loss, logits, _ = loss_and_logits(rng, "multiclass", 2, label, np.ones((3, 1)), class_weights=(3.0, 1.0))
     each = -log_softmax(logits, -1)[np.arange(3), label[:, 0]] * np.array([3.0, 1.0, 1.0])
     assert loss == pytest.approx(each.mean(), rel=1e-4)
+
+
+def test_balanced_weights_are_of_the_counts_given(rng):
+    """scikit-learn's n / (K n_k); of several labels the ratio of its two sides. A class that is never shown has none."""
+    label = np.array([[0], [1], [1]])
+    counts = ((10, 90), (60, 40), (30, 70), (0, 100))
+    loss, logits, _ = loss_and_logits(
+        rng, "multiclass", 4, label, np.ones((3, 1)), class_weights="balanced", counts=counts
+    )
+    weights = 100 / (3 * np.array([10.0, 60.0, 60.0]))
+    assert loss == pytest.approx(
+        (-log_softmax(logits, -1)[np.arange(3), label[:, 0]] * weights).mean(), rel=1e-4
+    )
+
+    label = np.array([[0, 1], [1, 1]])
+    loss, logits, _ = loss_and_logits(
+        rng, "multilabel", 2, label, np.ones((2, 2)), class_weights="balanced", counts=((5, 20), (7, 0))
+    )
+    p, positive = expit(logits), np.array([4.0, 1.0])
+    assert loss == pytest.approx(
+        -(positive * label * np.log(p) + (1 - label) * np.log(1 - p)).mean(), rel=1e-4
+    )
+
+
+def test_ordinal(rng):
+    """The likelihood of the cumulative-logit model, whatever order the dataset has its classes in; the median is said."""
+    label = np.array([[0], [3], [1], [2]])
+    loss, logits, metrics = loss_and_logits(
+        rng, "multiclass", 4, label, np.ones((4, 1)), task="ordinal", order=UPWARDS
+    )
+    chance = np.exp(logits)
+    np.testing.assert_allclose(chance.sum(-1), 1, rtol=1e-5)
+    assert loss == pytest.approx(-logits[np.arange(4), label[:, 0]].mean(), rel=1e-4)
+    upwards = chance[:, [GRADES.index(name) for name in UPWARDS]]
+    above = 1 - np.cumsum(upwards, axis=1)[:, :3]  # log odds differ between scans by one number
+    odds = np.log(above / (1 - above))
+    assert np.ptp(odds[:, 0]) > 1e-3
+    np.testing.assert_allclose(odds - odds[:, :1], np.tile((odds - odds[:, :1])[0], (4, 1)), atol=1e-4)
+    median = np.array([GRADES.index(UPWARDS[k]) for k in (above > 0.5).sum(axis=1)])
+    assert float(metrics["accuracy"]) == pytest.approx((median == label[:, 0]).mean())
 
 
 def test_multilabel_leaves_missing_labels_out(rng):
@@ -90,12 +135,24 @@ def test_mixup_mixes_neighbours_by_each_examples_draw(rng):
     np.testing.assert_array_equal(half, mixed[:2])
 
 
+THREE = Spec((8, 8), 1, "multiclass", 3, classes=GRADES[:3])
+
+
 @pytest.mark.parametrize(
     "spec,keys,message",
     [
         (Spec((8, 8), 1), {}, "has no labels"),
         (Spec((8, 8), 1, "multiclass", 2), {"task": "regression"}, "config.objective.task"),
         (Spec((8, 8), 1, "multiclass", 2), {"class_weights": (1.0,)}, "class_weights has 1 entries"),
+        (Spec((8, 8), 1, "multilabel", 2), {"task": "ordinal"}, "config.objective.task is 'ordinal'"),
+        (
+            THREE,
+            {"task": "ordinal"},
+            "order is empty: name the classes .*; the dataset has severe, none, mild",
+        ),
+        (THREE, {"task": "ordinal", "order": ("none", "mild")}, "name each class of the dataset once"),
+        (Spec((8, 8), 1, "multiclass", 2), {"order": ("a", "b")}, "two classes, which have no ranks"),
+        (Spec((8, 8), 1, "regression", 1), {"class_weights": "balanced"}, "no meaning for regression"),
     ],
 )
 def test_what_does_not_fit_is_refused(spec, keys, message):

@@ -10,11 +10,11 @@ from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder
 from vitmed.models.transformer import stacked
 from vitmed.optim.layers import layer_scales
-from vitmed.optim.optimiser import OptimConfig, decayed, ema_update, optimiser, schedule
+from vitmed.optim.optimiser import OptimConfig, decayed, ema_update, joined_later, optimiser, schedule
 
 
-def vit_params(scan):
-    model = ModelConfig(variant="nano", patch_size=(4, 4), scan=scan)
+def vit_params(scan, **keys):
+    model = ModelConfig(variant="nano", patch_size=(4, 4), scan=scan, **keys)
     params = encoder(model, (8, 8)).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     return {"encoder": params, "head": {"scores": {"kernel": jnp.ones((128, 2)), "bias": jnp.zeros(2)}}}
 
@@ -51,9 +51,69 @@ def test_layer_decay_has_the_published_factors():
     assert scales["encoder"]["cls"] == 0.5**7
 
 
-def test_layer_decay_is_the_same_scanned_and_unrolled():
+MODERN = dict(preset="modern", positions="learned")
+
+
+def test_what_a_modern_vit_has_more_does_not_decay():
+    """Positions, registers, scales of norms and branches are no matrices, whatever their shape."""
+    params = vit_params(scan=True, **MODERN)["encoder"]
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, is_decayed in jax.tree_util.tree_leaves_with_path(decayed(params))
+        if is_decayed
+    }
+    assert {"transformer/blocks/mlp1/kernel", "patches/kernel"} < names
+    assert all(name.endswith("/kernel") for name in names)
+
+
+def test_layer_decay_reaches_what_a_modern_vit_has_more():
+    """What enters before the first block is as far from the head as the embedding; a branch's scale as its block."""
+    scales = layer_scales(vit_params(scan=False, **MODERN), 0.5)["encoder"]
+    assert scales["positions"] == scales["registers"] == scales["cls"] == 0.5**7
+    assert scales["norm"]["scale"] == 1
+    for name in ("scale1", "scale2"):
+        assert scales["transformer"]["block_2"][name] == 0.5**4
+    assert scales["transformer"]["block_5"]["attention"]["query_norm"]["scale"] == 0.5
+
+
+def test_low_rank_changes_decay_with_their_block():
+    """They are the block's weights in another form; the embedding's number is 0, the head's the last."""
+    params = vit_params(scan=False)
+    params["lora"] = {"transformer": {f"block_{n}": {"mlp1": {"down": jnp.ones((4, 2))}} for n in range(6)}}
+    made = layer_scales(params, 0.5)["lora"]["transformer"]
+    assert (made["block_0"]["mlp1"]["down"], made["block_5"]["mlp1"]["down"]) == (0.5**6, 0.5)
+    scanned = layer_scales(stacked(params), 0.5)["lora"]["transformer"]["blocks"]["mlp1"]["down"]
+    assert scanned.shape == (6, 1, 1) and (scanned[0], scanned[5]) == (0.5**6, 0.5)
+    assert decayed(params)["lora"]["transformer"]["block_0"]["mlp1"]["down"]
+
+
+def test_who_joins_later_starts_afresh():
+    """An encoder that joins at step 3 is updated as by a run of its own from there; the head as if alone before."""
+    config = OptimConfig(lr=1.0, layer_decay=0.6, warmup=0.2)
+    params = {
+        "encoder": {"transformer": {"blocks": {"mlp1": {"kernel": jnp.ones((2, 3, 3))}}}, "cls": jnp.ones(3)},
+        "head": {"kernel": jnp.ones((3, 2))},
+    }
+    grads = jax.tree.map(lambda p: jnp.full_like(p, 0.1), params)
+    tx = joined_later(config, 10, 3, params)
+    state = tx.init(params)
+    for _ in range(3):
+        change, state = tx.update({"head": grads["head"]}, state, {"head": params["head"]})
+        assert set(change) == {"head"}
+    alone = optimiser(config, 7, params, lambda tree: {"encoder": tree["encoder"]})
+    fresh = alone.init({"encoder": params["encoder"]})
+    for _ in range(3):
+        change, state = tx.update(grads, state, params)
+    for _ in range(3):
+        expected, fresh = alone.update({"encoder": grads["encoder"]}, fresh, {"encoder": params["encoder"]})
+    jax.tree.map(np.testing.assert_array_equal, change["encoder"], expected["encoder"])
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(change["head"]))
+
+
+@pytest.mark.parametrize("keys", [{}, MODERN], ids=["plain", "modern"])
+def test_layer_decay_is_the_same_scanned_and_unrolled(keys):
     """One stacked array must not get one rate: each of its layers has its own."""
-    unrolled_params = vit_params(scan=False)
+    unrolled_params = vit_params(scan=False, **keys)
     scanned_params = stacked(unrolled_params)
     grads = jax.tree.map(lambda p: jnp.full_like(p, 0.1), unrolled_params)
     config = OptimConfig(lr=1.0, layer_decay=0.6, warmup=0.0)

@@ -192,3 +192,45 @@ def test_one_draw_is_said_to_be_one(home):
     text = (folder / "report.html").read_text()
     assert "one draw of the labels, which does not tell what another would give" in text
     assert "1 to 3 draws" in text and "that these scans can show" not in text[: text.index("</header>")]
+
+
+def test_a_study_with_baselines_and_a_margin(home):
+    """Otherwise the page of the newer studies names no baseline, or marks an unproven difference as real."""
+    folder = home()
+    file = folder / "study" / "table.json"
+    table = json.loads(file.read_text())
+    base = next(c for c in table["comparisons"] if c["arm"] == "scratch" and c["metric"] == "auroc")
+    first = {"first": "pretrained", "first_label": "Pretrained ViT", "second": "scratch"}
+    first |= {"second_label": "ViT from scratch", "arm": "pretrained", "label": "Pretrained ViT"}
+    made = []
+    for budget, verdict, other in (
+        (0.01, "better", 0.01),
+        (0.1, "not worse", 0.1),
+        (1.0, "open", 1.0),
+        (0.1, "worse", 1.0),
+    ):
+        own = (
+            base
+            | first
+            | {"budget": budget, "first_budget": budget, "second_budget": other, "verdict": verdict}
+        )
+        favours = {"better": "pretrained", "worse": "scratch"}.get(verdict)
+        own |= {
+            "favours": favours,
+            "main": budget == other,
+            "sentence": f"It is {verdict} with {budget:g} and {other:g}.",
+        }
+        made.append(own)
+    table |= {"reference": "", "comparisons": made, "margin": 0.01, "minus": "minus the best baseline"}
+    for row in table["rows"]:
+        row |= {"standing": "baseline", "labels_beside": 524, "settings": ["optim.lr=0.001"]}
+    file.write_text(json.dumps(table))
+    page.write(folder / "report.html", studies=[folder / "study"])
+    text = (folder / "report.html").read_text()
+    body = text[text.index('id="comparison"') : text.index('id="provenance"')]
+    for verdict, marked in (("better", "real"), ("not worse", "within"), ("open", ""), ("worse", "against")):
+        assert f'<p class="finding {marked}">It is {verdict} with' in body
+    assert "minus the best baseline,<br>AUROC" in body and "+ 524 of validation" in body
+    assert "chose optim.lr=0.001" in body and "the margin of 0.010" in body and 'class="margin"' in body
+    assert "Across budgets" in body and "Pretrained ViT, 10% \N{MINUS SIGN} ViT from scratch, All" in body
+    assert "It is better with 0.01 and 0.01." in text[: text.index('id="comparison"')], "the lead says it too"

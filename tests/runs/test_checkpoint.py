@@ -125,6 +125,17 @@ def test_the_last_and_the_best_are_kept(tmp_path):
         assert not list((tmp_path / ".saving").iterdir())
 
 
+def test_milestones_stay(tmp_path):
+    """Else what a later study wants of the middle of a training is gone."""
+    with Checkpoints(tmp_path, CheckpointConfig(every=1, keep=1, milestones=3)) as checkpoints:
+        for step in range(1, 9):
+            checkpoints.save(step, {"step": np.int32(step)})
+        checkpoints.wait()
+        assert checkpoints.steps() == [3, 6, 8]
+    with pytest.raises(ValueError, match="milestones is 30; .* a multiple of config.checkpoint.every"):
+        CheckpointConfig(every=20, milestones=30)
+
+
 def test_best_without_its_metric_says_which_there_are(saved):
     """Else a misspelt metric name quietly means the last checkpoint."""
     saved.save(9, {"step": np.int32(9)}, {"val/auroc": 0.5})

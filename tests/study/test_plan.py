@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -29,8 +30,19 @@ def test_only_pretrained_arms_start_from_the_pretraining(config, tmp_path):
         "scratch": "",
         "resnet": "",
     }
-    assert planned.pretrain.config.train.seed == 7, "the pretraining keeps its own seed"
-    assert "labels" not in planned.pretrain.config.data
+    (pretrain,) = planned.pretrains
+    assert pretrain.config.train.seed == 7, "the pretraining keeps its own seed"
+    assert "labels" not in pretrain.config.data
+
+
+def test_arms_are_judged_by_the_same_ranks(config, tmp_path):
+    """Otherwise an arm without an order has no errors in ranks to be compared with, which shows after hours."""
+    for arm in config.arms.values():
+        arm.config.objective = {"order": ("low", "middle", "high")}
+    assert plan(config, tmp_path / "study").order == ("low", "middle", "high")
+    config.arms.resnet.config.objective = {"order": ("high", "middle", "low")}
+    with pytest.raises(InputError, match="all arms must be judged by the same ranks"):
+        plan(config, tmp_path / "study")
 
 
 def test_arms_are_chosen_and_ordered(config, tmp_path):
@@ -51,7 +63,64 @@ def test_a_study_without_pretraining(config, tmp_path):
     """Otherwise a study of baselines pretrains for nothing."""
     del config.arms["pretrained"]
     config.study.reference = "scratch"
-    assert plan(config, tmp_path / "study").pretrain is None
+    assert plan(config, tmp_path / "study").pretrains == ()
+
+
+def test_each_arm_starts_from_its_own_pretraining_and_draws_take_turns(config, tmp_path):
+    """Otherwise arms of two objectives share one, or three pretrainings' luck is that of the first."""
+    config.pretrains = {"mae": config.pretrain.copy_and_resolve_references()}
+    config.arms.scratch.init = "mae"
+    config.study.pretrain_seeds = 2
+    planned = plan(config, tmp_path / "study")
+    assert [c.name for c in planned.pretrains] == ["pretrain", "pretrain-1", "pretrain-mae", "pretrain-mae-1"]
+    assert [c.config.train.seed for c in planned.pretrains] == [7, 8, 7, 8]
+    starts = {(c.arm, c.draw): Path(c.config.init_from).name for c in planned.cells if c.start}
+    assert starts == {
+        ("pretrained", 0): "pretrain",
+        ("pretrained", 1): "pretrain-1",
+        ("scratch", 0): "pretrain-mae",
+        ("scratch", 1): "pretrain-mae-1",
+    }
+
+
+def test_folds_are_datasets_of_their_own(config, tmp_path):
+    """Otherwise a pretraining sees what a fold tests on, or small budgets cost as many folds as large ones."""
+    config.data = {"path": str(tmp_path / "data-{fold}"), "folds": 3}
+    with config.study.ignore_type():
+        config.study.update({"folds": (1, 3), "draws": (2, 1)})
+    planned = plan(config, tmp_path / "study")
+    assert [Path(c.config.data.path).name for c in planned.pretrains] == ["data-1", "data-2", "data-3"]
+    assert len({c.config.train.seed for c in planned.pretrains}) == 3
+    assert [[len(f) for f in planned.of("scratch", b)] for b in (0.1, 1.0)] == [[2], [1, 1, 1]]
+    for cell in planned.cells:
+        assert Path(cell.config.data.path).name == f"data-{cell.fold}" and cell.name.endswith(
+            f"-fold{cell.fold}"
+        )
+        assert not cell.start or cell.config.init_from.endswith(f"pretrain-fold{cell.fold}")
+    assert len({c.config.train.seed for f in planned.of("scratch", 1.0) for c in f}) == 3
+
+
+def test_every_arm_tries_as_much(config, tmp_path):
+    """Otherwise the arm that was tuned for longer wins."""
+    config.tune = {"by": "budget", "folds": 3}
+    config.arms.pretrained.grid = {"optim": {"lr": (0.1, 0.2)}}
+    with pytest.raises(InputError, match="pretrained 2, resnet 1, scratch 1"):
+        plan(config, tmp_path / "study")
+    for name in ("scratch", "resnet"):
+        config.arms[name].grid = {"optim": {"lr": (0.1, 0.3)}, "train": {"batch_size": (4,)}}
+    planned = plan(config, tmp_path / "study")
+    cell = planned.cell("scratch", 0.1, 1)
+    assert [t.changes for t in cell.trials] == [
+        {"optim.lr": 0.1, "train.batch_size": 4},
+        {"optim.lr": 0.3, "train.batch_size": 4},
+    ]
+    assert [t.config.optim.lr for t in cell.trials] == [0.1, 0.3]
+    assert all(t.config.data.label_seed == 1 and t.config.train.seed == 1 for t in cell.trials)
+    assert cell.trainings == 2 * 3 + 1 and planned.config.tried == 2
+    check_unchanged(planned)
+    config.tune.folds = 2
+    with pytest.raises(InputError, match="scratch: parts was 3, now 2"):
+        check_unchanged(plan(config, tmp_path / "study"))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +139,18 @@ def test_a_study_without_pretraining(config, tmp_path):
         ("arms.scratch.steps", (1, 2, 3), "3 entries"),
         ("arms.scratch.config.data.split", "val", "same examples"),
         ("pretrain", None, "no config.pretrain"),
+        ("arms.scratch.init", "mea", "the pretrainings are pretrain"),
+        ("study.baselines", ("scratch",), "give one of the two"),
+        ("study.reference", "", "give one of the two"),
+        ("study.compare", (("scratch@0.2", "resnet@1.0"),), "the budgets are 0.1, 1.0"),
+        ("study.compare", (("scratch@0.1", "resnet"),), "or neither"),
+        ("study.compare", (("scratch", "best"),), "the arms are"),
+        ("study.margin", -0.1, "positive"),
+        ("study.pretrain_seeds", 3, None),
+        ("study.folds", 2, "config.data.folds is 0"),
+        ("study.threshold", "budget", "set config.tune"),
+        ("data.folds", 5, "{fold}"),
+        ("arms.scratch.grid", {"optim": {"lr": 0.1}}, "a tuple of values"),
     ],
 )
 def test_wrong_configs_are_refused(config, tmp_path, key, value, said):
@@ -80,6 +161,9 @@ def test_wrong_configs_are_refused(config, tmp_path, key, value, said):
         node = node[parent]
     with node.ignore_type(), node.unlocked():
         node[last] = value
+    if said is None:  # two draws of three pretrainings take the first two
+        assert len(plan(config, tmp_path / "study").pretrains) == 2
+        return
     with pytest.raises(InputError, match=said):
         plan(config, tmp_path / "study")
 

@@ -57,6 +57,9 @@ def test_a_study_fails_goes_on_and_ends(config, tmp_path, capsys):
     assert set(calls(tmp_path / "study", "evaluate").values()) == {0, 1}, "0 for the pretraining alone"
     log = capsys.readouterr().err
     assert "study: " in log and "left" not in log.splitlines()[0]
+    begun, again = [line for line in log.splitlines() if "to do" in line]
+    assert "13 runs to do" in begun and "680 images" in begun and "is told as soon as" in begun
+    assert "of 13, the others are there" in again and "at the speeds measured before" in again
 
     with open(result["table"]) as file:
         rows = list(csv.DictReader(file))
@@ -187,8 +190,8 @@ def test_a_pretraining_counts_with_what_runs_beside_it(config, tmp_path):
     planned = plan(config, tmp_path / "study")
     for arms, expected in ((("scratch",), 10.0), (("pretrained",), 15.0)):
         cells = [c for c in planned.cells if c.arm in arms and c.budget == 0.1]
-        progress = StudyProgress([planned.pretrain, *cells], jobs=2, quiet=True)
-        progress._spent[""] = [40.0, 10.0]
+        progress = StudyProgress([*planned.pretrains, *cells], jobs=2, quiet=True)
+        progress._spent["pretrain pretrain"] = [40.0, 10.0]
         progress._spent[arms[0]] = [40.0, 5.0]
         assert progress.seconds_left([], 0.0) == pytest.approx(expected)
 

@@ -2,7 +2,9 @@
 
 A verb is a module of this folder with ``HELP`` (one line), ``arguments(parser)`` and ``run(args) -> dict``. It is
 imported when it is called, and imports its rooms when it runs, so that ``--help`` answers at once. ``TAKES_CONFIG``
-says that it takes ``--config.KEY=VALUE``, ``GOES_ON`` that the same command goes on after an interruption.
+says that it takes ``--config.KEY=VALUE``, ``GOES_ON`` that the same command goes on after an interruption, ``TOGETHER``
+that it can run as several processes, which a launcher starts (``vitmed.parallel.cluster``), and ``code(result)`` gives an
+exit code of its own where it is not 0.
 """
 
 import argparse
@@ -14,10 +16,12 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 from vitmed import __version__
 from vitmed.errors import InputError, VitmedError
 from vitmed.memory import restart_with_huge_pages
+from vitmed.parallel import cluster
 
 ORDER = (
     "demo",
@@ -26,9 +30,13 @@ ORDER = (
     "withdraw",
     "train",
     "evaluate",
+    "predict",
     "study",
     "report",
     "writeback",
+    "plan",
+    "doctor",
+    "convert",
     "bench",
 )
 INTERRUPTED = 130
@@ -70,7 +78,15 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         return _say(error)
     args.overrides = overrides
-    return _run(verb, args)
+    try:
+        several = cluster.place(os.environ) is not None
+        if several and not getattr(verb, "TOGETHER", False):
+            raise InputError(
+                f"{name} runs as one process, and a launcher started several; start it by itself"
+            )
+    except InputError as error:
+        return _say(error)
+    return _together(verb, args) if several else _run(verb, args)[0]
 
 
 def verb_names() -> list[str]:
@@ -116,7 +132,27 @@ def _overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     return known, overrides
 
 
-def _run(verb, args) -> int:
+def _together(verb, args) -> int:
+    """``_run`` as one of several processes, of which the first speaks."""
+    from vitmed.parallel import processes
+
+    def run(args):
+        processes.start()
+        try:
+            return verb.run(args)
+        except (VitmedError, KeyboardInterrupt):
+            raise
+        except Exception:
+            processes.wait_for_news()
+            raise
+        finally:
+            args.json = args.json and processes.index() == 0
+
+    return processes.leave(*_run(SimpleNamespace(**{**vars(verb), "run": run}), args))
+
+
+def _run(verb, args) -> tuple[int, str]:
+    """The exit code, and the fault in a sentence."""
     try:
         result = verb.run(args)
     except KeyboardInterrupt:
@@ -127,12 +163,12 @@ def _run(verb, args) -> int:
             else "nothing was left half done"
         )
         print(f"\ninterrupted; {rest}", file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED, "interrupted"
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0, ""
     except VitmedError as error:
-        return _say(error)
+        return _say(error), str(error)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             where = f" ({error.filename})" if error.filename else ""
@@ -140,17 +176,17 @@ def _run(verb, args) -> int:
                 f"vitmed: no space to write{where}: {error.strerror}; free some and run the same command again",
                 file=sys.stderr,
             )
-            return 3
+            return 3, f"no space to write: {error.strerror}"
         traceback.print_exc()
-        return 1
-    except Exception:
+        return 1, repr(error)
+    except Exception as error:
         traceback.print_exc()
         print("vitmed: this is a fault of vitmed; please report it with the lines above", file=sys.stderr)
-        return 1
+        return 1, repr(error)
     if args.json:
         sys.stdout.flush()
         print(json.dumps(result))
-    return 0
+    return getattr(verb, "code", lambda result: 0)(result), ""
 
 
 def _say(error: VitmedError) -> int:

@@ -16,6 +16,7 @@ killed and started again, it ends with the same weights to the bit.
 HELP = "train by a config file: pretraining or fine-tuning; goes on from where the run stands"
 TAKES_CONFIG = True
 GOES_ON = True
+TOGETHER = True
 
 
 def arguments(parser):
@@ -25,10 +26,15 @@ def arguments(parser):
     parser.add_argument(
         "--workdir", required=True, metavar="RUN", help="folder of the run; made if it is not there"
     )
+    parser.add_argument(
+        "--show-sharding",
+        action="store_true",
+        help="print first how each array is split over the devices, the bytes a device, and what a step sends",
+    )
 
 
 def run(args) -> dict:
     from vitmed import config
     from vitmed.train import train
 
-    return train(config.load(args.config, args.overrides), args.workdir)
+    return train(config.load(args.config, args.overrides), args.workdir, show_sharding=args.show_sharding)

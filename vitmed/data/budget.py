@@ -9,7 +9,8 @@ a larger one of the same draw, and curves over budgets compare like with like. T
 3. then stratified: the r-th unit of a stratum of m comes at a random time between r / m and (r + 1) / m, so
    that every head holds each stratum in proportion to within one unit, and small strata not later than large.
 
-Strata are classes, sets of findings, or tenths of a regressed value. What is random is a keyed hash of the
+Strata are classes, sets of findings, or tenths of a regressed value. Of masks, a scan is labelled where anything of it
+is marked, and what it shows is the structures in it. What is random is a keyed hash of the
 unit's name, so that a draw is the same in every version of NumPy.
 """
 
@@ -20,42 +21,50 @@ from fractions import Fraction
 import numpy as np
 
 from vitmed.data.dataset import Dataset
+from vitmed.data.structures import class_table, structures_of
 from vitmed.errors import InputError
+from vitmed.scans.layout import UNMARKED
 
 TENTHS = 10
+_STRUCTURES = "structures"  # as a task beside those of labels
 
 
-def labelled(dataset: Dataset, split: str, labels: int | float | None, seed: int) -> np.ndarray:
+def labelled(
+    dataset: Dataset, split: str, labels: int | float | None, seed: int, masks: bool = False
+) -> np.ndarray:
     """Indices of the examples whose labels the budget pays for.
 
     Args:
         labels: an int counts examples; a float in (0, 1] is a fraction of the labelled examples; None is all
             of them. Patients are taken whole and the budget is never exceeded, so fewer may be given.
         seed: of the draw.
+        masks: whether it pays for masks, and not for labels of whole scans.
 
     Returns:
-        (m,) int64, sorted, each with at least one known label.
+        (m,) int64, sorted, each with at least one known label, or a mask.
 
     Raises:
         InputError: no labels, a budget out of range or larger than the set, or too small to show every class.
     """
-    values, weight = dataset.labels(split)
-    known = np.flatnonzero((weight > 0).any(axis=1))
+    known = marked(dataset, split) if masks else np.flatnonzero((dataset.labels(split)[1] > 0).any(axis=1))
     if not len(known):
+        remedy = "no masks; ingest it with some (a manifest's column mask, nnU-Net's labelsTr, DICOM SEG)"
         raise InputError(
-            f"split {split!r} of {dataset.path} has no labels; ingest it with --labels or --label-from"
+            f"split {split!r} of {dataset.path} has "
+            f"{remedy if masks else 'no labels; ingest it with --labels or --label-from'}"
         )
     if labels is None:
         return known
+    task, values, weight = _annotated(dataset, split, masks)
     budget = _count(labels, len(known), f"split {split!r} of {dataset.path}")
     names, units = units_of(dataset, split, known, seed)
-    task = dataset.datasheet["task"]
     shown = [_shown(task, values[unit], weight[unit]) for unit in units]
     head = _head(shown)
     needed = sum(len(units[u]) for u in head)
     if budget < needed:
         seen = len(set().union(*shown))
-        what = f"{seen} classes" if task == "multiclass" else "every finding, present and absent"
+        kinds = {"multiclass": f"{seen} classes", _STRUCTURES: "every structure"}
+        what = kinds.get(task, "every finding, present and absent")
         raise InputError(
             f"config.data.labels is {labels} ({budget} of {len(known)} examples), too few to show {what} "
             f"of {dataset.path}; give at least {needed} examples"
@@ -72,7 +81,17 @@ def labelled(dataset: Dataset, split: str, labels: int | float | None, seed: int
     return np.sort(np.concatenate([units[u] for u in chosen]))
 
 
-def fold(dataset: Dataset, split: str, chosen: np.ndarray, fold: tuple[int, int], seed: int) -> np.ndarray:
+def marked(dataset: Dataset, split: str) -> np.ndarray:
+    """Indices of the examples with a mask that says anything, if only that all is background; (m,) int64, sorted."""
+    sheet = dataset.datasheet
+    if (sheet.get("marked") or {}).get("scans") == sum(sheet.get("examples", {}).values()):
+        return np.arange(dataset.size(split))  # the datasheet says it all, without a mask being read
+    return np.flatnonzero(dataset.marked(split)[:, :UNMARKED].any(axis=1))
+
+
+def fold(
+    dataset: Dataset, split: str, chosen: np.ndarray, fold: tuple[int, int], seed: int, masks: bool = False
+) -> np.ndarray:
     """Which of the ``chosen`` examples the k-th of n parts holds, ``fold`` being (k, n), k from 0.
 
     Units go whole into one part, and every part has its share of each stratum. No label of another example is read.
@@ -84,9 +103,8 @@ def fold(dataset: Dataset, split: str, chosen: np.ndarray, fold: tuple[int, int]
         InputError: too few units for every part, and what remains without it, to show every class.
     """
     k, n = fold
-    values, weight = dataset.labels(split)
+    task, values, weight = _annotated(dataset, split, masks)
     _, units = units_of(dataset, split, chosen, seed)
-    task = dataset.datasheet["task"]
     strata = _strata(task, [_shown(task, values[u], weight[u]) for u in units], units, values, weight)
     order = sorted(
         range(len(units)), key=lambda u: (sorted(strata[u]) if task != "regression" else strata[u], u)
@@ -101,6 +119,18 @@ def fold(dataset: Dataset, split: str, chosen: np.ndarray, fold: tuple[int, int]
                 "each (scans where none is known); give more labels (config.data.labels), or fewer folds"
             )
     return np.sort(np.concatenate(parts[k]))
+
+
+def _annotated(dataset: Dataset, split: str, masks: bool) -> tuple[str, np.ndarray, np.ndarray]:
+    """The task, what is known of each example, and with which weight: (n, K) each."""
+    if not masks:
+        return dataset.datasheet["task"], *dataset.labels(split)
+    structures, held = structures_of(dataset.datasheet), dataset.marked(split)
+    class_of = class_table(structures)
+    there = [held[:, class_of == k].any(axis=1) for k in range(1, len(structures) + 1)]
+    # Only what is there is shown: that a structure is absent, nearly every voxel of any scan shows.
+    values = np.array(there, float).reshape(-1, len(held)).T
+    return _STRUCTURES, values, values
 
 
 def _count(labels: int | float, known: int, where: str) -> int:

@@ -74,6 +74,7 @@ class Dataset:
         self._lock = threading.Lock()
         self._cached: dict[str, Stream | None] = {}
         self._columns = functools.cache(self._read_columns)
+        self._marked = functools.cache(self._read_marked)
 
     @classmethod
     def open(cls, path: str | Path, cache: int | None = None) -> "Dataset":
@@ -154,6 +155,13 @@ class Dataset:
         columns = self._columns(split)
         return columns["label"], columns["label_weight"]
 
+    def marked(self, split: str) -> np.ndarray:
+        """Which values the mask of each example holds, ``(n, 256)`` booleans; nothing where the set has no masks.
+
+        Read once, and then kept: all masks of the split are gone through.
+        """
+        return self._marked(split)
+
     def examples(self, split: str) -> np.ndarray:
         """Identities of a split's examples, (n, 2) uint32."""
         return self._columns(split)["example"]
@@ -166,6 +174,10 @@ class Dataset:
         """The patient of each example ("" where unknown), or None where no patient is known."""
         patients = self._columns(split)["patient"]
         return patients if any(patients) else None
+
+    def spacings(self, split: str) -> np.ndarray:
+        """Millimetres a voxel of each example, (n, axes) float32, array order; nan where unknown."""
+        return np.stack([self._decoder(record, ["spacing"])["spacing"] for record in self._whole(split)])
 
     def sites(self, split: str) -> list[str]:
         """The site of each example, "" where unknown."""
@@ -313,6 +325,18 @@ class Dataset:
         examples = [self._decoder(record, names) for record in self._whole(split)]
         columns = {name: [example[name] for example in examples] for name in names}
         return columns | {name: np.stack(columns[name]) for name in ("label", "label_weight", "example")}
+
+    def _read_marked(self, split: str) -> np.ndarray:
+        held = np.zeros((self.size(split), 256), bool)
+        if not self.has_masks:
+            return held
+        for row, record in zip(held, self._whole(split), strict=True):
+            if self._chunks:
+                mask = self._joined(split, self._decoder(record))["mask"]
+            else:
+                mask = self._decoder(record, ["mask"])["mask"]
+            row[np.unique(mask)] = True
+        return held
 
 
 def _shards(folder: Path, inside: str = "") -> tuple[Decoder, dict[str, ArrayRecordDataSource]]:

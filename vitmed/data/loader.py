@@ -8,11 +8,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import grain
 import numpy as np
 
-from vitmed.data import crops
+from vitmed.data import balance, crops
+from vitmed.data.copies import copies
 from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
 from vitmed.data.streams import Feed, Part, rows, seed_of
@@ -46,8 +48,11 @@ class DataConfig:
         unlabelled_batch: size of its global batch; None is that of ``config.train.batch_size``.
         labels: label budget: an int counts examples, a float is a fraction of the labelled ones; None is all.
         label_seed: which draw of the budget.
+        sampling: "natural" draws every labelled scan equally often; "balanced" every class, however rare
+            (``vitmed.data.balance`` says what that is where a scan has several labels).
         fold: (k, n) holds the k-th of n parts of the labelled scans out of all that is trained on, for
             cross-validation within the label budget; k from 0. () is none.
+        apart: splits of ``path`` of whose scans nothing learns a copy: what has their pixels is left out of every stream.
         workers: threads that make batches; 0 makes them when asked.
     """
 
@@ -62,7 +67,9 @@ class DataConfig:
     unlabelled_batch: int | None = None
     labels: int | float | None = None  # int first: 1 is one label, 1.0 is all of them
     label_seed: int = 0
+    sampling: Literal["natural", "balanced"] = "natural"
     fold: tuple[int, ...] = ()
+    apart: tuple[str, ...] = ()
     workers: int = 2
 
     def __post_init__(self):
@@ -81,6 +88,10 @@ class DataConfig:
         if self.mix and self.labels is not None:
             raise ValueError(
                 f"labels is {self.labels}, but a label budget is drawn from one dataset; leave out config.data.mix"
+            )
+        if self.mix and self.sampling != "natural":
+            raise ValueError(
+                f"sampling is {self.sampling!r}, but config.data.mix says how often each dataset is drawn; leave one out"
             )
         if self.fold and (len(self.fold) != 2 or not 0 <= self.fold[0] < self.fold[1]):
             raise ValueError(f"fold is {self.fold}; (k, n) was expected, the k-th of n parts, k from 0")
@@ -108,6 +119,10 @@ class DataConfig:
                 f"set it to {found} or leave it out"
             )
         return dataset
+
+    def left_out(self, dataset: Dataset, other: Dataset) -> np.ndarray:
+        """Examples of the training split of ``other`` that are copies of scans of the splits ``apart`` of ``dataset``."""
+        return copies(other, self.split, dataset, self.apart) if self.apart else np.array([], np.int64)
 
     def recipe(self, dataset: Dataset) -> Recipe:
         """How a model gets its input from a dataset by this section.
@@ -164,12 +179,15 @@ class DataConfig:
                     f"config.data.mix: the labels of {other.path} ({_labels(other)}) are not those of {dataset.path} "
                     f"({_labels(dataset)}); learn without labels, or ingest the two with the same ones"
                 )
-            parts.append(Part(other, self.split, members(other), weight))
+            out = tuple(held) if other is dataset else tuple(self.left_out(dataset, other))
+            parts.append(Part(other, self.split, members(other), weight, held=out))
         # By content: a mix is the same in whatever order it is written and wherever its datasets lie.
         parts.sort(key=lambda part: (part.dataset.datasheet.get("content_hash", ""), str(part.dataset.path)))
         parts = parts or [Part(dataset, self.split, members(dataset), held=tuple(held))]
         alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
-        made = {"main": Feed(parts, batch_size, seed_of(seed, "main"), alike, crop=self.crop)}
+        groups = balance.groups(dataset, self.split, parts[0].members) if self.sampling == "balanced" else ()
+        main = Feed(parts, batch_size, seed_of(seed, "main"), alike, crop=self.crop, groups=groups)
+        made = {"main": main}
         if self.unlabelled or rest:
             if not self.unlabelled:
                 whole = self._rest(parts)
@@ -177,7 +195,8 @@ class DataConfig:
                 whole = [dataclasses.replace(part, indices=None) for part in parts]
             else:
                 other = self._beside(opened, self.unlabelled, dataset, "config.data.unlabelled")
-                whole = [Part(other, self.split, held=tuple(held) if other is dataset else ())]
+                out = tuple(held) if other is dataset else tuple(self.left_out(dataset, other))
+                whole = [Part(other, self.split, held=out)]
             size = self.unlabelled_batch or batch_size
             key = "config.data.unlabelled_batch" if self.unlabelled_batch else "config.train.batch_size"
             made["unlabelled"] = Feed(whole, size, seed_of(seed, "unlabelled"), False, key, self.crop)

@@ -13,6 +13,7 @@ from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refused, Scan, Source
 
 BINS = 64  # of the intensity histogram, over the modality's window
+OTHER_MODALITY = "its header says so"  # why a scan of another modality than was told is refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _header(source: Source) -> tuple[tuple[str, ...], bool | None]:
 def _agreed(file: str | None, row: str | None, given: str | None) -> str:
     said = given or row
     if said and file and file != said:
-        raise Refused(f"{file}, not {said}", "its header says so")
+        raise Refused(f"{file}, not {said}", OTHER_MODALITY)
     return said or file or "unknown"
 
 

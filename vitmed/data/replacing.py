@@ -1,4 +1,4 @@
-"""A dataset comes to its place by one rename, whole or not at all.
+"""A dataset, or another folder of results, comes to its place by one rename, whole or not at all.
 
 A changed one is written anew beside the old one and changes places with it, so that a set is never half of each.
 """
@@ -17,7 +17,7 @@ from vitmed.errors import InputError, MachineError
 def partial_of(out: Path, replace: bool = False):
     """``OUT.partial/`` to work in, which becomes ``out`` at the end and is gone after any fault.
 
-    A folder left by a killed ingest is cleared; one that another ingest holds is not touched.
+    A folder left by a killed command is cleared; one that another command holds is not touched.
 
     Args:
         replace: ``out`` is there, and gives way at the end.
@@ -36,7 +36,7 @@ def partial_of(out: Path, replace: bool = False):
                 os.close(lock)
                 lock = None
                 raise InputError(
-                    f"{out} is being made by another ingest; wait for it or give another"
+                    f"{out} is being made by another command; wait for it or give another"
                 ) from None
             for stale in partial.iterdir():
                 if stale.name != ".lock":

@@ -62,6 +62,8 @@ class Feed:
             is no ``mask``, so that nothing can learn from what it should not see.
         key: of the batch size in the config, for messages.
         crop: size of a random box, array order, to read of each example; None is all of it.
+        groups: indices into the split of the one part there is, each of which is drawn equally often; () draws each
+            member so.
 
     Raises:
         InputError: a part without examples.
@@ -75,6 +77,7 @@ class Feed:
         labelled: bool = True,
         key: str = "config.train.batch_size",
         crop: tuple[int, ...] | None = None,
+        groups: Sequence[np.ndarray] = (),
     ):
         self.parts, self.batch_size, self.key, self.crop = tuple(parts), batch_size, key, crop
         self._members = [part.members for part in self.parts]
@@ -84,6 +87,7 @@ class Feed:
                     f"no examples of split {part.split!r} of {part.dataset.path} are left to train on"
                 )
         self.examples = sum(map(len, self._members))
+        self._groups = groups
         self._seed, self._labelled = seed, labelled
         self._dtype = np.result_type(*(part.dataset.image_dtype for part in self.parts))
         self._masks = labelled and any(part.dataset.has_masks for part in self.parts)
@@ -99,9 +103,14 @@ class Feed:
     def read(self, step: int, rows: slice = slice(None)) -> Stream:
         """``Dataset.read``'s arrays for these rows of the global batch of ``step``."""
         crop = None if self.crop is None else Crop(self.crop, (self._seed, step))
+        if self._groups:
+            sizes = [len(group) for group in self._groups]
+            which, index = order.mixed(self._seed, step, self.batch_size, sizes, [1] * len(sizes))
+            drawn = [self._groups[k][i] for k, i in zip(which[rows], index[rows], strict=True)]
+            return self._read(0, np.array(drawn), crop)
         if len(self.parts) == 1:
             chosen = order.indices(self._seed, step, self.batch_size, self.examples)[rows]
-            return self._read(0, chosen, crop)
+            return self._read(0, self._members[0][chosen], crop)
         sizes, weights = map(len, self._members), [part.weight for part in self.parts]
         which, index = (
             drawn[rows] for drawn in order.mixed(self._seed, step, self.batch_size, list(sizes), weights)
@@ -109,7 +118,7 @@ class Feed:
         made: Stream = {}
         for k in np.unique(which):
             at = np.flatnonzero(which == k)
-            for name, values in self._read(int(k), index[at], crop).items():
+            for name, values in self._read(int(k), self._members[k][index[at]], crop).items():
                 if name not in made:
                     made[name] = np.empty((len(which), *values.shape[1:]), values.dtype)
                 made[name][at] = values
@@ -117,7 +126,7 @@ class Feed:
 
     def _read(self, k: int, chosen: np.ndarray, crop: Crop | None) -> Stream:
         part = self.parts[k]
-        stream = part.dataset.read(part.split, self._members[k][chosen], crop)
+        stream = part.dataset.read(part.split, chosen, crop)
         stream["image"] = stream["image"].astype(self._dtype, copy=False)
         if self._masks and "mask" not in stream:
             stream["mask"] = np.full(stream["image"].shape[:-1], UNMARKED, np.uint8)

@@ -1,6 +1,9 @@
 """What the values of masks are called, one meaning a value throughout a set."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
 
 from vitmed.errors import InputError
 from vitmed.scans.layout import UNMARKED, Told
@@ -55,6 +58,43 @@ def numbered(told: Told, held: Structures) -> tuple[Told, Refusals]:
             masks[scan] = dataclasses.replace(mask, files=files, values=pairs) if mask.segments else mask
     own = {n: v for n, v in values.items() if any(n in s.names for s in told.segments)}
     return dataclasses.replace(told, masks=masks, structures={**told.structures, **own}), refused
+
+
+def structures_of(sheet: dict) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, values) of every structure in the masks of a set, in the order of their values.
+
+    A value that masks hold and nobody named is a structure of its own, called by its number. The k-th of the list is
+    class k of a segmentation, from 1; 0 is the background.
+
+    Args:
+        sheet: the set's datasheet.
+    """
+    named = {name: tuple(values) for name, values in (sheet.get("structures") or {}).items()}
+    held = (sheet.get("marked") or {}).get("structures", {})
+    others = {name: (int(name),) for name in held if name not in named}
+    return sorted((named | others).items(), key=lambda item: (item[1], item[0]))
+
+
+def class_table(structures: Sequence[tuple[str, tuple[int, ...]]]) -> np.ndarray:
+    """The class of each value of a mask, (256,) uint8: of the k-th structure k, from 1; of 0 the background, 0.
+
+    UNMARKED stays what it is, and so does a value that is no structure's, for nobody said what it is.
+
+    Raises:
+        InputError: a voxel would be of two classes, because two structures share a value.
+    """
+    table = np.full(256, UNMARKED, np.uint8)
+    table[0] = 0
+    names = ("the background", *(name for name, _ in structures))
+    for k, (name, values) in enumerate(structures, start=1):
+        for value in values:
+            if table[value] != UNMARKED:
+                raise InputError(
+                    f"the structures {names[table[value]]} and {name} of the masks share the value {value}, but a "
+                    "segmentation has one class a voxel; ingest the masks again with structures that do not overlap"
+                )
+            table[value] = k
+    return table
 
 
 def _tells(names: tuple[str, ...], values: tuple[str, ...]) -> bool:

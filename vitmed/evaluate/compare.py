@@ -1,4 +1,4 @@
-"""Numbers over several trainings: one arm's mean over its draws, and the paired difference of two arms.
+"""Numbers over several trainings: one arm's mean over its draws, and the difference of two arms.
 
 A draw is one training: its labels drawn and its seed. Both the draws and the test patients are samples, and
 every draw is judged on the same patients, so the two are crossed. The variance of the mean over draws is
@@ -11,23 +11,59 @@ once. This is how readers and cases are taken apart in diagnostic studies (Obuch
 Gallas et al. 2009), and bootstrapping draws and patients at once without the correction counts V_both
 three times (Owen 2007, "The pigeonhole bootstrap"). Percentiles over three draws would be too narrow by a
 fifth before anything else: the quantile is Student's t with Satterthwaite's degrees of freedom.
+
+* Draws that share a pretraining share its luck. Where the means of the pretrainings differ by more than their
+  draws would make them, the pretrainings are what counts as draws, few as they may be (a nested design).
+* Folds have patients and trainings of their own, so variances add up over them. A metric is computed in each fold
+  and averaged, weighted by scans: scores of different models have no common scale, and ranking them together
+  biases an AUROC (Forman & Scholz 2010, "Apples-to-apples in cross-validation studies"). Where folds differ by
+  more than their patients explain, the trainings do, and since they share scans their variance counts as
+  (1 / folds + test / train) (Nadeau & Bengio 2003, "Inference for the generalization error").
+* Arms of one label budget are compared draw by draw. Of two budgets each side has its own draws, and their variances
+  add up; the patients are the same.
+
+``tests/evaluate/test_compare.py`` holds the coverage of each in simulations where the truth is known.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import t as student
 
 from vitmed.errors import InputError
 from vitmed.evaluate import intervals
-from vitmed.evaluate.measures import Judged, estimates, measures, with_parts
+from vitmed.evaluate.measures import IN_RANKS, Judged, estimates, measures, with_parts
 from vitmed.evaluate.score import RESAMPLES, clusters
 
 Array = np.ndarray
 Thresholds = Sequence[dict[str, float] | None] | None
 
 
-def over_draws(
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """A metric of d trainings on one test set (or one fold of it), as found and in resamples of the patients.
+
+    Attributes:
+        points: (d,).
+        boot: (d, r); the r-th column is of one resample, so that columns of two arms belong together.
+        units: how many patients were drawn from (images where none is known).
+        patients: how many patients there are; None where unknown.
+        examples: with a label.
+        unit_range: whether values lie in [0, 1].
+        sources: (d,) the pretraining that each training began from; None: none is shared.
+    """
+
+    points: Array
+    boot: Array
+    units: int
+    patients: int | None
+    examples: int
+    unit_range: bool
+    sources: Sequence[int] | None = None
+
+
+def sample(
     metric: str,
     scores: Sequence[Array],
     label: Array,
@@ -37,76 +73,30 @@ def over_draws(
     classes: Sequence[str],
     label_weight: Array | None = None,
     thresholds: Thresholds = None,
+    sources: Sequence[int] | None = None,
+    order: Sequence[int] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> dict:
-    """The mean of a metric over draws, with its interval over draws and patients.
+) -> Sampled:
+    """A metric of several trainings that were judged on the same examples.
 
     Args:
         metric: a key of ``metrics`` that ``score`` gives for this task.
-        scores: d arrays (n, K) of probabilities (values for regression) on the same examples.
+        scores: d arrays (n, K) of probabilities (values for regression, (n, 4 K) for masks) on the same examples.
         label: (n, 1) class indices or (n, K).
         patients: (n,) names, "" where unknown; None where no patient is known (then by image).
-        task: "multiclass", "multilabel" or "regression".
-        classes: names of the classes or columns.
+        task: "multiclass", "multilabel", "regression" or "segmentation".
+        classes: names of the classes, columns or structures.
         label_weight: 0 where a label is missing; None: all are known.
         thresholds: one a draw, as ``score`` gives it under ``threshold``; None takes 0.5.
+        sources: one a draw, equal where two began from one pretraining.
+        order: of ordered classes, as for ``score``.
         seed: of the bootstrap.
         resamples: how many.
-
-    Returns:
-        ``value``, ``low``, ``high`` (None where not computable), ``draws``, ``patients`` (None where
-        unknown). Of one draw the interval is over patients alone: what another draw would give cannot be
-        seen.
 
     Raises:
         InputError: the task has no such metric, or no example has a label.
     """
-    points, boot, count = _draws(
-        metric, scores, thresholds, label, patients, task, classes, label_weight, seed, resamples
-    )
-    return {
-        **_interval(points, boot, count[0], _in_unit_range(task)),
-        "draws": len(scores),
-        "patients": count[1],
-    }
-
-
-def paired_difference(
-    metric: str,
-    scores_a: Sequence[Array],
-    scores_b: Sequence[Array],
-    label: Array,
-    patients: list[str] | None,
-    *,
-    task: str,
-    classes: Sequence[str],
-    label_weight: Array | None = None,
-    thresholds_a: Thresholds = None,
-    thresholds_b: Thresholds = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> dict:
-    """The mean over draws of metric(a) - metric(b), draw by draw on the same resampled patients.
-
-    Arguments, returns and raises as in ``over_draws``; both arms have the same number of draws.
-    """
-    if len(scores_a) != len(scores_b):
-        raise InputError(
-            f"the arms have {len(scores_a)} and {len(scores_b)} draws; a paired difference needs equally many"
-        )
-    rest = (label, patients, task, classes, label_weight, seed, resamples)
-    a, boot_a, count = _draws(metric, scores_a, thresholds_a, *rest)
-    b, boot_b, _ = _draws(metric, scores_b, thresholds_b, *rest)
-    return {
-        **_interval(a - b, boot_a - boot_b, count[0], False),
-        "draws": len(scores_a),
-        "patients": count[1],
-    }
-
-
-def _draws(metric, scores, thresholds, label, patients, task, classes, label_weight, seed, resamples):
-    """The metric of each draw (d,), in each resample (d, r), and the numbers of units and of patients."""
     known = np.ones(np.shape(label), bool) if label_weight is None else np.asarray(label_weight) > 0
     rows = np.flatnonzero(known.any(axis=1))
     if not len(rows):
@@ -115,7 +105,8 @@ def _draws(metric, scores, thresholds, label, patients, task, classes, label_wei
     units = int(cluster.max()) + 1
     chosen = []
     for i, score in enumerate(scores):
-        judged = Judged(task, classes, np.asarray(score)[rows], np.asarray(label)[rows], known[rows], cluster)
+        at = np.asarray(score)[rows], np.asarray(label)[rows], known[rows], cluster
+        judged = Judged(task, classes, *at, order=order)
         threshold = thresholds[i] if thresholds is not None else None
         if threshold is not None:
             judged = dataclasses.replace(judged, threshold=[threshold[name] for name in judged.columns])
@@ -130,29 +121,169 @@ def _draws(metric, scores, thresholds, label, patients, task, classes, label_wei
         [estimates(c, w)[metric] for c in chosen]
         for w in intervals.resamples(units, len(rows), resamples, seed)
     ]
-    return points, np.concatenate(chunks, axis=1), (units, count)
+    unit_range = task != "regression" and metric.partition("/")[0] not in ("hd95", *IN_RANKS)
+    return Sampled(points, np.concatenate(chunks, axis=1), units, count, len(rows), unit_range, sources)
 
 
-def _interval(points: Array, boot: Array, units: int, unit_range: bool) -> dict:
-    """Mean of ``points`` (d,) with its interval; ``boot`` (d, r) is the same in resamples of patients."""
-    boot = boot[:, np.isfinite(boot).all(axis=0)]
-    if not np.isfinite(points).all() or not boot.shape[1]:
-        return {"value": None, "low": None, "high": None}
-    d, value = len(points), float(points.mean())
-    patients = float(np.var(boot.mean(axis=0)))
-    draws = float(np.var(points, ddof=1)) / d if d > 1 else 0.0
-    both = float(np.mean(np.var(boot - points[:, None], axis=0, ddof=1))) / d if d > 1 else 0.0
-    variance = max(patients + draws - both, patients, draws)
-    spread = patients**2 / max(units - 1, 1) + draws**2 / max(d - 1, 1)
-    z = intervals.quantile(variance**2 / spread if spread > 0 else np.inf)
+def mean(folds: Sequence[Sampled], overlap: float = 0.0) -> dict:
+    """The mean of a metric over draws and folds, with its interval over draws and patients.
+
+    Args:
+        folds: one a fold; a single one where there are no folds.
+        overlap: examples tested on over examples trained on, in a fold.
+
+    Returns:
+        ``value``, ``low``, ``high`` (None where not computable), ``draws`` (of each fold), ``patients`` (None where
+        unknown), ``examples``. Of a single training the interval is over patients alone: what another would give cannot be seen.
+    """
+    sides = [[(fold.points, fold.boot, fold.sources)] for fold in folds]
+    found = _interval(sides, folds, overlap, folds[0].unit_range)
+    return {name: found[name] for name in ("value", "low", "high")} | _rests(folds)
+
+
+def difference(
+    first: Sequence[Sampled], second: Sequence[Sampled], paired: bool = True, overlap: float = 0.0
+) -> dict:
+    """The mean over draws of metric(first) - metric(second), on the same resampled patients.
+
+    Args:
+        first, second: one a fold, of the same folds.
+        paired: whether the d-th draws of both sides belong together, as those of one label budget do.
+        overlap: as in ``mean``.
+
+    Returns:
+        As ``mean``, ``draws`` being the fewer; and ``error``, the standard error, with its ``freedom``.
+
+    Raises:
+        InputError: paired sides with other numbers of draws.
+    """
+    sides = []
+    for a, b in zip(first, second, strict=True):
+        if paired and len(a.points) != len(b.points):
+            raise InputError(
+                f"the arms have {len(a.points)} and {len(b.points)} draws; a paired difference needs equally many"
+            )
+        if paired:
+            shared = a.sources if a.sources is not None else b.sources
+            sides.append([(a.points - b.points, a.boot - b.boot, shared)])
+        else:
+            sides.append([(a.points, a.boot, a.sources), (-b.points, -b.boot, b.sources)])
+    draws = min(len(fold.points) for fold in (*first, *second))
+    return _interval(sides, first, overlap, False) | _rests(first) | {"draws": draws}
+
+
+def over_draws(
+    metric: str, scores: Sequence[Array], label: Array, patients: list[str] | None, **rest
+) -> dict:
+    """``mean`` of one test set; arguments and errors as of ``sample``."""
+    return mean([sample(metric, scores, label, patients, **rest)])
+
+
+def paired_difference(
+    metric: str,
+    scores_a: Sequence[Array],
+    scores_b: Sequence[Array],
+    label: Array,
+    patients: list[str] | None,
+    *,
+    thresholds_a: Thresholds = None,
+    thresholds_b: Thresholds = None,
+    **rest,
+) -> dict:
+    """``difference`` a - b on one test set, draw by draw; arguments and errors as of ``sample``."""
+    a = sample(metric, scores_a, label, patients, thresholds=thresholds_a, **rest)
+    b = sample(metric, scores_b, label, patients, thresholds=thresholds_b, **rest)
+    return difference([a], [b])
+
+
+def chance(found: dict, against: float = 0.0, sides: int = 2) -> float | None:
+    """The p-value of a ``difference`` against a true one of ``against``.
+
+    Args:
+        sides: 2 for another one, 1 for a larger one. None where nothing can be computed.
+    """
+    if found["value"] is None:
+        return None
+    away = found["value"] - against
+    if found["error"] == 0:
+        return 1.0 if away == 0 else 0.0 if sides == 2 or away > 0 else 1.0
+    ratio = away / found["error"]
+    freedom = max(found["freedom"], 1.0)
+    return float(sides * student.sf(abs(ratio) if sides == 2 else ratio, freedom))
+
+
+def holm(chances: Sequence[float | None]) -> list[float | None]:
+    """P-values corrected for their number (Holm 1979); None stays None and counts all the same."""
+    order = sorted(range(len(chances)), key=lambda i: 1.0 if chances[i] is None else chances[i])
+    corrected: list[float | None] = [None] * len(chances)
+    least = 0.0
+    for rank, i in enumerate(order):
+        if chances[i] is not None:
+            least = max(least, min(1.0, (len(chances) - rank) * chances[i]))
+            corrected[i] = least
+    return corrected
+
+
+def _rests(folds: Sequence[Sampled]) -> dict:
+    known = [fold.patients for fold in folds]
+    return {
+        "draws": len(folds[0].points),
+        "patients": None if None in known else sum(known),
+        "examples": sum(fold.examples for fold in folds),
+    }
+
+
+def _interval(sides: list[list[tuple]], folds: Sequence[Sampled], overlap: float, unit_range: bool) -> dict:
+    """The sum of each fold's sides (points (d,), boot (d, r), sources), averaged over the folds, with its interval."""
+    nothing = {"value": None, "low": None, "high": None, "error": None, "freedom": None}
+    weights = np.array([fold.examples for fold in folds], float)
+    weights /= weights.sum()
+    values, patients, draws, both, spread = [], [], 0.0, 0.0, 0.0
+    for weight, fold, parts in zip(weights, folds, sides, strict=True):
+        finite = np.logical_and.reduce([np.isfinite(boot).all(axis=0) for _, boot, _ in parts])
+        if not all(np.isfinite(points).all() for points, _, _ in parts) or not finite.any():
+            return nothing
+        values.append(sum(float(points.mean()) for points, _, _ in parts))
+        patients.append(float(np.var(sum(boot[:, finite].mean(axis=0) for _, boot, _ in parts))))
+        spread += (weight**2 * patients[-1]) ** 2 / max(fold.units - 1, 1)
+        for points, boot, sources in parts:
+            between, crossed, freedom = _between(points, boot[:, finite], sources)
+            draws += weight**2 * between
+            both += weight**2 * crossed
+            spread += (weight**2 * between) ** 2 / max(freedom, 1)
+    value = float(weights @ values)
+    from_patients = float(weights**2 @ patients)
+    if len(folds) > 1:
+        trainings = max(float(np.var(values, ddof=1) - np.mean(patients)), 0.0) * (1 / len(folds) + overlap)
+        if trainings > draws - both:
+            spread = sum((w**2 * p) ** 2 / max(f.units - 1, 1) for w, p, f in zip(weights, patients, folds))
+            spread += trainings**2 / (len(folds) - 1)
+            draws, both = trainings, 0.0
+    variance = max(from_patients + draws - both, from_patients, draws)
+    freedom = variance**2 / spread if spread > 0 else np.inf
+    z = intervals.quantile(freedom)
     if unit_range and variance > 1e-12 and 0 < value < 1:
         low, high = intervals.wilson(value, value * (1 - value) / variance, z)
     elif unit_range:
-        low, high = intervals.wilson(value, units, z)
+        low, high = intervals.wilson(value, sum(fold.units for fold in folds), z)
     else:
         low, high = value - z * variance**0.5, value + z * variance**0.5
-    return {"value": value, "low": low, "high": high}
+    return {"value": value, "low": low, "high": high, "error": variance**0.5, "freedom": float(freedom)}
 
 
-def _in_unit_range(task: str) -> bool:
-    return task != "regression"
+def _between(points: Array, boot: Array, sources: Sequence[int] | None) -> tuple[float, float, int]:
+    """Variance of the mean by draws, the part of it that patients make too, and its degrees of freedom."""
+    own = _of_draws(points, boot)
+    if sources is None or not 1 < len(set(sources)) < len(points):
+        return own
+    at = [np.flatnonzero(np.asarray(sources) == source) for source in dict.fromkeys(sources)]
+    shared = _of_draws(np.array([points[i].mean() for i in at]), np.stack([boot[i].mean(axis=0) for i in at]))
+    return max(own, shared)
+
+
+def _of_draws(points: Array, boot: Array) -> tuple[float, float, int]:
+    d = len(points)
+    if d == 1:
+        return 0.0, 0.0, 0
+    draws = float(np.var(points, ddof=1)) / d
+    return draws, float(np.mean(np.var(boot - points[:, None], axis=0, ddof=1))) / d, d - 1

@@ -63,7 +63,9 @@ def choose(
     """
     asked, folds = config.objective.name, config.guard.folds
     if not isinstance(config.objective, supervised.Config) or asked == _PLAIN:
-        raise InputError(f"config.guard.folds is {folds}, but {asked!r} is not semi-supervised; set it to 0")
+        masks = getattr(config.objective, "task", None) == "segmentation" and asked != _PLAIN
+        what = "learns from masks, which it does not judge" if masks else "is not semi-supervised"
+        raise InputError(f"config.guard.folds is {folds}, but {asked!r} {what}; set it to 0")
     folder.place(run)
     if (run / "config.json").exists() and not (run / FILE).exists():
         raise InputError(

@@ -9,6 +9,7 @@ row of integer weights on patients. What is made of the resamples depends on the
   score interval at the number of independent observations that the bootstrap's variance amounts to.
 * means (balanced accuracy of the recalls, macro numbers of the columns): ``mean_interval``, MOVER.
 * errors and correlations: ``percentile_interval``.
+* distances (HD95): ``positive_interval``, on the logarithm. Dice and NSD of masks are means between 0 and 1, as proportions.
 * calibration error: ``calibration_interval``.
 
 Coverage of the 95% intervals, measured by ``python -m vitmed.evaluate.coverage 1000``: 50 patients with 4
@@ -173,6 +174,19 @@ def proportion_interval(
     return wilson(
         value, value * (1 - value) / variance, quantile(patients - 1 if freedom is None else freedom)
     )
+
+
+def positive_interval(value: float, resampled: Array, patients: int) -> Interval:
+    """For the mean of what cannot be negative and is skewed: symmetric on the logarithm, by the bootstrap's variance.
+
+    That is made good for being short by (patients - 1) / patients; the quantile is Student's t. A mean of 0 is of
+    nothing but zeros, and so is every resample's.
+    """
+    if value <= 0:
+        return 0.0, 0.0
+    variance = float(np.var(_finite(resampled))) * patients / max(patients - 1, 1)
+    arm = quantile(patients - 1) * np.sqrt(variance) / value
+    return float(value * np.exp(-arm)), float(value * np.exp(arm))
 
 
 def wilson(value: float, n: float, z: float) -> Interval:

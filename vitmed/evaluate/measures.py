@@ -3,7 +3,8 @@
 A two-class task is one *column*: a yes/no label with the probability of yes (the second class is yes). A
 multi-label task is several columns, and its numbers are the means over them; a multi-class task adds the
 columns "this class against the rest" for what needs a ranking. A column whose labels are all alike cannot
-be judged: it stands in the notes by name, and means are over the others.
+be judged: it stands in the notes by name, and means are over the others. Of masks each structure is a column, whose numbers
+are means over scans of what ``vitmed.evaluate.masks`` says of each.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from vitmed.evaluate import intervals, metrics, thresholds
+from vitmed.evaluate import intervals, masks, metrics, thresholds
 from vitmed.evaluate.calibration import CalibrationError
 
 Array = np.ndarray
@@ -24,7 +25,9 @@ METHODS = {
     "MOVER": "combined from the intervals of its parts (Zou & Donner 2008)",
     "bootstrap": "bootstrap bound above; below 0 unless calibrated scores would rarely give so much",
     "percentile": "middle 95% of the resamples",
+    "log": "on the logarithm, variance by bootstrap",
 }
+IN_RANKS = {"rank_mae": metrics.mae, "quadratic_kappa": metrics.quadratic_kappa}  # of ordered classes
 CURVES = ("auroc", "average_precision", "sensitivity_at_90_specificity")
 
 
@@ -54,14 +57,15 @@ class Judged:
     """What is judged: scores beside labels, with who each example belongs to.
 
     Attributes:
-        task: "multiclass", "multilabel" or "regression".
-        classes: names of the classes or columns.
-        score: (n, K) probabilities, or predicted values for regression.
-        label: (n, 1) class indices, or (n, K).
+        task: "multiclass", "multilabel", "regression" or "segmentation".
+        classes: names of the classes, columns or structures.
+        score: (n, K) probabilities, or predicted values for regression; (n, 4 K) as ``masks.judge`` gives them.
+        label: (n, 1) class indices, or (n, K); of masks the true voxels.
         known: the shape of ``label``, False where the label is missing.
         cluster: (n,) index of the patient.
         threshold: one a column for "yes"; None takes 0.5.
         specific: one a column: the threshold of 90% specificity on validation; None where there is none.
+        order: of ordered classes, the class index of each rank, lowest first; () where they have no order.
     """
 
     task: str
@@ -72,6 +76,7 @@ class Judged:
     cluster: Array
     threshold: Sequence[float] | None = None
     specific: Sequence[float | None] | None = None
+    order: Sequence[int] = ()
 
     @property
     def binary(self) -> bool:
@@ -92,9 +97,15 @@ class Judged:
         return rows, self.label[rows, k] == 1, self.score[rows, k]
 
     def predicted(self) -> Array:
-        """The class said, (n,): by the threshold for two classes, by the largest probability for more."""
+        """The class said, (n,): by the threshold for two classes, by the largest probability for more.
+
+        Of ordered classes it is the median rank: no class costs less in ranks, on average.
+        """
         if self.binary:
             return (self.score[:, 1] >= self.yes(0)).astype(np.int64)
+        if len(self.order):
+            below = np.cumsum(self.score[:, list(self.order)], axis=1)[:, :-1] < 0.5
+            return np.asarray(self.order)[below.sum(axis=1)]
         return np.argmax(self.score, axis=1)
 
     def yes(self, k: int) -> float:
@@ -110,6 +121,8 @@ def measures(judged: Judged) -> tuple[list[Measure], list[str]]:
     """All measures of a task, parts before the means over them, and notes on what could not be judged."""
     if judged.task == "regression":
         return _regression(judged)
+    if judged.task == "segmentation":
+        return _structures(judged)
     if judged.task == "multiclass" and not judged.binary:
         return _exclusive(judged)
     return _yes_no(judged)
@@ -272,7 +285,12 @@ def _exclusive(judged: Judged) -> tuple[list[Measure], list[str]]:
         else _nothing("balanced_accuracy")
     )
     made += _means(["f1"], made)
-    made.append(_calibration(label == said, judged.score.max(1), cluster))
+    if len(judged.order):
+        ranks = np.argsort(judged.order)
+        for name, function in IN_RANKS.items():
+            estimate = partial(_at_rows, ranks[label], ranks[said], cluster, function)
+            made.append(Measure(name, "percentile", estimate, intervals.percentile_interval))
+    made.append(_calibration(label == said, judged.score[np.arange(len(said)), said], cluster))
     return made, _not_judged(
         [f"{c} (no example)" for k, c in enumerate(judged.classes) if k not in present], made
     )
@@ -296,6 +314,49 @@ def _regression(judged: Judged) -> tuple[list[Measure], list[str]]:
             shown = f"{name}/{column}" if several else name
             made.append(Measure(shown, "percentile", estimate, intervals.percentile_interval))
     return made + (_means(names, made) if several else []), _not_judged(left_out, made)
+
+
+def _structures(judged: Judged) -> tuple[list[Measure], list[str]]:
+    """Dice, NSD and HD95 of each structure, means over the scans that count for it, and their means over structures."""
+    made, left_out, notes, names = [], [], [], masks.QUANTITIES[:3]
+    counted = masks.failures(judged.score, judged.label, judged.known, judged.classes)
+    for k, structure in enumerate(judged.classes):
+        count = counted[structure]
+        notes += _failed(structure, count)
+        if not count["scans"]:
+            left_out.append(f"{structure} (in no scan)")
+            continue
+        for j, name in enumerate(names):
+            value = judged.score[:, j * len(judged.classes) + k]
+            rows = np.flatnonzero(judged.known[:, k] & np.isfinite(value))
+            estimate = partial(_mean_at, value[rows], judged.cluster[rows])
+            patients = max(len(np.unique(judged.cluster[rows])), 1)
+            if name == "hd95":
+                interval = partial(intervals.positive_interval, patients=patients)
+                made.append(Measure(f"{name}/{structure}", "log", estimate, interval))
+            else:
+                made.append(_proportion(f"{name}/{structure}", estimate, patients))
+    return made + _means(names, made), notes + _not_judged(left_out, made)
+
+
+def _failed(structure: str, count: dict[str, int]) -> list[str]:
+    """What is to be said of the scans in which a structure does not count, or which fail."""
+    notes = []
+    if count["neither"] and count["scans"]:
+        notes.append(f"{structure}: {count['neither']} scans do not count, neither marked nor predicted")
+    failed = [f"missed in {count['missed']} scans"] if count["missed"] else []
+    failed += [f"predicted in {count['invented']} scans that have none"] if count["invented"] else []
+    if failed:
+        rest = count["scans"] - count["missed"] - count["invented"]
+        mean = f"the mean over the other {rest}" if rest else "not computable"
+        notes.append(
+            f"{structure}: {' and '.join(failed)}; Dice and NSD are 0 there, and HD95, infinite there, is {mean}"
+        )
+    return notes
+
+
+def _mean_at(value: Array, cluster: Array, weight: Array) -> Array:
+    return metrics.mean(value, weight[:, cluster])
 
 
 def _at_rows(label: Array, value: Array, cluster: Array, function, weight: Array) -> Array:
@@ -337,7 +398,7 @@ def _means(names: Sequence[str], made: Sequence[Measure]) -> list[Measure]:
         parts = [measure for measure in made if measure.name.startswith(f"{name}/")]
         if not parts:
             means.append(_nothing(name))
-        elif parts[0].method in ("bootstrap", "percentile"):
+        elif parts[0].method in ("bootstrap", "percentile", "log"):
             whole = Measure(name, parts[0].method, interval=parts[0].interval)
             means.append(dataclasses.replace(whole, parts=tuple(m.name for m in parts)))
         else:

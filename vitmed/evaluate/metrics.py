@@ -103,6 +103,12 @@ def confusion(label: Array, predicted: Array, classes: int) -> Array:
     return np.bincount(index, minlength=classes * classes).reshape(classes, classes)
 
 
+def mean(value: Array, weight: Array | None = None) -> float | Array:
+    """Mean of a number that each example has by itself, (n,). nan without an example."""
+    weight, flat = _rows(weight, len(value))
+    return _result(_ratio(weight @ np.asarray(value, np.float64), weight.sum(1)), flat)
+
+
 def mae(label: Array, value: Array, weight: Array | None = None) -> float | Array:
     """Mean absolute error, in the label's unit."""
     weight, flat = _rows(weight, len(label))
@@ -115,6 +121,18 @@ def rmse(label: Array, value: Array, weight: Array | None = None) -> float | Arr
     return _result(
         np.sqrt(_ratio(weight @ (np.asarray(value, np.float64) - label) ** 2, weight.sum(1))), flat
     )
+
+
+def quadratic_kappa(label: Array, value: Array, weight: Array | None = None) -> float | Array:
+    """Agreement of two ranks beyond chance, a disagreement counting by its square (Cohen 1968). nan if both are constant.
+
+    One less the mean squared difference over what it would be were the two sides independent.
+    """
+    weight, flat = _rows(weight, len(label))
+    x, y = np.asarray(label, np.float64), np.asarray(value, np.float64)
+    n = weight.sum(1)
+    by_chance = _ratio(weight @ x**2 + weight @ y**2, n) - 2 * _ratio(weight @ x, n) * _ratio(weight @ y, n)
+    return _result(1.0 - _ratio(_ratio(weight @ (x - y) ** 2, n), by_chance), flat)
 
 
 def r2(label: Array, value: Array, weight: Array | None = None) -> float | Array:

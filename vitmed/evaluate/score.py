@@ -1,6 +1,7 @@
 """From logits and labels to the numbers of a task, each with its interval: no model and no file needed."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -22,29 +23,33 @@ def score(
     label: Array,
     label_weight: Array,
     patients: list[str] | None,
-    val: tuple[Array, Array, Array] | None = None,
+    val: tuple[Array, Array, Array] | dict | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    order: Sequence[int] = (),
 ) -> dict:
     """The numbers of one split.
 
     Args:
-        task: "multiclass", "multilabel" or "regression".
-        classes: names of the classes, or of the columns.
-        logits: (n, K) the model's scores; predicted values for regression.
+        task: "multiclass", "multilabel", "regression" or "segmentation".
+        classes: names of the classes, columns or structures.
+        logits: (n, K) the model's scores; predicted values for regression; for masks (n, 4 K) and, as ``label``, (n, K)
+            voxels, as ``masks.judge`` gives them.
         label: (n, 1) class indices (multiclass) or (n, K).
         label_weight: the shape of ``label``, 0 where the label is missing.
         patients: (n,) names, "" where unknown; None where no patient is known.
-        val: logits, label and label_weight of the validation split, from which thresholds are chosen.
+        val: logits, label and label_weight of the validation split, from which thresholds are chosen; or what
+            ``chosen`` made of them.
         seed: of the bootstrap.
         resamples: how many.
+        order: of ordered classes, the class index of each rank, lowest first: their numbers in ranks come too.
 
     Returns:
         ``examples`` (those with a label), ``patients`` (None where unknown), ``metrics`` {name: {"value",
         "low", "high", "interval"}} with None where not computable (``interval`` is the kind, a key of
         ``measures.METHODS``), ``threshold`` and ``threshold_90_specificity``
         ({column: number}, None where there is no threshold), ``threshold_from`` ("val", "default" or
-        None), ``confusion`` (None for regression), ``intervals`` ({kind: what it is} of those used), ``bootstrap``
+        None), ``confusion`` (None for regression and masks), ``intervals`` ({kind: what it is} of those used), ``bootstrap``
         and ``notes``.
 
     Raises:
@@ -57,11 +62,16 @@ def score(
         raise InputError("no example of the split has a label; nothing can be evaluated")
     cluster, count, notes = clusters(patients, rows)
     if len(rows) < len(known):
-        notes.append(f"{len(known) - len(rows)} of {len(known)} examples have no label and are left out")
-    judged = Judged(task, classes, probability[rows], np.asarray(label)[rows], known[rows], cluster)
+        what = "mask" if task == "segmentation" else "label"
+        notes.append(f"{len(known) - len(rows)} of {len(known)} examples have no {what} and are left out")
+    judged = Judged(
+        task, classes, probability[rows], np.asarray(label)[rows], known[rows], cluster, order=order
+    )
     judged, source = _with_thresholds(judged, val, notes)
     listed, more = measures(judged)
     numbers, lacking = _numbers(listed, int(cluster.max()) + 1, len(rows), resamples, seed)
+    if len(order):
+        notes.append(f"ranks are {' < '.join(classes[k] for k in order)}; the class said is the median rank")
     if judged.binary:
         notes.append(f"the positive class is {classes[1]!r}")
     if lacking:
@@ -70,10 +80,7 @@ def score(
         "examples": len(rows),
         "patients": count,
         "metrics": numbers,
-        "threshold": dict(zip(judged.columns, judged.threshold, strict=True)) if judged.threshold else None,
-        "threshold_90_specificity": dict(zip(judged.columns, judged.specific, strict=True))
-        if judged.specific
-        else None,
+        **_told(judged),
         "threshold_from": source,
         "confusion": _confusion(judged),
         "intervals": {
@@ -93,12 +100,14 @@ def score(
 
 
 def probabilities(task: str, logits: Array) -> Array:
-    """Scores (n, K) as float64 probabilities: softmax, logistic by column, or as they are (regression).
+    """Scores (n, K) as float64 probabilities: softmax, logistic by column, or as they are (regression, masks).
 
     Raises:
         InputError: a score that is not finite.
     """
     logits = np.asarray(logits, np.float64)
+    if task == "segmentation":
+        return logits
     broken = int(np.sum(~np.isfinite(logits).all(axis=1)))
     if broken:
         raise InputError(
@@ -129,10 +138,32 @@ def clusters(patients: list[str] | None, rows: Array) -> tuple[Array, int | None
     return cluster, len(index), notes
 
 
-def _with_thresholds(judged: Judged, val: tuple | None, notes: list[str]) -> tuple[Judged, str | None]:
+def chosen(task: str, classes: list[str], val: tuple[Array, Array, Array]) -> dict:
+    """The thresholds that validation gives: ``threshold`` and ``threshold_90_specificity`` as ``score`` returns them.
+
+    Args:
+        val: logits, label and label_weight of the validation split.
+    """
+    none = np.zeros((1, val[1].shape[1]))
+    judged = Judged(task, classes, probabilities(task, val[0][:1]), none, none > 0, np.zeros(1, np.int64))
+    judged, _ = _with_thresholds(judged, val, [])
+    return _told(judged)
+
+
+def _told(judged: Judged) -> dict:
+    def by_column(values):
+        return dict(zip(judged.columns, values, strict=True)) if values else None
+
+    return {"threshold": by_column(judged.threshold), "threshold_90_specificity": by_column(judged.specific)}
+
+
+def _with_thresholds(judged: Judged, val: tuple | dict | None, notes: list[str]) -> tuple[Judged, str | None]:
     """``judged`` with thresholds from validation where it has both classes, else 0.5; and their source."""
     if not judged.columns:
         return judged, None
+    if isinstance(val, dict):
+        usual, specific = ([val[key][name] for name in judged.columns] for key in _told(judged))
+        return dataclasses.replace(judged, threshold=usual, specific=specific), "val"
     usual, specific = [], []
     if val is not None:
         known = np.asarray(val[2]) > 0
@@ -149,8 +180,8 @@ def _with_thresholds(judged: Judged, val: tuple | None, notes: list[str]) -> tup
             "there is no labelled validation split" if val is None else "validation lacks one of the classes"
         )
         notes.append(f"{why}: the threshold of {', '.join(without)} is {thresholds.DEFAULT}")
-    chosen = dataclasses.replace(judged, threshold=usual, specific=specific)
-    return chosen, "default" if len(without) == len(usual) else "val"
+    made = dataclasses.replace(judged, threshold=usual, specific=specific)
+    return made, "default" if len(without) == len(usual) else "val"
 
 
 def _numbers(
@@ -175,7 +206,7 @@ def _numbers(
 
 def _confusion(judged: Judged) -> dict | None:
     """Counts, row the truth and column the prediction; one 2 x 2 table a column for several columns."""
-    if judged.task == "regression":
+    if judged.task in ("regression", "segmentation"):
         return None
     if judged.task == "multiclass":
         counts = metrics.confusion(judged.label[:, 0], judged.predicted(), len(judged.classes))

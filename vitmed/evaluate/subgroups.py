@@ -4,6 +4,8 @@ Thresholds stay those of the whole validation split, as in use. A group of a han
 be too small and has no numbers: an interval from almost nothing reads as a finding all the same.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vitmed.evaluate.score import clusters, score
@@ -25,12 +27,13 @@ def subgroups(
     patients: list[str] | None,
     val: tuple[Array, Array, Array] | None = None,
     seed: int = 0,
+    order: Sequence[int] = (),
 ) -> list[dict]:
     """The numbers of each group, in the order of their names, the unknown one last.
 
     Args:
         groups: (n,) the group of each example, "" where unknown.
-        task, classes, logits, label, label_weight, patients, val, seed: as for ``score``.
+        task, classes, logits, label, label_weight, patients, val, seed, order: as for ``score``.
 
     Returns:
         For each group ``group`` (its name, "" unknown), ``examples`` (with a label), ``patients`` (None
@@ -61,7 +64,7 @@ def subgroups(
             why = "no label"
         group = {"group": name, "examples": len(known), "patients": count, "too_small": why}
         if why is None:
-            result = score(task, classes, logits[rows], label[rows], weight, who, val, seed)
+            result = score(task, classes, logits[rows], label[rows], weight, who, val, seed, order=order)
             group |= {"metrics": result["metrics"], "notes": notes + result["notes"]}
         found.append({"metrics": {}, "notes": [], **group})
     return found

@@ -3,6 +3,9 @@
 The exponentials are divided by their sum after they have weighed the values, and the backward pass takes the
 softmax's inner product from the output rather than from the weights (as FlashAttention does, arXiv:2205.14135):
 three passes fewer over the (N, N) scores.
+
+Queries and keys may be normed before they meet (Dehghani et al. 2023, "ViT-22B", arXiv:2302.05442, section 2), so that
+no score runs away, and turned by their places (``vitmed.models.positions.rotary``).
 """
 
 from typing import Any
@@ -12,19 +15,32 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.models.linear import Linear
+from vitmed.models.norms import EPSILON, Norm, norm
+from vitmed.models.positions import turned
 
 
 class Attention(nn.Module):
-    """Self-attention over (B, N, D) with ``heads`` heads of width D / heads."""
+    """Self-attention over (B, N, D) with ``heads`` heads of width D / heads; ``qk_norm`` norms queries and keys."""
 
     heads: int
     dtype: Any = jnp.float32
+    qk_norm: Norm | None = None
+    epsilon: float = EPSILON
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, angles: jax.Array | None = None) -> jax.Array:
+        """(B, N, D) to (B, N, D); queries and keys turn by ``angles`` (B or 1, N, D / heads / 2), if any."""
         dim = x.shape[-1]
         # One product for queries, keys and values; heads are an axis of the kernel, so that a mesh can split them.
         qkv = Linear((3, self.heads, dim // self.heads), dtype=self.dtype, name="qkv")(x)
+        if self.qk_norm or angles is not None:
+            query, key, value = (qkv[:, :, part] for part in range(3))
+            if self.qk_norm:
+                query = norm("query_norm", self.epsilon, self.qk_norm)(query).astype(self.dtype)
+                key = norm("key_norm", self.epsilon, self.qk_norm)(key).astype(self.dtype)
+            if angles is not None:
+                query, key = turned(query, angles), turned(key, angles)
+            qkv = jnp.stack([query, key, value], axis=2)
         return Linear((dim,), axes=2, dtype=self.dtype, name="out")(attend(qkv))
 
 

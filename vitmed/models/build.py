@@ -9,26 +9,55 @@ import jax.numpy as jnp
 from vitmed.errors import InputError
 from vitmed.models.decoder import MAEDecoder
 from vitmed.models.head import Pool
+from vitmed.models.norms import EPSILON, Norm
 from vitmed.models.patches import grid
+from vitmed.models.positions import Positions
 from vitmed.models.predictor import Predictor
 from vitmed.models.resnet import BLOCKS, ResNet
-from vitmed.models.transformer import Remat
-from vitmed.models.vit import VARIANTS, ViT
+from vitmed.models.segmenter import Segmenter, depths
+from vitmed.models.transformer import MLP, Remat, Style
+from vitmed.models.unet import UNet, strides
+from vitmed.models.vit import VARIANTS, Variant, ViT
+
+# What the keys that a config leaves out are by ``preset``: a ViT as in the papers, and what later ones do to it.
+PRESETS = {
+    "plain": {
+        "positions": "sincos",
+        "registers": 0,
+        "layer_scale": 0.0,
+        "qk_norm": False,
+        "mlp": "gelu",
+        "norm": "layer",
+    },
+    "modern": {
+        "positions": "rotary",
+        "registers": 4,
+        "layer_scale": 1e-5,
+        "qk_norm": True,
+        "mlp": "swiglu",
+        "norm": "rms",
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """``config.model``.
 
-    ``patch_size`` has one entry an axis, in array order; a ResNet has none. ``dtype`` is that of the products:
+    ``patch_size`` has one entry an axis, in array order; a ResNet and a U-Net have none. ``dtype`` is that of the products:
     parameters, norms and the loss are float32 always. ``pool`` makes one feature vector of a ViT's tokens
-    (``vitmed.models.head.pooled``). ``width`` is a ResNet's, ``decoder_*`` those of a masked autoencoder's decoder
-    and of I-JEPA's predictor.
+    (``vitmed.models.head.pooled``). ``width`` is a ResNet's, a U-Net's and that of the decoder of masks, in channels at
+    the finest level. ``decoder_*`` are those of a masked autoencoder's decoder and of I-JEPA's predictor, which are plain whatever the encoder is. ``shape`` (dim, depth, heads, mlp_dim) is that
+    of the variant "custom". ``epsilon`` is added to the variance in the encoder's norms.
+
+    ``positions`` (``vitmed.models.positions``), ``registers`` (how many), ``layer_scale`` (its start; 0 is off),
+    ``qk_norm``, ``mlp`` and ``norm`` (``vitmed.models.transformer.Style``) are the encoder's; each that is left out is
+    as the ``preset`` says, and the checked config holds what it came to.
     """
 
-    variant: Literal["pico", "nano", "ti", "s", "b", "l", "h", "g", "resnet10", "resnet18"]
+    variant: Literal["pico", "nano", "ti", "s", "b", "l", "h", "g", "custom", "resnet10", "resnet18", "unet"]
     patch_size: tuple[int, ...] = ()
-    positions: Literal["sincos"] = "sincos"
+    positions: Positions | None = None
     scan: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     pool: Pool = "mean"
@@ -37,16 +66,23 @@ class ModelConfig:
     decoder_heads: int = 16
     width: int = 64
     drop_path: float = 0.0
+    preset: Literal["plain", "modern"] = "plain"
+    registers: int | None = None
+    layer_scale: float | None = None
+    qk_norm: bool | None = None
+    mlp: MLP | None = None
+    norm: Norm | None = None
+    epsilon: float = EPSILON
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if self.variant in VARIANTS and not self.patch_size:
-            raise ValueError(
-                f"patch_size is missing; variant {self.variant!r} needs one entry an axis, e.g. (16, 16)"
-            )
-        if self.variant in BLOCKS and self.patch_size:
-            raise ValueError(
-                f"patch_size is {self.patch_size}, but variant {self.variant!r} has no patches; leave it out"
-            )
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.variant in (*BLOCKS, "unet"):
+            self._check_cnn()
+        else:
+            self._check_vit()
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path is {self.drop_path}; a rate from 0 to below 1 was expected")
         if self.decoder_heads < 1 or self.decoder_dim % self.decoder_heads:
@@ -54,9 +90,53 @@ class ModelConfig:
                 f"decoder_heads is {self.decoder_heads}; it must divide decoder_dim ({self.decoder_dim})"
             )
 
+    @property
+    def vit(self) -> Variant:
+        """Sizes of the ViT that ``variant`` names."""
+        return Variant(*self.shape) if self.variant == "custom" else VARIANTS[self.variant]
+
+    def _check_cnn(self):
+        if self.patch_size:
+            raise ValueError(
+                f"patch_size is {self.patch_size}, but variant {self.variant!r} has no patches; leave it out"
+            )
+        for name, value in PRESETS["plain"].items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r} (preset {self.preset!r}), which variant {self.variant!r} "
+                    "does not have; leave it out"
+                )
+
+    def _check_vit(self):
+        if not self.patch_size:
+            raise ValueError(
+                f"patch_size is missing; variant {self.variant!r} needs one entry an axis, e.g. (16, 16)"
+            )
+        if (self.variant == "custom") != bool(self.shape):
+            raise ValueError(
+                f"shape is {self.shape} and variant {self.variant!r}; 'custom' needs (dim, depth, heads, mlp_dim), "
+                "the others have their own"
+            )
+        if self.shape and (len(self.shape) != 4 or min(self.shape) < 1):
+            raise ValueError(f"shape is {self.shape}; (dim, depth, heads, mlp_dim) was expected")
+        dim, _, heads, _ = self.vit
+        if dim % heads:
+            raise ValueError(f"shape is {self.shape}; its heads must divide its dim")
+        axes = len(self.patch_size)
+        if self.positions == "rotary" and (dim // heads % 2 or dim // heads < 2 * axes):
+            raise ValueError(
+                f"positions is 'rotary', for which heads of width {dim // heads} have no pair of channels for each of "
+                f"{axes} axes"
+            )
+        for name in ("registers", "layer_scale"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; 0 (off) or more was expected")
+        if self.epsilon <= 0:
+            raise ValueError(f"epsilon is {self.epsilon}; a small positive number was expected")
+
 
 def encoder(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -> nn.Module:
-    """The encoder for images of the spatial ``size``: tokens (B, 1 + K, D) of a ViT, features (B, D) of a ResNet.
+    """The encoder for images of the spatial ``size``: tokens (B, 1 + K, D) of a ViT, features (B, D) of a CNN.
 
     Raises:
         InputError: the patch does not fit the size.
@@ -64,14 +144,20 @@ def encoder(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -
     dtype = jnp.dtype(config.dtype)
     if config.variant in BLOCKS:
         return ResNet(BLOCKS[config.variant], config.width, dtype)
-    grid(size, config.patch_size)
+    if config.variant == "unet":
+        return UNet(config.width, dtype)
     return ViT(
-        variant=VARIANTS[config.variant],
+        variant=config.vit,
         patch=config.patch_size,
         drop_path=config.drop_path,
         scan=config.scan,
         remat=remat,
+        epsilon=config.epsilon,
         dtype=dtype,
+        positions=config.positions,
+        cells=grid(size, config.patch_size),
+        registers=config.registers,
+        style=Style(config.norm, config.mlp, config.qk_norm, config.layer_scale),
     )
 
 
@@ -81,7 +167,7 @@ def cells_to_mask(config: ModelConfig, size: tuple[int, ...]) -> tuple[int, ...]
     Raises:
         InputError: the encoder has no patches, or the patch does not fit the size.
     """
-    if config.variant in BLOCKS:
+    if not config.patch_size:
         raise InputError(
             f"config.model.variant {config.variant!r} has no patches to mask; take one of {', '.join(VARIANTS)}"
         )
@@ -99,7 +185,7 @@ def predictor(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none")
         depth=config.decoder_depth,
         heads=config.decoder_heads,
         cells=cells_to_mask(config, size),
-        out=VARIANTS[config.variant].dim,
+        out=config.vit.dim,
         scan=config.scan,
         remat=remat,
         dtype=jnp.dtype(config.dtype),
@@ -124,3 +210,25 @@ def decoder(config: ModelConfig, size: tuple[int, ...], channels: int, remat: Re
         remat=remat,
         dtype=jnp.dtype(config.dtype),
     )
+
+
+def segmenter(
+    config: ModelConfig, size: tuple[int, ...], outputs: int, remat: Remat = "none"
+) -> tuple[Segmenter, tuple[int, ...]]:
+    """What makes ``outputs`` scores a voxel of an encoder's features, and the depths of the encoder to take these from.
+
+    Raises:
+        InputError: the encoder gives one feature vector an image, or the patch does not fit the size.
+    """
+    if config.variant in BLOCKS:
+        raise InputError(
+            f"config.model.variant {config.variant!r} gives one feature vector a scan, from which no mask can be made; "
+            f"take 'unet', or a ViT ({', '.join(VARIANTS)})"
+        )
+    if config.variant == "unet":
+        taken = tuple(range(len(strides(size)) + 1))
+    else:
+        grid(size, config.patch_size)
+        taken = depths(config.patch_size, config.vit.depth)
+    dtype = jnp.dtype(config.dtype)
+    return Segmenter(outputs, config.width, config.patch_size, remat != "none", dtype), taken

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.models.linear import Linear
+from vitmed.models.norms import EPSILON, norm
 from vitmed.models.patches import grid
 from vitmed.models.positions import sincos
-from vitmed.models.transformer import EPSILON, Remat, Transformer, norm
+from vitmed.models.transformer import Remat, Transformer
 
 
 class MAEDecoder(nn.Module):

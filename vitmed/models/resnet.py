@@ -1,14 +1,12 @@
-"""A residual CNN in any number of dimensions (He et al. 2016, arXiv:1512.03385): the baseline beside every ViT.
+"""A residual CNN in any number of dimensions (He et al. 2016, arXiv:1512.03385): the baseline beside every ViT."""
 
-Group normalisation (arXiv:1803.08494) in place of batch statistics keeps it a pure function of one image.
-"""
-
-import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from vitmed.models.convolution import conv, group_norm
 
 BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}
 SMALL = 64  # below this side an image keeps its resolution in the stem, as on CIFAR
@@ -24,14 +22,14 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         axes = x.ndim - 2
-        y = _conv(self.width, 3, self.stride, axes, self.dtype, "conv1")(x)
-        y = nn.relu(_norm(self.width, "norm1")(y)).astype(self.dtype)
-        y = _conv(self.width, 3, 1, axes, self.dtype, "conv2")(y)
+        y = conv(self.width, 3, self.stride, axes, self.dtype, "conv1")(x)
+        y = nn.relu(group_norm(self.width, "norm1")(y)).astype(self.dtype)
+        y = conv(self.width, 3, 1, axes, self.dtype, "conv2")(y)
         # A zero scale makes each block start as the identity (arXiv:1706.02677).
-        y = _norm(self.width, "norm2", scale=nn.initializers.zeros)(y)
+        y = group_norm(self.width, "norm2", scale=nn.initializers.zeros)(y)
         if x.shape != y.shape:
-            x = _norm(self.width, "norm_skip")(
-                _conv(self.width, 1, self.stride, axes, self.dtype, "conv_skip")(x)
+            x = group_norm(self.width, "norm_skip")(
+                conv(self.width, 1, self.stride, axes, self.dtype, "conv_skip")(x)
             )
         return nn.relu(x + y).astype(self.dtype)
 
@@ -50,8 +48,8 @@ class ResNet(nn.Module):
             raise ValueError("a ResNet sees the whole image; it takes no visible patches")
         axes = image.ndim - 2
         small = min(image.shape[1:-1]) < SMALL
-        stem = _conv(self.width, 3 if small else 7, 1 if small else 2, axes, self.dtype, "stem")
-        x = nn.relu(_norm(self.width, "norm_stem")(stem(image))).astype(self.dtype)
+        stem = conv(self.width, 3 if small else 7, 1 if small else 2, axes, self.dtype, "stem")
+        x = nn.relu(group_norm(self.width, "norm_stem")(stem(image))).astype(self.dtype)
         if not small:
             x = nn.max_pool(x, (3,) * axes, strides=(2,) * axes, padding="SAME")
         for stage, count in enumerate(self.blocks):
@@ -61,16 +59,3 @@ class ResNet(nn.Module):
                     self.width * 2**stage, stride, self.dtype, name=f"stage{stage}_block{block}"
                 )(x)
         return x.mean(axis=tuple(range(1, axes + 1)), dtype=jnp.float32)
-
-
-def _conv(width: int, kernel: int, stride: int, axes: int, dtype: Any, name: str) -> nn.Conv:
-    he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    size, strides = (kernel,) * axes, (stride,) * axes
-    return nn.Conv(
-        width, size, strides, padding="SAME", use_bias=False, dtype=dtype, kernel_init=he, name=name
-    )
-
-
-def _norm(width: int, name: str, scale=nn.initializers.ones) -> nn.GroupNorm:
-    groups = math.gcd(width, min(32, max(1, width // 4)))
-    return nn.GroupNorm(num_groups=groups, dtype=jnp.float32, scale_init=scale, name=name)

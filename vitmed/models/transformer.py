@@ -3,10 +3,12 @@
 Parameters are float32 and so are norms, softmax and their gradients; matrix products run in the compute
 ``dtype``. Layers are unrolled, or scanned over one stacked set of parameters, which compiles in the time of one
 layer: ``stacked`` and ``unrolled`` turn one parameter tree into the other.
+
+``Style`` says how a block is made: as in the papers named above, or with what later ones found to train better.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,14 +16,32 @@ import jax.numpy as jnp
 
 from vitmed.models.attention import Attention
 from vitmed.models.linear import PRODUCT, Linear
+from vitmed.models.norms import EPSILON, Norm, norm
 
 Remat = Literal["none", "dots", "full"]
-EPSILON = 1e-6
+MLP = Literal["gelu", "swiglu"]
 
 
-def norm(name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
-    """Layer normalisation in float32, whatever the compute dtype."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=jnp.float32, name=name)
+class Style(NamedTuple):
+    """How a block is made.
+
+    Attributes:
+        norm: "layer", or "rms" (Zhang and Sennrich 2019).
+        mlp: "gelu", or "swiglu" (Shazeer 2020, arXiv:2002.05202): one half of the hidden layer gates the other.
+        qk_norm: whether queries and keys are normed (``vitmed.models.attention``).
+        layer_scale: what each channel of a branch is first multiplied by (Touvron et al. 2021, "CaiT",
+            arXiv:2103.17239); it is learned. 0 is off.
+    """
+
+    norm: Norm = "layer"
+    mlp: MLP = "gelu"
+    qk_norm: bool = False
+    layer_scale: float = 0.0
+
+
+def gated_width(mlp_dim: int) -> int:
+    """Width of each half of a SwiGLU with as many weights as a perceptron of ``mlp_dim``, in eights (as in DINOv2)."""
+    return -(-(2 * mlp_dim // 3) // 8) * 8
 
 
 @jax.custom_vjp
@@ -60,17 +80,37 @@ class Block(nn.Module):
     drop_path: float = 0.0
     epsilon: float = EPSILON
     dtype: Any = jnp.float32
+    style: Style = Style()
 
     @nn.compact
-    def __call__(self, x: jax.Array, layer: jax.Array | int, rate: jax.Array | float, keys: jax.Array | None):
+    def __call__(
+        self,
+        x: jax.Array,
+        layer: jax.Array | int,
+        rate: jax.Array | float,
+        keys: jax.Array | None,
+        angles: jax.Array | None = None,
+    ):
         """x (B, N, D) -> (B, N, D); ``layer`` and ``rate`` are this block's number and its drop-path rate."""
-        y = norm("norm1", self.epsilon)(x).astype(self.dtype)
-        y = Attention(self.heads, self.dtype, name="attention")(y)
-        x = x + self._drop(y, 2 * layer, rate, keys)
-        y = norm("norm2", self.epsilon)(x).astype(self.dtype)
-        y = Linear((self.mlp_dim,), dtype=self.dtype, name="mlp1")(y)
-        y = Linear((x.shape[-1],), dtype=self.dtype, name="mlp2")(gelu(y))
-        return x + self._drop(y, 2 * layer + 1, rate, keys)
+        style = self.style
+        qk_norm = style.norm if style.qk_norm else None
+        y = norm("norm1", self.epsilon, style.norm)(x).astype(self.dtype)
+        y = Attention(self.heads, self.dtype, qk_norm, self.epsilon, name="attention")(y, angles)
+        x = x + self._drop(self._scaled(y, "scale1"), 2 * layer, rate, keys)
+        y = norm("norm2", self.epsilon, style.norm)(x).astype(self.dtype)
+        if style.mlp == "swiglu":
+            y = Linear((2, gated_width(self.mlp_dim)), dtype=self.dtype, name="mlp1")(y)
+            y = nn.silu(y[:, :, 0]) * y[:, :, 1]
+        else:
+            y = gelu(Linear((self.mlp_dim,), dtype=self.dtype, name="mlp1")(y))
+        y = Linear((x.shape[-1],), dtype=self.dtype, name="mlp2")(y)
+        return x + self._drop(self._scaled(y, "scale2"), 2 * layer + 1, rate, keys)
+
+    def _scaled(self, y, name):
+        if not self.style.layer_scale:
+            return y
+        start = nn.initializers.constant(self.style.layer_scale)
+        return y * self.param(name, start, y.shape[-1:]).astype(y.dtype)
 
     def _drop(self, y, branch, rate, keys):
         """Stochastic depth (arXiv:1603.09382): the branch is left out of some examples, by each example's own key."""
@@ -95,13 +135,22 @@ class Transformer(nn.Module):
     remat: Remat = "none"
     epsilon: float = EPSILON
     dtype: Any = jnp.float32
+    style: Style = Style()
 
     @nn.compact
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        keys: jax.Array | None = None,
+        angles: jax.Array | None = None,
+        depths: tuple[int, ...] = (),
+    ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
         """x (B, N, D) -> (B, N, D), without a final norm.
 
         ``keys`` (B,) are the examples' random keys for stochastic depth, whose rate rises linearly from zero to
-        ``drop_path`` over the layers; without keys nothing is dropped.
+        ``drop_path`` over the layers; without keys nothing is dropped. ``angles`` (B or 1, N, D / heads / 2) turn
+        queries and keys in every layer. With ``depths``, what x is after so many of the blocks (1 is after the first)
+        comes along.
         """
         block = Block
         if self.remat != "none":
@@ -111,25 +160,35 @@ class Transformer(nn.Module):
             )
             # Inside a scan the loop itself keeps XLA from merging the second computation with the first.
             block = nn.remat(Block, policy=policy, prevent_cse=not self.scan)
-        fields = dict(heads=self.heads, mlp_dim=self.mlp_dim, drop_path=self.drop_path, epsilon=self.epsilon)
+        fields = dict(
+            heads=self.heads,
+            mlp_dim=self.mlp_dim,
+            drop_path=self.drop_path,
+            epsilon=self.epsilon,
+            style=self.style,
+        )
         rates = [self.drop_path * layer / max(self.depth - 1, 1) for layer in range(self.depth)]
         if not self.scan:
+            after = []
             for layer, rate in enumerate(rates):
-                x = block(**fields, dtype=self.dtype, name=f"block_{layer}")(x, layer, rate, keys)
-            return x
+                x = block(**fields, dtype=self.dtype, name=f"block_{layer}")(x, layer, rate, keys, angles)
+                after.append(x)
+            return (x, [after[n - 1] for n in depths]) if depths else x
 
-        def body(module, x, layer, rate, keys):
-            return module(x, layer, rate, keys), None
+        def body(module, x, layer, rate, keys, angles):
+            x = module(x, layer, rate, keys, angles)
+            return x, x if depths else None
 
         layers = nn.scan(
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast, nn.broadcast),
             length=self.depth,
         )
         module = block(**fields, dtype=self.dtype, name="blocks")
-        return layers(module, x, jnp.arange(self.depth), jnp.asarray(rates, jnp.float32), keys)[0]
+        x, after = layers(module, x, jnp.arange(self.depth), jnp.asarray(rates, jnp.float32), keys, angles)
+        return (x, [after[n - 1] for n in depths]) if depths else x
 
 
 def stacked(params: dict) -> dict:

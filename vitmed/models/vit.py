@@ -1,7 +1,8 @@
 """The Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) in any number of dimensions.
 
 Given the places of the visible patches it embeds those alone, which is what makes masked autoencoding cheap
-(He et al. 2022, arXiv:2111.06377).
+(He et al. 2022, arXiv:2111.06377). Registers (Darcet et al. 2024, arXiv:2309.16588) are learned tokens that take part
+in attention and are cut off at the end: a place for the network's own notes, which otherwise overwrite patches.
 """
 
 from typing import Any, NamedTuple
@@ -10,10 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vitmed.models.adapt import resized
 from vitmed.models.linear import Linear
+from vitmed.models.norms import EPSILON, norm
 from vitmed.models.patches import grid, patchify
-from vitmed.models.positions import sincos
-from vitmed.models.transformer import EPSILON, Remat, Transformer, norm
+from vitmed.models.positions import Positions, rotary, sincos
+from vitmed.models.transformer import Remat, Style, Transformer
 
 
 class Variant(NamedTuple):
@@ -36,7 +39,10 @@ VARIANTS = {
 
 
 class ViT(nn.Module):
-    """Images (B, *S, C) to tokens (B, 1 + K, D) after the final norm; ``tokens[:, 0]`` is the class token."""
+    """Images (B, *S, C) to tokens (B, 1 + K, D) after the final norm; ``tokens[:, 0]`` is the class token.
+
+    ``cells`` is the grid that a learned table of positions is kept for; on another grid it is resampled.
+    """
 
     variant: Variant
     patch: tuple[int, ...]
@@ -45,6 +51,10 @@ class ViT(nn.Module):
     remat: Remat = "none"
     epsilon: float = EPSILON
     dtype: Any = jnp.float32
+    positions: Positions = "sincos"
+    cells: tuple[int, ...] = ()
+    registers: int = 0
+    style: Style = Style()
 
     @nn.compact
     def __call__(
@@ -53,7 +63,8 @@ class ViT(nn.Module):
         keep: jax.Array | None = None,
         keys: jax.Array | None = None,
         blanks: tuple[jax.Array, jax.Array] | None = None,
-    ) -> jax.Array:
+        depths: tuple[int, ...] = (),
+    ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
         """Encodes the patches at ``keep`` (B, K), indices into the row-major grid; all of them (K = N) by default.
 
         Args:
@@ -62,23 +73,30 @@ class ViT(nn.Module):
             keys: (B,) the examples' random keys for stochastic depth; none at evaluation.
             blanks: (B, N) booleans and a token (D,), which stands in the place of those patches before positions
                 are added; it is no parameter of the encoder, whose tree is the same in every objective.
+            depths: the tokens after so many blocks come along, a list of (B, 1 + R + K, D) with the registers; without the final norm,
+                unless it is after the last block.
         """
         dim = self.variant.dim
+        cells = grid(image.shape[1:-1], self.patch)
         patches = patchify(image, self.patch)
-        positions = jnp.asarray(sincos(grid(image.shape[1:-1], self.patch), dim, cls=False))[None]
         if keep is not None:
             patches = jnp.take_along_axis(patches, keep[:, :, None], axis=1)
-            positions = positions[0][keep]
-        embed = Linear((dim,), dtype=self.dtype, name="patches")
-        tokens = embed(patches)
+        tokens = Linear((dim,), dtype=self.dtype, name="patches")(patches)
         if blanks is not None:
             hidden, token = blanks
             tokens = jnp.where(hidden[:, :, None], token.astype(self.dtype), tokens)
-        tokens = tokens + positions.astype(self.dtype)
-        # The class token's own position embedding is zero.
-        cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, dim)).astype(self.dtype)
-        tokens = jnp.concatenate([jnp.broadcast_to(cls, (len(tokens), 1, dim)), tokens], axis=1)
-        tokens = Transformer(
+        if self.positions != "rotary":
+            tokens = tokens + _at(self._table(cells), keep).astype(self.dtype)
+        # The class token and the registers have no place: nothing is added to them, and they are not turned.
+        first = [self.param("cls", nn.initializers.normal(0.02), (1, 1, dim))]
+        if self.registers:
+            first.append(self.param("registers", nn.initializers.normal(0.02), (1, self.registers, dim)))
+        first = [jnp.broadcast_to(part.astype(self.dtype), (len(tokens), *part.shape[1:])) for part in first]
+        angles = None
+        if self.positions == "rotary":
+            angles = _at(jnp.asarray(rotary(cells, dim // self.variant.heads)), keep)
+            angles = jnp.pad(angles, ((0, 0), (1 + self.registers, 0), (0, 0)))
+        transformed = Transformer(
             depth=self.variant.depth,
             heads=self.variant.heads,
             mlp_dim=self.variant.mlp_dim,
@@ -87,6 +105,25 @@ class ViT(nn.Module):
             remat=self.remat,
             epsilon=self.epsilon,
             dtype=self.dtype,
+            style=self.style,
             name="transformer",
-        )(tokens, keys)
-        return norm("norm", self.epsilon)(tokens)
+        )(jnp.concatenate([*first, tokens], axis=1), keys, angles, depths)
+        last, after = transformed if depths else (transformed, [])
+        if self.registers:
+            last = jnp.concatenate([last[:, :1], last[:, 1 + self.registers :]], axis=1)
+        last = norm("norm", self.epsilon, self.style.norm)(last)
+        after = [last if n == self.variant.depth else x for n, x in zip(depths, after)]
+        return (last, after) if depths else last
+
+    def _table(self, cells: tuple[int, ...]) -> jax.Array:
+        """What is added to the patches of the grid ``cells``: (N, D)."""
+        dim = self.variant.dim
+        if self.positions == "sincos":
+            return jnp.asarray(sincos(cells, dim, cls=False))
+        table = self.param("positions", nn.initializers.normal(0.02), (*self.cells, dim))
+        return resized(table, cells).reshape(-1, dim)
+
+
+def _at(rows: jax.Array, keep: jax.Array | None) -> jax.Array:
+    """Rows (N, ...) of the visible patches: (B, K, ...), or (1, N, ...) of all."""
+    return rows[None] if keep is None else rows[keep]

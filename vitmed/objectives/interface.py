@@ -17,7 +17,8 @@ An objective's ``Config`` may say of the data it is for, as class variables: ``l
 learns from labels (``main`` then holds the label budget's examples alone; otherwise all, whatever their labels), and
 ``streams = ("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose ``label``
 and ``label_weight`` are ``(B, 0)``. With ``train=False`` a batch holds ``main`` alone. ``averages = True`` says that
-its teacher takes the place of ``config.optim.ema``, which must then be 0.
+its teacher takes the place of ``config.optim.ema``, which must then be 0. ``finetunes = True`` lets ``config.finetune``
+choose what of the parameters is trained; the loss is given plain ones all the same.
 
 Where the encoder came from another run, ``after_transfer(params, batches) -> params`` may fit the rest of the
 parameters to it before the first step; ``batches`` sweeps what is trained on once. Most objectives need none.
@@ -31,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitmed.data.structures import structures_of
 from vitmed.scans.recipe import Recipe
 
 
@@ -44,8 +46,11 @@ class Spec:
         task: "multiclass", "multilabel", "regression", or None for a set without labels.
         outputs: what a head must give: classes (multiclass) or label columns (otherwise); 0 without labels.
         window: the low and the high end of the recipe's window as normalised values, a pair a channel; () is unknown.
-        structures: (name, values) of what the masks hold, where someone named them.
+        structures: (name, values) of what the masks hold, as ``vitmed.data.structures.structures_of`` orders them.
         steps: updates of the whole run, for what follows a schedule; 0 where nothing is trained.
+        classes: names of the classes or label columns.
+        counts: of the labelled examples that are trained on, how many show each class (or label), and how many do not;
+            where the objective asks.
     """
 
     size: tuple[int, ...]
@@ -55,9 +60,11 @@ class Spec:
     window: tuple[tuple[float, float], ...] = ()
     structures: tuple[tuple[str, tuple[int, ...]], ...] = ()
     steps: int = 0
+    classes: tuple[str, ...] = ()
+    counts: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of(cls, recipe: Recipe, sheet: dict, steps: int = 0) -> "Spec":
+    def of(cls, recipe: Recipe, sheet: dict, steps: int = 0, counts: tuple = ()) -> "Spec":
         """What a run is made for whose input follows ``recipe``, on the dataset of the datasheet ``sheet``."""
         mean, std = np.asarray(recipe.mean), np.asarray(recipe.std)
         low, high = ((end - mean) / std for end in recipe.window)
@@ -67,8 +74,10 @@ class Spec:
             sheet["task"],
             len(sheet["classes"] or ()),
             tuple(zip(low.tolist(), high.tolist())),
-            tuple((name, tuple(values)) for name, values in sheet.get("structures", {}).items()),
+            tuple(structures_of(sheet)),
             steps,
+            tuple(sheet["classes"] or ()),
+            tuple(counts),
         )
 
 

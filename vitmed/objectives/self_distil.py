@@ -22,7 +22,6 @@ from vitmed.models.build import ModelConfig, cells_to_mask, encoder
 from vitmed.models.patches import grid
 from vitmed.models.projector import Projector
 from vitmed.models.transformer import Remat
-from vitmed.models.vit import VARIANTS
 from vitmed.objectives import masking, teacher
 from vitmed.objectives.interface import Objective, Spec, weighted_mean
 from vitmed.objectives.whole_batch import koleo, sinkhorn
@@ -129,7 +128,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         params = dict(slow)
         if config.ibot:
             slow["patches"] = params["patches"] = head.init(keys[2], tokens[:, 1:])["params"]
-            params["mask_token"] = 0.02 * jax.random.normal(keys[3], (VARIANTS[model.variant].dim,))
+            params["mask_token"] = 0.02 * jax.random.normal(keys[3], (model.vit.dim,))
         return params, {"teacher": jax.tree.map(jnp.copy, slow), "updates": jnp.zeros((), jnp.int32)}
 
     def encode(params, image, keys=None, blanks=None):

@@ -29,6 +29,7 @@ class Config(supervised.Config):
     """
 
     streams: ClassVar[tuple[str, ...]] = ("main", "unlabelled")
+    finetunes: ClassVar[bool] = False
 
     name: Literal["semi_masked"] = "semi_masked"
     masked: mae.Config = mae.Config()

@@ -10,7 +10,7 @@ themselves, and are aligned: their mean over time is held to that of the labels 
 arXiv:1911.09785, section 3.1), so that the rare class is not guessed away. Both means are of the global batch.
 
 The weak view is what ``config.augment`` makes of a scan; the strong one is that, changed by ``config.objective.strong``
-once more. Classes only: pseudo-labels for segmentation are another objective.
+once more. Classes only: pseudo-labels of voxels are in ``vitmed.objectives.semi_teacher_masks``.
 """
 
 from dataclasses import dataclass
@@ -45,6 +45,7 @@ class Config(supervised.Config):
 
     streams: ClassVar[tuple[str, ...]] = ("main", "unlabelled")
     averages: ClassVar[bool] = True
+    finetunes: ClassVar[bool] = False
 
     name: Literal["semi_teacher"] = "semi_teacher"
     strong: AugmentConfig = AugmentConfig()
@@ -78,7 +79,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
             f"config.objective.name is 'semi_teacher', which guesses one class a scan, but the dataset's labels are "
             f"{spec.task!r}; use 'semi_masked'"
         )
-    network = supervised.Classifier(model, spec, remat)
+    network = supervised.classifier(config, model, spec, remat)
 
     def init(key, spec):
         params, _ = labels.init(key, spec)

@@ -16,7 +16,6 @@ from vitmed.data.keys import example_keys
 from vitmed.models.build import ModelConfig, cells_to_mask, encoder
 from vitmed.models.linear import Linear
 from vitmed.models.transformer import Remat
-from vitmed.models.vit import VARIANTS
 from vitmed.objectives import masking
 from vitmed.objectives.interface import Objective, Spec, keep_memory
 from vitmed.objectives.mae import target_patches
@@ -62,7 +61,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         encoder_key, pixels_key, token_key = jax.random.split(key, 3)
         image = jnp.zeros((1, *spec.size, spec.channels))
         tokens, params = network.init_with_output(encoder_key, image)
-        token = 0.02 * jax.random.normal(token_key, (VARIANTS[model.variant].dim,))
+        token = 0.02 * jax.random.normal(token_key, (model.vit.dim,))
         made = pixels.init(pixels_key, tokens)["params"]
         return {"encoder": params["params"], "pixels": made, "mask_token": token}, {}
 

@@ -1,9 +1,8 @@
-"""Learning from labels: classification (multi-class, multi-label) and regression on pooled features.
+"""Learning from labels: classification (multi-class, multi-label, ordinal) and regression on pooled features.
 
 Label smoothing follows Szegedy et al. 2016; mixup follows Zhang et al. 2018, with one mixing weight an example.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,12 +13,10 @@ import optax
 
 from vitmed.data.keys import example_keys
 from vitmed.errors import InputError
-from vitmed.models.build import ModelConfig, encoder
-from vitmed.models.head import Head, pooled
-from vitmed.models.patches import grid
-from vitmed.models.transformer import Remat, norm
+from vitmed.models.build import ModelConfig
+from vitmed.models.transformer import Remat
+from vitmed.objectives.classifier import Classifier
 from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
-from vitmed.objectives.probe import linear_probe
 
 _DROP_PATH, _MIXUP = 1, 2  # separate streams of randomness within a step
 
@@ -29,10 +26,14 @@ class Config:
     """Keys of ``config.objective`` for ``supervised``.
 
     Attributes:
-        task: None takes the dataset's own task.
-        label_smoothing: share of the target spread over all classes (multiclass).
-        class_weights: loss weight of each class (multiclass) or of each label's positives (multilabel);
-            () weighs all alike.
+        task: None takes the dataset's own task; "ordinal" learns the classes of a multi-class set as ranks, by maximum
+            likelihood of the cumulative-logit model (``vitmed.models.head.Ranks``).
+        order: the classes from the lowest to the highest, for "ordinal": no name says it. Given for a multi-class task,
+            evaluation speaks of ranks too. With an order, the class that is said is the median rank.
+        label_smoothing: share of the target spread over all classes (multiclass, ordinal).
+        class_weights: loss weight of each class (multiclass, ordinal) or of each label's positives (multilabel);
+            () weighs all alike. "balanced" makes every class, or the two sides of every label, weigh the same, by how
+            often the labelled scans that are trained on show them.
         mixup: parameter of the beta distribution of the mixing weight; 0 is off.
         head: what a pretrained encoder's head starts from: "probe" fits it to the labelled scans' features
             first (``vitmed.objectives.probe``), "zero" calls every class equally likely. From scratch there is
@@ -40,11 +41,13 @@ class Config:
     """
 
     labelled: ClassVar[bool] = True
+    finetunes: ClassVar[bool] = True
 
     name: Literal["supervised"] = "supervised"
-    task: Literal["multiclass", "multilabel", "regression"] | None = None
+    task: Literal["multiclass", "multilabel", "regression", "ordinal"] | None = None
+    order: tuple[str, ...] = ()
     label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[float, ...] | Literal["balanced"] = ()
     mixup: float = 0.0
     head: Literal["probe", "zero"] = "probe"
 
@@ -59,23 +62,19 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     """The objective for images and labels of ``spec``.
 
     Raises:
-        InputError: a set without labels, another task than the set's, or a wrong number of class weights.
+        InputError: a set without labels, another task than the set's, an order that is not of its classes, or a wrong
+            number of class weights.
     """
-    task = config.task or spec.task
     if spec.task is None:
         raise InputError(
             f"config.objective.name is {config.name!r} but the dataset has no labels; ingest it with --labels"
         )
-    if task != spec.task:
-        raise InputError(f"config.objective.task is {task!r} but the dataset's labels are {spec.task!r}")
-    if config.class_weights and len(config.class_weights) != spec.outputs:
-        raise InputError(
-            f"config.objective.class_weights has {len(config.class_weights)} entries; the dataset has {spec.outputs} labels"
-        )
-    if config.class_weights and task == "regression":
-        raise InputError("config.objective.class_weights has no meaning for regression; leave it empty")
-    network = Classifier(model, spec, remat)
-    class_weights = jnp.asarray(config.class_weights or (1.0,) * spec.outputs, jnp.float32)
+    task = spec.task
+    if config.task not in (None, task) and (config.task, task) != ("ordinal", "multiclass"):
+        raise InputError(f"config.objective.task is {config.task!r} but the dataset's labels are {task!r}")
+    ranks = ranks_of(config, spec)
+    class_weights = jnp.asarray(_class_weights(config, spec), jnp.float32)
+    network = classifier(config, model, spec, remat)
 
     def init(key, spec):
         return network.init(key), {}
@@ -95,7 +94,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         value = weighted_mean(error(logits, target), weight, axis)
         metrics = {"loss": value}
         if task != "regression":
-            right = correct(logits, stream, task)
+            right = correct(logits, stream, task, ranks)
             metrics["accuracy"] = weighted_mean(
                 right, stream["weight"][:, None] * stream["label_weight"], axis
             )
@@ -112,57 +111,9 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         return (logits - target) ** 2
 
     def probe(params, batches):
-        return {**params, "head": {**params["head"], "scores": probed_scores(network, params, batches, spec)}}
+        return network.probed(params, batches, spec)
 
     return Objective(init, loss, keep_memory, probe if config.head == "probe" else None)
-
-
-class Classifier:
-    """An encoder and a linear head on its pooled features, as pure functions of their parameters."""
-
-    def __init__(self, model: ModelConfig, spec: Spec, remat: Remat = "none"):
-        self._encoder = encoder(model, spec.size, remat)
-        self._head = Head(spec.outputs)
-        self._patches = grid(spec.size, model.patch_size) if model.patch_size else ()
-        self._pool = model.pool
-        self._image = jnp.zeros((1, *spec.size, spec.channels))
-
-    def init(self, key: jax.Array) -> dict:
-        """Fresh parameters ``{encoder, head}``."""
-        encoder_key, head_key = jax.random.split(key)
-        encoded, encoder_params = self._encoder.init_with_output(encoder_key, self._image)
-        head_params = self._head.init(head_key, self._pooled(encoded))
-        return {"encoder": encoder_params["params"], "head": head_params["params"]}
-
-    def features(self, params: dict, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """``(B, F)`` pooled features, float32; ``keys`` ``(B,)`` drop paths in training."""
-        return self._pooled(self._encoder.apply({"params": params["encoder"]}, image, None, keys))
-
-    def _pooled(self, encoded: jax.Array) -> jax.Array:
-        return pooled(encoded, self._pool, self._patches)
-
-    def normed(self, params: dict, image: jax.Array) -> jax.Array:
-        """``(B, F)`` features as the head's linear layer sees them, float32."""
-        return norm("norm").apply({"params": params["head"]["norm"]}, self.features(params, image))
-
-    def logits(self, params: dict, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """``(B, outputs)`` scores, float32."""
-        return self._head.apply({"params": params["head"]}, self.features(params, image, keys))
-
-
-def probed_scores(network: Classifier, params: dict, batches: Iterator[dict], spec: Spec) -> dict:
-    """The head's linear layer, fitted to the features that ``params`` give of what is trained on."""
-    features = jax.jit(network.normed)
-    made, label, weight = [], [], []
-    for batch in batches:
-        stream = batch["main"]
-        known = np.asarray(stream["weight"]) > 0  # the last batch is filled up
-        made.append(np.asarray(features(params, stream["image"]))[known])
-        label.append(np.asarray(stream["label"])[known])
-        weight.append(np.asarray(stream["label_weight"])[known])
-    joined = (np.concatenate(parts) for parts in (made, label, weight))
-    kernel, bias = linear_probe(*joined, spec.task, spec.outputs)
-    return {"kernel": kernel, "bias": bias}
 
 
 def targets(stream: dict, spec: Spec) -> jax.Array:
@@ -172,11 +123,73 @@ def targets(stream: dict, spec: Spec) -> jax.Array:
     return jnp.where(stream["label_weight"] > 0, stream["label"], 0.0)
 
 
-def correct(logits: jax.Array, stream: dict, task: str) -> jax.Array:
-    """1 where the prediction at the neutral threshold is the label: ``(B, 1)`` or ``(B, K)``."""
+def correct(logits: jax.Array, stream: dict, task: str, ranks: tuple[int, ...] = ()) -> jax.Array:
+    """1 where the prediction at the neutral threshold is the label: ``(B, 1)`` or ``(B, K)``.
+
+    With ``ranks``, the class number of each rank, the prediction is the median rank.
+    """
     if task == "multiclass":
-        return (jnp.argmax(logits, -1, keepdims=True) == stream["label"]).astype(jnp.float32)
+        said = jnp.argmax(logits, -1, keepdims=True)
+        if ranks:
+            numbers = np.asarray(ranks)
+            below = jnp.cumsum(jax.nn.softmax(logits)[:, numbers], axis=-1)[:, :-1] < 0.5
+            said = jnp.asarray(numbers)[below.sum(axis=-1, keepdims=True)]
+        return (said == stream["label"]).astype(jnp.float32)
     return ((logits > 0) == (stream["label"] > 0.5)).astype(jnp.float32)
+
+
+def classifier(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Classifier:
+    """The network that the objective trains."""
+    return Classifier(model, spec, remat, ranks_of(config, spec) if config.task == "ordinal" else ())
+
+
+def ranks_of(config: Config, spec: Spec) -> tuple[int, ...]:
+    """The class number of each rank by ``config.order``, lowest first; () where there is none.
+
+    Raises:
+        InputError: an order that does not name every class once, or of what has none; "ordinal" without an order.
+    """
+    classes = ", ".join(spec.classes)
+    if not config.order:
+        if config.task == "ordinal":
+            raise InputError(
+                "config.objective.task is 'ordinal', but config.objective.order is empty: name the classes from the "
+                f"lowest to the highest; the dataset has {classes}"
+            )
+        return ()
+    if spec.task != "multiclass" or spec.outputs < 3:
+        what = "two classes" if spec.task == "multiclass" else f"{spec.task} labels"
+        raise InputError(
+            f"config.objective.order is {config.order}, but the dataset has {what}, which have no ranks; leave it out"
+        )
+    if sorted(config.order) != sorted(spec.classes):
+        raise InputError(
+            f"config.objective.order is {config.order}; it must name each class of the dataset once: {classes}"
+        )
+    return tuple(spec.classes.index(name) for name in config.order)
+
+
+def _class_weights(config: Config, spec: Spec) -> tuple[float, ...]:
+    if config.class_weights and spec.task == "regression":
+        raise InputError("config.objective.class_weights has no meaning for regression; leave it empty")
+    if config.class_weights == "balanced":
+        return _balanced(spec)
+    if config.class_weights and len(config.class_weights) != spec.outputs:
+        raise InputError(
+            f"config.objective.class_weights has {len(config.class_weights)} entries; the dataset has {spec.outputs} labels"
+        )
+    return config.class_weights or (1.0,) * spec.outputs
+
+
+def _balanced(spec: Spec) -> tuple[float, ...]:
+    """Weights by ``spec.counts``: n / (K n_k) of a class (1 on average), negatives / positives of a label.
+
+    What is never shown, or shown by all, has 1.
+    """
+    if spec.task == "multilabel":
+        return tuple(without / shown if shown and without else 1.0 for shown, without in spec.counts)
+    present = sum(shown > 0 for shown, _ in spec.counts)
+    return tuple((shown + rest) / (present * shown) if shown else 1.0 for shown, rest in spec.counts)
 
 
 def mix(image, target, weight, keys, alpha):

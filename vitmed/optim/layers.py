@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay (BEiT, Bao et al. 2022): the further from the head, the smaller the rate."""
+"""Layers by number, and layer-wise learning-rate decay (BEiT, Bao et al. 2022): the further from the head, the smaller."""
 
 import re
 from typing import Any
@@ -8,32 +8,46 @@ import numpy as np
 
 _BLOCK = re.compile(r"block_?(\d+)$")
 _STACKED = "blocks"
+ENCODER = ("encoder", "lora")  # the parts that have layers; low-rank changes lie in the encoder's own tree
+
+
+def layers(params: Any) -> tuple[Any, int]:
+    """The layer of every leaf of ``params``, and the number L of blocks of its transformer.
+
+    The embedding is layer 0, block i is i + 1, the final norm and everything outside the encoder L + 1. A leaf of
+    blocks stacked by a scan holds all layers: its number is an array along the layer axis. An encoder without such
+    blocks (a ResNet) has no layers: L is 0, and every leaf is in layer 1.
+    """
+    depth = _depth(params)
+
+    def number(path, leaf):
+        names = _names(path)
+        if names[0] not in ENCODER or depth == 0:
+            return depth + 1
+        if _STACKED in names:
+            return np.arange(1, depth + 1).reshape((depth,) + (1,) * (leaf.ndim - 1))
+        block = _block(names)
+        if block is not None:
+            return block + 1
+        return depth + 1 if "norm" in names[-2] else 0
+
+    return jax.tree_util.tree_map_with_path(number, params), depth
 
 
 def layer_scales(params: Any, decay: float) -> Any:
-    """A factor on the update of every leaf of ``params``.
+    """A factor on the update of every leaf of ``params``: ``decay ** (L + 1 - layer)``, see ``layers``.
 
-    With a transformer of L blocks the embedding has ``decay ** (L + 1)``, block i has ``decay ** (L - i)``,
-    the final norm and everything outside the encoder 1. Blocks stacked by a scan over layers hold all layers
-    in one array, so their factor is an array along the layer axis, and the result equals the unrolled form.
-    An encoder without such blocks (a ResNet) has no depth to decay over, and every factor is 1.
+    A stacked leaf's is an array along the layer axis, and the result equals the unrolled form.
     """
-    paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    depth = _depth(params, paths)
+    numbers, depth = layers(params)
 
-    def scale(path, leaf):
-        names = _names(path)
-        if names[0] != "encoder" or depth == 0:
-            return np.float32(1)
-        if _STACKED in names:
-            factors = decay ** (depth - np.arange(depth, dtype=np.float32))
-            return factors.reshape((depth,) + (1,) * (leaf.ndim - 1)).astype(np.float32)
-        block = _block(names)
-        if block is not None:
-            return np.float32(decay ** (depth - block))
-        return np.float32(1 if "norm" in names[-2] else decay ** (depth + 1))
+    def scale(number):
+        below = depth + 1 - number
+        if isinstance(below, np.ndarray):
+            return (decay ** below.astype(np.float32)).astype(np.float32)
+        return np.float32(decay**below)
 
-    return jax.tree_util.tree_map_with_path(scale, params)
+    return jax.tree.map(scale, numbers)
 
 
 def _names(path) -> list[str]:
@@ -48,9 +62,12 @@ def _block(names: list[str]) -> int | None:
     return None
 
 
-def _depth(params: Any, paths: list[list[str]]) -> int:
-    for (_, leaf), names in zip(jax.tree_util.tree_leaves_with_path(params), paths):
+def _depth(params: Any) -> int:
+    blocks = [0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = _names(path)
         if names[0] == "encoder" and _STACKED in names:
             return leaf.shape[0]
-    blocks = [_block(names) for names in paths if names[0] == "encoder"]
-    return max((b + 1 for b in blocks if b is not None), default=0)
+        if names[0] == "encoder" and (block := _block(names)) is not None:
+            blocks.append(block + 1)
+    return max(blocks)

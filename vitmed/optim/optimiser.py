@@ -1,16 +1,17 @@
 """AdamW with warm-up and cosine decay, decay masks, layer-wise decay and clipping, as one optax chain."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from vitmed.optim.layers import layer_scales
+from vitmed.optim.layers import ENCODER, layer_scales
 
 # What is not a matrix that mixes features is not decayed: biases, norms, tokens and embeddings (MAE, DeiT).
-DECAYED = "kernel"
+DECAYED = ("kernel", "down", "up")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,14 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     )
 
 
-def optimiser(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransformation:
-    """The update rule for ``params`` over ``steps`` steps."""
+def _all(params: Any) -> Any:
+    return params
+
+
+def optimiser(
+    config: OptimConfig, steps: int, params: Any, trained: Callable[[Any], Any] = _all
+) -> optax.GradientTransformation:
+    """The update rule over ``steps`` steps for what ``trained`` picks of ``params``, or of a tree like it."""
     parts = []
     if config.clip:
         parts.append(optax.clip_by_global_norm(config.clip))
@@ -76,14 +83,49 @@ def optimiser(config: OptimConfig, steps: int, params: Any) -> optax.GradientTra
         )
     )
     if config.layer_decay < 1:
-        scales = layer_scales(params, config.layer_decay)
+        scales = trained(layer_scales(params, config.layer_decay))
         parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales)))
     return optax.chain(*parts)
 
 
+def joined_later(
+    config: OptimConfig, steps: int, wait: int, params: Any, trained: Callable[[Any], Any] = _all
+) -> optax.GradientTransformation:
+    """The update rule where the encoder is trained from step ``wait`` on only, the rest from the first.
+
+    Gradients without an encoder leave its moments as they are. When it joins, it has a warm-up of its own and then
+    the cosine down to the last step, from moments that know nothing of the steps before. The norm that is clipped is
+    that of all gradients there are.
+    """
+    own = replace(config, clip=0.0)
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    rules = {
+        part: optimiser(own, steps - first, params, lambda tree, part=part: _part(trained(tree), part))
+        for part, first in (("encoder", wait), ("rest", 0))
+    }
+
+    def init(params):
+        return {part: rule.init(_part(params, part)) for part, rule in rules.items()}
+
+    def update(gradients, state, params):
+        gradients, _ = clip.update(gradients, optax.EmptyState())
+        updates, state = {}, dict(state)
+        for part, rule in rules.items():
+            if mine := _part(gradients, part):
+                change, state[part] = rule.update(mine, state[part], _part(params, part))
+                updates |= change
+        return updates, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _part(tree: dict, part: str) -> dict:
+    return {name: node for name, node in tree.items() if (name in ENCODER) == (part == "encoder")}
+
+
 def decayed(params: Any) -> Any:
     """True for each leaf that weight decay applies to."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == DECAYED, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
 def ema_update(average: Any, params: Any, step: jax.Array, decay: float) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 COLOURS = ("#0072b2", "#d55e00", "#00896a", "#a3507f", "#8a6d00", "#4b5a68")
 MARKERS = ("circle", "square", "triangle", "diamond", "circle", "square")
+_NAME = 22  # letters that fit beside a forest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,17 +134,23 @@ def efficiency(columns: Sequence[str], series: Sequence[dict], y_title: str) -> 
     }
 
 
-def differences(rows: Sequence[dict], x_title: str) -> dict:
-    """Paired differences as a forest: one row a comparison, its interval, and the line of no difference.
+def differences(rows: Sequence[dict], x_title: str, margin: float | None = None) -> dict:
+    """Differences as a forest: one row a comparison, its interval, and the line of no difference.
 
     Args:
-        rows: ``group``, ``name``, ``value``, ``low``, ``high``, ``series`` (number of the arm's colour) each.
+        rows: ``group``, ``name``, ``value``, ``low``, ``high``, ``series`` (number of the arm's colour) each, and
+            ``real``: whether it is shown; left out, whether the interval excludes 0.
+        margin: where the line of non-inferiority lies; None draws none.
     """
     line_height, top = 26.0, 30.0
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    height = top + line_height * (len(rows) + len(groups)) + 46
-    frame = Frame(left=150, right=20, top=top, height=height, bottom=46)
-    x_ticks = ticks(min(0.0, *(r["low"] for r in rows)), max(0.0, *(r["high"] for r in rows)), 4)
+    # Long names, of two arms, stand on a line of their own above the interval.
+    tall = any(len(row["name"]) > _NAME for row in rows)
+    step = line_height + 16 * tall
+    height = top + line_height * len(groups) + step * len(rows) + 46
+    frame = Frame(left=20 if tall else 150, right=20, top=top, height=height, bottom=46)
+    ends = [0.0, *([margin] if margin is not None else [])]
+    x_ticks = ticks(min(*ends, *(r["low"] for r in rows)), max(*ends, *(r["high"] for r in rows)), 4)
     to_x = _scale(x_ticks[0], x_ticks[-1], frame.left, frame.x1)
     drawn, y = [], top
     for group in groups:
@@ -153,22 +160,24 @@ def differences(rows: Sequence[dict], x_title: str) -> dict:
             drawn.append(
                 {
                     "name": row["name"],
-                    "y": y + line_height / 2,
+                    "name_y": y + (12 if tall else line_height / 2),
+                    "y": y + step - line_height / 2,
                     "x": to_x(row["value"]),
                     "low": to_x(row["low"]),
                     "high": to_x(row["high"]),
                     "colour": COLOURS[row["series"] % len(COLOURS)],
                     "marker": MARKERS[row["series"] % len(MARKERS)],
-                    "real": row["low"] > 0 or row["high"] < 0,
+                    "real": row.get("real", row["low"] > 0 or row["high"] < 0),
                     "text": f"{row['name']}: {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
                 }
             )
-            y += line_height
+            y += step
     return {
         "kind": "differences",
         "frame": frame,
         "rows": drawn,
         "zero": to_x(0.0),
+        "margin": None if margin is None else to_x(margin),
         "x_title": x_title,
         "x_ticks": [
             {"at": to_x(t), "text": ("+" if t > 0 else "") + label(t, x_ticks[1] - x_ticks[0])}

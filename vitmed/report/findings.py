@@ -27,7 +27,7 @@ def tiles(datasets: list[dict], runs: list[dict], studies: list[dict]) -> list[t
         who = f"of {words.plural(sum(patients), 'patient')}" if all(patients) else "patients not known"
         made.append((words.count(scans), f"scans, {who}"))
     for study in studies[:1]:
-        first, reference = study["budgets"][0], study["reference"]
+        first, reference = study["budgets"][0], subject(study)
         row = next(r for r in study["rows"] if r["arm"] == reference and r["budget"] == first)
         name = study["metrics"][0]
         made.append(
@@ -54,20 +54,35 @@ def tiles(datasets: list[dict], runs: list[dict], studies: list[dict]) -> list[t
     return made
 
 
+def subject(study: dict[str, Any]) -> str:
+    """The arm that the first lines speak of: the reference, or the first that is compared with the baselines."""
+    if study["reference"]:
+        return study["reference"]
+    compared = [c["arm"] for c in study["comparisons"] if c["main"]]
+    return compared[0] if compared else study["rows"][0]["arm"]
+
+
 def _study(study: dict[str, Any]) -> list[str]:
-    metric, reference = study["metrics"][0], study["reference"]
-    rows = {(r["budget"], r["arm"]): r for r in study["rows"]}
+    metric = study["metrics"][0]
     said = []
-    pretrain = study["pretrain"]
+    pretrain = study["pretrains"][0] if study["pretrains"] else None
     if pretrain is not None:
         scans = words.plural(pretrain["datasheet"]["examples"].get("train", 0), "scan")
         draws = words.draws(study["draws"])
+        how = ", by filling in what was hidden from it" if pretrain["objective"] == "mae" else ""
+        if len(study["pretrains"]) > 1:
+            how = f", in {len(study['pretrains'])} ways"
         said.append(
             f"A Vision Transformer ({pretrain['flat'].get('model.variant')}) first learned from {scans} "
-            "without labels, by filling in what was hidden from it; then it was fine-tuned with few labels, "
+            f"without labels{how}; then it was fine-tuned with few labels, "
             f"in {draws} of which scans carry them."
         )
     budgets = study["budgets"]
+    if not study["reference"]:
+        found = [c for c in study["comparisons"] if c["metric"] == metric and c["main"]]
+        ends = [[c for c in found if c["budget"] == b] for b in dict.fromkeys([budgets[0], budgets[-1]])]
+        return said + [_against_best(of_one) for of_one in ends if of_one]
+    rows, reference = {(r["budget"], r["arm"]): r for r in study["rows"]}, study["reference"]
     for budget in dict.fromkeys([budgets[0], budgets[-1]]):
         own = rows[budget, reference]
         others = [r for (b, arm), r in rows.items() if b == budget and arm != reference]
@@ -85,11 +100,33 @@ def _study(study: dict[str, Any]) -> list[str]:
     return said
 
 
+def _against_best(found: list[dict[str, Any]]) -> str:
+    """The comparisons of one budget with its best baseline: the sentence of the only one, or all in a few words."""
+    if len(found) == 1:
+        return found[0]["sentence"]
+    kinds = {"better": "better", "worse": "worse", "not worse": "not worse by more than the margin"}
+    parts = []
+    for verdict, text in (*kinds.items(), ("", "not settled")):
+        names = [c["label"] for c in found if (c["verdict"] if c["verdict"] in kinds else "") == verdict]
+        if names:
+            parts.append(f"{words.listed(names)} {'is' if len(names) == 1 else 'are'} {text}")
+    first = found[0]
+    return (
+        f"With {words.budget(first['budget'])} ({words.plural(first['labels'], 'scan')}), against "
+        f"{first['reference_label']}, the best baseline: {'; '.join(parts)}."
+    )
+
+
 def _verdict(study: dict[str, Any], budget: int | float) -> str:
-    if study["draws"][study["budgets"].index(budget)] == 1:
+    at = study["budgets"].index(budget)
+    if study["draws"][at] * study.get("folds", [1] * (at + 1))[at] == 1:
         return "one draw of the labels, which does not tell what another would give."
     metric = study["metrics"][0]
-    found = [c for c in study["comparisons"] if c["budget"] == budget and c["metric"] == metric]
+    found = [
+        c
+        for c in study["comparisons"]
+        if c["budget"] == budget and c["metric"] == metric and c.get("main", True)
+    ]
     ahead = [c["label"] for c in found if c["favours"] == study["reference"]]
     behind = [c["label"] for c in found if c["favours"] not in (None, study["reference"])]
     open_ = [c["label"] for c in found if c["favours"] is None]

@@ -68,10 +68,10 @@ def run(path: Path) -> dict[str, Any]:
 
 
 def study(path: Path) -> dict[str, Any]:
-    """A study's table (``table.json``) with its folder and, if it pretrained, that run."""
+    """A study's table (``table.json``) with its folder and its pretrainings, one of each."""
     table = durable.read_json(path / "table.json")
-    pretrain = path / "pretrain"
-    return table | {"path": path, "pretrain": run(pretrain) if (pretrain / "config.json").exists() else None}
+    named = [path / name for name in table.get("pretrainings", ["pretrain"])]
+    return table | {"path": path, "pretrains": [run(p) for p in named if (p / "config.json").exists()]}
 
 
 def dataset(path: Path) -> dict[str, Any]:

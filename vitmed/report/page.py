@@ -14,7 +14,7 @@ import markupsafe
 
 import vitmed
 from vitmed import durable
-from vitmed.report import findings, gather, pictures, provenance, reconstructions, sections, words
+from vitmed.report import findings, gather, outlines, pictures, provenance, reconstructions, sections, words
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -47,9 +47,7 @@ def write(
     studied = [gather.study(Path(s)) for s in studies]
     shown = [gather.run(Path(r)) for r in runs]
     known = {run["path"].resolve() for run in shown}
-    pretrained = [
-        s["pretrain"] for s in studied if s["pretrain"] and s["pretrain"]["path"].resolve() not in known
-    ]
+    pretrained = [p for s in studied for p in s["pretrains"] if p["path"].resolve() not in known]
     shown = pretrained + shown
     opened, missing = _datasets(datasets, shown, studied)
     sheets = (
@@ -69,7 +67,11 @@ def write(
             sections.pretraining(run, _triples(run, by_path)) for run in shown if not run["supervised"]
         ],
         "studies": [sections.study(s, home) for s in studied],
-        "evaluated": [sections.evaluated(run) for run in shown if run["supervised"]],
+        "evaluated": [
+            sections.evaluated(run, [_outlined(run, e, by_path) for e in run["evaluations"]])
+            for run in shown
+            if run["supervised"]
+        ],
         "provenance": provenance.provenance(shown, opened, studied, home),
         "version": vitmed.__version__,
     }
@@ -139,6 +141,18 @@ def _triples(run: dict[str, Any], datasets: dict[Path, dict]) -> dict[str, Any] 
         "unseen": split == wanted,
         "images": reconstructions.triples(run["path"], dataset, split),
     }
+
+
+def _outlined(run: dict[str, Any], evaluation: dict[str, Any], datasets: dict[Path, dict]) -> dict | None:
+    """Pictures of an evaluation of masks, where its dataset is still what it was."""
+    if evaluation.get("task") != "segmentation":
+        return None
+    found = datasets.get(Path(evaluation["dataset"]).resolve())
+    _, _, other = evaluation["folder"].name.partition("@")
+    content = other or run["datasheet"]["content_hash"]
+    if found is None or not found["sheet"]["content_hash"].startswith(content):
+        return None
+    return outlines.outlines(run["path"], found["opened"], evaluation)
 
 
 def _title(datasets: list[dict], runs: list[dict], studies: list[dict]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
@@ -116,6 +117,32 @@ def pixels(image: np.ndarray, mask: np.ndarray | None = None, marks: np.ndarray 
             over = (1 - _COVER) * made[at] + _COVER * np.array(colour_of(int(value)))
             made[at] = np.rint(over).astype(np.uint8)
     return made
+
+
+def outlined(made: Image.Image, truth: np.ndarray, predicted: np.ndarray) -> Image.Image:
+    """A picture with the outlines of the true structures in white, and of the predicted ones in their colours.
+
+    Where the two are one, the white line lies outside and the coloured one inside it.
+
+    Args:
+        made: of the whole of what the masks lie on.
+        truth, predicted: (H, W) class indices, 0 background, ``UNMARKED`` where nobody has looked.
+    """
+    drawn = np.array(made.convert("RGB"))
+    wide = max(1, min(made.size) // 110)
+
+    def edges(mask):
+        large = np.asarray(Image.fromarray(mask).resize(made.size, Image.Resampling.NEAREST))
+        for value in np.setdiff1d(large, (0, UNMARKED)):
+            held = large == value
+            inner = ndimage.binary_erosion(held, iterations=wide)
+            yield int(value), held & ~inner, inner & ~ndimage.binary_erosion(inner, iterations=wide)
+
+    for value, outer, inner in edges(predicted):
+        drawn[outer | inner] = colour_of(value)
+    for _, outer, _ in edges(truth):
+        drawn[outer] = 255
+    return Image.fromarray(drawn)
 
 
 def data_uri(made: Image.Image) -> str:

@@ -49,8 +49,12 @@ def volumes(dataset: Dataset, split: str, count: int = 4) -> list[dict[str, Any]
     return [volume(dataset.record(split, int(i)), dataset.datasheet["window"]) for i in chosen]
 
 
-def volume(record: dict, window: tuple[float, float]) -> dict[str, Any]:
-    """One of ``volumes``, of an example as a dataset gives it."""
+def volume(record: dict, window: tuple[float, float], predicted: np.ndarray | None = None) -> dict[str, Any]:
+    """One of ``volumes``, of an example as a dataset gives it.
+
+    Args:
+        predicted: (*S) class indices; then ``mask`` is of class indices too, and both are outlined.
+    """
     image, mask = record["image"], record.get("mask")
     marks = None if mask is None else pictures.marks(mask)
     named = sides(record["affine"])
@@ -65,9 +69,11 @@ def volume(record: dict, window: tuple[float, float]) -> dict[str, Any]:
         marked = None if marks is None else np.take(mask, at, axis)
         down, right = (a for a in range(3) if a != axis)
         turns = [] if named is None else [k for k, a in enumerate((down, right)) if named[a][1] in "SAR"]
-        cut, marked = (x if x is None else np.flip(x, turns) for x in (cut, marked))
+        said = None if predicted is None else np.take(predicted, at, axis)
+        cut, marked, said = (x if x is None else np.flip(x, turns) for x in (cut, marked, said))
         low, high = window
-        drawn = pictures.pixels((np.clip(cut, low, high) - low) / (high - low), marks=marked)
+        painted = marked if said is None else None
+        drawn = pictures.pixels((np.clip(cut, low, high) - low) / (high - low), marks=painted)
         height, width = (max(1, round(n * s * scale)) for n, s in zip(drawn.shape, (step[down], step[right])))
         shrunk = height < drawn.shape[0] or width < drawn.shape[1]
         how = Image.Resampling.LANCZOS if shrunk else Image.Resampling.NEAREST
@@ -78,5 +84,7 @@ def volume(record: dict, window: tuple[float, float]) -> dict[str, Any]:
             (ends["top"], ends["bottom"]), (ends["left"], ends["right"]) = letters
             name = next(_PLANES[letter] for letter in named[axis] if letter in _PLANES)
         made = Image.fromarray(drawn).resize((width, height), how)
+        if said is not None:
+            made = pictures.outlined(made, marked, said)
         planes.append({"name": name, "src": pictures.data_uri(made), "share": width, **ends})
     return {"id": record["id"], "planes": planes}

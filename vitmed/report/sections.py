@@ -7,7 +7,18 @@ from vitmed.report import charts, words
 from vitmed.report.provenance import relative
 
 _REFUSED_SHOWN = 20
-_BY_GROUP = ("auroc", "balanced_accuracy", "sensitivity_at_90_specificity", "ece", "mae", "r2", "pearson")
+_BY_GROUP = (
+    "dice",
+    "nsd",
+    "hd95",
+    "auroc",
+    "balanced_accuracy",
+    "sensitivity_at_90_specificity",
+    "ece",
+    "mae",
+    "r2",
+    "pearson",
+)
 
 
 def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
@@ -86,68 +97,54 @@ def pretraining(run: dict[str, Any], triples: dict[str, Any] | None) -> dict[str
     }
 
 
-def evaluated(run: dict[str, Any]) -> dict[str, Any]:
-    """A supervised run: its losses and each of its evaluations."""
+def evaluated(run: dict[str, Any], outlined: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """A supervised run: its losses and each of its evaluations, with what is shown of each beside the numbers."""
     return {
         "name": run["name"],
         "facts": _model_facts(run),
         "curves": charts.curves(run["curves"], "training steps", "loss (lower is better)"),
-        "evaluations": [_evaluation(e) for e in run["evaluations"]],
+        "evaluations": [
+            _evaluation(e) | {"outlined": shown}
+            for e, shown in zip(run["evaluations"], outlined, strict=True)
+        ],
     }
 
 
 def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
     """A study: the comparisons first, then its figures, its table and its cells."""
-    metrics, reference, budgets, draws = (
-        found["metrics"],
-        found["reference"],
-        found["budgets"],
-        found["draws"],
-    )
+    metrics, budgets = found["metrics"], found["budgets"]
     rows = found["rows"]
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     label = {row["arm"]: row["label"] for row in rows}
     at = {(row["budget"], row["arm"]): row for row in rows}
     first = metrics[0]
     compared = [c for c in found["comparisons"] if c["metric"] == first]
+    lead = found["reference"] or next((c["arm"] for c in compared), arms[0])
 
     def points(arm):
         values = [at[b, arm]["metrics"][first] if (b, arm) in at else None for b in budgets]
         return [(v["value"], v["low"], v["high"]) if v and v["value"] is not None else None for v in values]
 
     columns = [
-        f"{words.capital(words.budget(b))}\n{words.plural(at[b, reference]['labels'], 'scan')}"
-        for b in budgets
+        f"{words.capital(words.budget(b))}\n{words.plural(at[b, arms[0]]['labels'], 'scan')}" for b in budgets
     ]
-    forest = [
-        {
-            "group": words.capital(words.budget(c["budget"])),
-            "name": f"\N{MINUS SIGN} {c['label']}",
-            "value": c["difference"],
-            "low": c["low"],
-            "high": c["high"],
-            "series": arms.index(c["arm"]),
-        }
-        for c in compared
-        if c["difference"] is not None
-    ]
+    forest = [_forest(found, c, arms) for c in compared if c["difference"] is not None]
+    title = f"{label[lead]} minus the other" if found["reference"] else "first minus second"
     return {
         "name": found["study"],
         "split": found["split"],
-        "draws": words.draws(draws),
+        "draws": words.draws(found["draws"]),
         "metrics": metrics,
         "first": first,
-        "reference": label[reference],
+        "minus": found.get("minus", f"{label[lead]} minus it"),
         "examples": found["examples"],
         "patients": found["patients"],
         "comparisons": [
-            {
-                "text": c["sentence"],
-                "class": "" if c["favours"] is None else "real" if c["favours"] == reference else "against",
-            }
+            {"text": c["sentence"], "class": _finding(found, c)}
             for c in found["comparisons"]
             if c["metric"] == first
         ],
+        "corrected": any(c.get("holds") is not None for c in compared),
         "others": [c["sentence"] for c in found["comparisons"] if c["metric"] != first],
         # Of too few scans a metric may be undefined in every cell, which leaves nothing to draw.
         "efficiency": charts.efficiency(
@@ -155,15 +152,50 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
         )
         if any(p for a in arms for p in points(a))
         else None,
-        "differences": charts.differences(
-            forest, f"{label[reference]} minus the other, {words.metric(first)}"
-        )
+        "differences": charts.differences(forest, f"{title}, {words.metric(first)}", _margin(found, first))
         if forest
         else None,
+        "margin": found.get("margin"),
         "groups": [_group(found, at, compared, budget, arms) for budget in budgets],
         "notes": found["notes"],
         "cells": [c | {"path": relative(found["path"] / c["run"], home)} for c in found["cells"]],
     }
+
+
+def _forest(found: dict, c: dict, arms: list[str]) -> dict[str, Any]:
+    """A comparison as a row of the forest. Those of two budgets have a group of their own."""
+    group = words.capital(words.budget(c["budget"]))
+    if found["reference"] and c.get("main", True):
+        name = f"\N{MINUS SIGN} {c['label']}"
+    else:
+        sides = [c["first_label"], c["second_label"]]
+        if c["first_budget"] != c["second_budget"]:
+            sides = [f"{s}, {words.share(c[f'{k}_budget'])}" for s, k in zip(sides, ("first", "second"))]
+            group = "Across budgets"
+        name = f"{sides[0]} \N{MINUS SIGN} {sides[1]}"
+    given = {key: c[into] for key, into in (("value", "difference"), ("low", "low"), ("high", "high"))}
+    return {
+        "group": group,
+        "name": name,
+        "series": arms.index(c["arm"]),
+        "real": c["favours"] is not None,
+        **given,
+    }
+
+
+def _finding(found: dict, c: dict) -> str:
+    """How a sentence is marked: for its first side, against it, within the margin, or open."""
+    said = c.get("verdict")
+    if said is None and c["favours"] is not None:
+        said = "better" if c["favours"] == found["reference"] else "worse"
+    marked = {"better": "real", "worse": "against", "not worse": "within"}.get(said, "")
+    return f"{marked} half" if c.get("holds") is False and said != "not worse" else marked
+
+
+def _margin(found: dict, metric: str) -> float | None:
+    """Where the line of the margin lies on the axis of differences."""
+    margin = found.get("margin")
+    return None if not margin else -margin if found["higher_is_better"][metric] else margin
 
 
 def _group(
@@ -176,10 +208,12 @@ def _group(
         values = {arm: at[budget, arm]["metrics"][metric]["value"] for arm in present}
         values = {arm: v for arm, v in values.items() if v is not None}
         best[metric] = (max if higher[metric] else min)(values, key=values.get) if values else None
-    against = {c["arm"]: c for c in compared if c["budget"] == budget}
+    against = {c["arm"]: c for c in compared if c["budget"] == budget and c.get("main", True)}
+    beside = at[budget, present[0]].get("labels_beside")
     return {
         "budget": words.share(budget),
         "labels": words.plural(at[budget, present[0]]["labels"], "scan"),
+        "beside": f"+ {words.count(beside)} of validation" if beside else "",
         "rows": [
             {
                 "label": at[budget, arm]["label"],
@@ -188,6 +222,8 @@ def _group(
                     at[budget, arm]["metrics"][m] | {"best": best[m] == arm} for m in found["metrics"]
                 ],
                 "against": against.get(arm),
+                "standing": at[budget, arm].get("standing", "reference"),
+                "settings": at[budget, arm].get("settings", []),
             }
             for arm in present
         ],
@@ -218,12 +254,31 @@ def _evaluation(found: dict[str, Any]) -> dict[str, Any]:
             for name, value in found["metrics"].items()
         ],
         "intervals": found.get("intervals") or {},
+        "structures": _structures(found) if found.get("task") == "segmentation" else None,
         "confusion": tables,
         "subgroups": [
             _subgroups(column, groups, found.get("notes") or [])
             for column, groups in (found.get("subgroups") or {}).items()
         ],
     }
+
+
+def _structures(found: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of masks: a row a structure, and one for their mean."""
+    unit = {"mm": "mm", "pixels": "px"}[found["tolerance"]["unit"]]
+    heads = {"dice": "Dice", "nsd": f"NSD at {found['tolerance']['value']:g} {unit}", "hd95": f"HD95, {unit}"}
+    nothing = {"value": None, "low": None, "high": None}
+
+    def row(name, suffix, count):
+        scores = [
+            found["metrics"].get(f"{metric}{suffix}", nothing) | {"digits": 2 if metric == "hd95" else 3}
+            for metric in heads
+        ]
+        counts = {key: count.get(key) for key in ("scans", "missed", "invented")}
+        return {"name": name, "scores": scores, **counts}
+
+    rows = [row(name, f"/{name}", count) for name, count in found["failures"].items()]
+    return {"heads": list(heads.values()), "rows": rows + ([row("Mean", "", {})] if len(rows) > 1 else [])}
 
 
 def _subgroups(column: str, groups: list[dict[str, Any]], said: list[str]) -> dict[str, Any]:

@@ -15,10 +15,15 @@ METRICS = {
     "specificity_at_validation_90_specificity": "specificity at validation's 90% specificity",
     "ece": "expected calibration error",
     "mae": "mean absolute error",
+    "rank_mae": "mean absolute error in ranks",
+    "quadratic_kappa": "quadratic weighted kappa",
     "rmse": "root mean squared error",
     "r2": "R\N{SUPERSCRIPT TWO}",
     "pearson": "Pearson's r",
     "kappa": "Cohen's kappa",
+    "dice": "Dice",
+    "nsd": "NSD",
+    "hd95": "HD95",
 }
 MODALITIES = {
     "xray": "X-ray",
@@ -49,9 +54,9 @@ def number(value: float | None, decimals: int = 3, sign: bool = False) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def interval(low: float | None, high: float | None, sign: bool = False) -> str:
+def interval(low: float | None, high: float | None, sign: bool = False, digits: int = 3) -> str:
     """``[0.031, 0.090]``, which no line break parts."""
-    return f"[{number(low, sign=sign)},\N{NO-BREAK SPACE}{number(high, sign=sign)}]"
+    return f"[{number(low, digits, sign)},\N{NO-BREAK SPACE}{number(high, digits, sign)}]"
 
 
 def count(n: int | None) -> str:

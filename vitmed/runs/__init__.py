@@ -10,7 +10,8 @@ from vitmed.runs import folder
 def load(run: Path | str, which: str = "last") -> dict[str, Any]:
     """The parameters of a run as nested dicts of NumPy arrays, verified, on any machine.
 
-    Where the run keeps a slow average of its parameters, that average is what comes (``averaged``).
+    Where the run keeps a slow average of its parameters, that average is what comes (``averaged``). Weights that were
+    trained by a low-rank change (``config.finetune``) come as plain ones, with the change added.
 
     Args:
         run: the run's folder (``--workdir`` of training).
@@ -21,17 +22,37 @@ def load(run: Path | str, which: str = "last") -> dict[str, Any]:
         MachineError: every checkpoint is corrupt.
     """
     # Imported here, as JAX and orbax take 400 MB, which whoever only looks into run folders does without.
+    import jax
+    import numpy as np
+
     from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+    from vitmed.runs.finetune import FinetuneConfig
 
     path = folder.locate(run)
     config = folder.config_of(path)
+    tuned = build(FinetuneConfig, config.get("finetune", {}), "config.finetune")
     with Checkpoints(
         path, build(CheckpointConfig, config.get("checkpoint", {}), "config.checkpoint")
     ) as checkpoints:
-        if config.optim.ema:
+        if config.optim.ema and tuned.whole:
             return checkpoints.restore(which, part="ema")
-        parts = checkpoints.restore(which, part=("params", "memory"))
-        return averaged(parts["params"], parts.get("memory", {}))
+        parts = checkpoints.restore(which, part=("params", "memory", "ema"))
+    params = parts["params"]
+    if config.optim.ema:  # kept of what is trained alone
+        params = tuned.split(params).joined(params, parts["ema"])
+    if not tuned.whole:
+        params = jax.tree.map(np.asarray, tuned.plain(params))
+    return averaged(params, parts.get("memory", {}))
+
+
+def step_of(run: Path | str, which: str = "last") -> int | None:
+    """The step of a run's ``"last"`` or ``"best"`` checkpoint, None where it has none. What ``load`` found corrupt is gone."""
+    from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+
+    path = folder.locate(run)
+    config = build(CheckpointConfig, folder.config_of(path).get("checkpoint", {}), "config.checkpoint")
+    with Checkpoints(path, config) as checkpoints:
+        return checkpoints.best() if which == "best" else checkpoints.latest()
 
 
 def averaged(params: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:

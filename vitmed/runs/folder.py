@@ -30,6 +30,8 @@ FREE_KEYS = {
     "data.workers": "the order of examples is a function of seed and step, not of who loads them",
     "probe": "looking at the features changes none of them",
     "checkpoint.keep": "how many old checkpoints stay on disk",
+    "checkpoint.milestones": "likewise",
+    "parallel": "how the work is shared out changes results by rounding alone",
 }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from vitmed import durable
+from vitmed.parallel import processes
 
 HEADER = ("step", "name", "value")
 
@@ -24,9 +25,14 @@ class MetricsWriter:
         run_dir: the run's folder.
         resume_step: the step that training goes on from. Rows of later steps, written by a process that was
             killed after its last checkpoint, are dropped here, because those steps are done again.
+
+    Of several processes the first one writes.
     """
 
     def __init__(self, run_dir: Path | str, resume_step: int = 0):
+        self._writes = processes.index() == 0
+        if not self._writes:
+            return
         path = Path(run_dir) / "metrics.csv"
         kept = [row for row in _rows(path) if row[0] <= resume_step]
         durable.write_text(path, _lines([HEADER, *kept]))
@@ -50,6 +56,8 @@ class MetricsWriter:
         Raises:
             MachineError: the disk is full or refuses.
         """
+        if not self._writes:
+            return
         rows = [(int(step), name, float(value)) for name, value in values.items()]
         with durable.disk(self._folder, "metrics.csv"):
             self._csv.write(_lines(rows))
@@ -59,6 +67,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes both files."""
+        if not self._writes:
+            return
         with durable.disk(self._folder, "metrics.csv"):
             self._csv.close()
             self._board.close()

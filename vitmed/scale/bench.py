@@ -16,15 +16,14 @@ from ml_collections import ConfigDict
 
 from vitmed import config as configs
 from vitmed.errors import InputError
-from vitmed.models.build import ModelConfig
+from vitmed.models.build import PRESETS, ModelConfig
+from vitmed.models.cost import matmul_flops
 from vitmed.models.patches import grid
-from vitmed.models.vit import VARIANTS
 from vitmed.objectives import mae, registry
 from vitmed.objectives.interface import Spec
 from vitmed.optim.optimiser import OptimConfig, optimiser
 from vitmed.parallel.engine import JitEngine
 from vitmed.progress import Bar
-from vitmed.scale.flops import matmul_flops
 from vitmed.scale.peers import Peer
 from vitmed.train import Job, check, train
 
@@ -216,15 +215,17 @@ def peer_shape(setting: Setting) -> dict:
         len(size) != 2
         or len(set(size)) != 1
         or len(set(model.patch_size)) != 1
-        or model.variant not in VARIANTS
+        or not model.patch_size
     ):
         raise InputError(
             f"the peer does square 2D images and patches only, not {size} with {model.patch_size}"
         )
     if setting.objective.target != "patch" or model.dtype != "float32":
         raise InputError("the peer is compared in float32 with config.objective.target='patch' only")
+    if any(getattr(model, name) != value for name, value in PRESETS["plain"].items()):
+        raise InputError("the peer is a plain ViT; leave config.model.preset and its keys out to compare")
     grid(size, model.patch_size)
-    variant = VARIANTS[model.variant]
+    variant = model.vit
     return dict(
         hidden_size=variant.dim, num_hidden_layers=variant.depth, num_attention_heads=variant.heads,
         intermediate_size=variant.mlp_dim, image_size=size[0], patch_size=model.patch_size[0],

@@ -88,18 +88,30 @@ class Recipe:
             InputError: no such file, or not a recipe of format 1.
         """
         try:
-            values = json.loads(Path(path).read_text())
-            if values.pop("format") != 1:
-                raise InputError(f"{path} is of a newer format than this vitmed reads; update vitmed")
-            for key in ("size", "spacing", "window", "mean", "std", "patch_size"):
-                values[key] = None if values[key] is None else tuple(values[key])
-            return cls(**values)
+            return cls.from_text(Path(path).read_text(), path)
         except FileNotFoundError:
             raise InputError(
                 f"{path} does not exist; without its recipe a run cannot be fed rightly"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not a recipe ({type(error).__name__}: {error})") from None
+
+    @classmethod
+    def from_text(cls, text: str, source: str | Path) -> "Recipe":
+        """The recipe of which ``text`` is the ``to_json``; ``source`` is where it stands, for messages.
+
+        Raises:
+            InputError: not a recipe of format 1.
+        """
+        try:
+            values = json.loads(text)
+            if values.pop("format") != 1:
+                raise InputError(f"{source} is of a newer format than this vitmed reads; update vitmed")
+            for key in ("size", "spacing", "window", "mean", "std", "patch_size"):
+                values[key] = None if values[key] is None else tuple(values[key])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{source} is not a recipe ({type(error).__name__}: {error})") from None
 
     def differences(self, other: "Recipe") -> list[str]:
         """Why a model made with this recipe cannot be used with ``other``, one clause a mismatch.

@@ -8,21 +8,27 @@ from vitmed.report import words
 
 
 def flat_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """One dict a (budget, arm): each metric with its interval, and the reference's lead with its own.
+    """One dict a (budget, arm): each metric with its interval, and its difference from the reference with its own.
 
-    Columns: ``budget``, ``labels``, ``arm``, ``draws``, ``examples``, ``patients``, ``opened``, and for each
-    metric M: ``M``, ``M_low``, ``M_high``, ``M_difference`` (reference minus arm, paired),
+    Columns: ``budget``, ``labels``, ``labels_validation`` (those that count beside), ``arm``, ``draws``, ``folds``,
+    ``tried`` (settings), ``against`` (the reference of this row), ``examples``, ``patients``, ``opened``, and for each
+    metric M: ``M``, ``M_low``, ``M_high``, ``M_difference`` (reference minus arm, or arm minus the best baseline),
     ``M_difference_low``, ``M_difference_high``.
     """
-    compared = {(c["budget"], c["arm"], c["metric"]): c for c in table["comparisons"]}
+    compared = main(table)
     rows = []
     for row in table["rows"]:
         cells = [c for c in table["cells"] if (c["arm"], c["budget"]) == (row["arm"], row["budget"])]
+        lead = compared.get((row["budget"], row["arm"], table["metrics"][0]), {})
         flat = {
             "budget": row["budget"],
             "labels": row["labels"],
+            "labels_validation": row["labels_beside"],
             "arm": row["arm"],
             "draws": row["draws"],
+            "folds": row["folds"],
+            "tried": row["tried"],
+            "against": lead.get("reference"),
             "examples": table["examples"],
             "patients": table["patients"],
             "opened": max(c["opened"] for c in cells),
@@ -40,9 +46,26 @@ def flat_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def main(table: dict[str, Any]) -> dict[tuple, dict[str, Any]]:
+    """The comparison that each row of the table shows, by (budget, arm, metric)."""
+    return {(c["budget"], c["arm"], c["metric"]): c for c in table["comparisons"] if c["main"]}
+
+
 def cell_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """One dict a cell: its run folder, arm, budget, draw, labels, and each metric on its own."""
+    """One dict a cell: its run folder, arm, budget, draw, fold, labels, and each metric on its own."""
     return [{k: v for k, v in cell.items() if k != "metrics"} | cell["metrics"] for cell in table["cells"]]
+
+
+_COMPARED = (
+    *("first", "first_budget", "second", "second_budget", "metric", "difference", "low", "high", "verdict"),
+    *("margin", "chance", "chance_holm", "holds", "sentence"),
+)
+
+
+def comparison_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """One dict a comparison: first minus second, its interval, p-values (``chance``), verdict and sentence."""
+    rows = [{key: c[key] for key in _COMPARED} for c in table["comparisons"]]
+    return rows or [dict.fromkeys(_COMPARED)]
 
 
 def csv_text(rows: list[dict[str, Any]]) -> str:
@@ -56,24 +79,23 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
 
 def markdown(table: dict[str, Any]) -> str:
     """Comparisons in words, then the table, then what to know about it."""
-    metrics, reference = table["metrics"], table["reference"]
-    label = next(r["label"] for r in table["rows"] if r["arm"] == reference)
-    compared = {(c["budget"], c["arm"], c["metric"]): c for c in table["comparisons"]}
+    metrics, compared = table["metrics"], main(table)
     lines = [f"# {table['study']}", ""]
     lines += [f"- {c['sentence']}" for c in table["comparisons"] if c["metric"] == metrics[0]]
     names = [words.metric(m) for m in metrics]
-    head = ["labels", "scans", "model", *names, f"{label} minus it, {names[0]}"]
+    head = ["labels", "scans", "model", *names, f"{table['minus']}, {names[0]}"]
     lines += ["", _line(head), _line(["---:", "---:", "---", *["---:"] * (len(metrics) + 1)])]
     for row in table["rows"]:
         lead = compared.get((row["budget"], row["arm"], metrics[0]))
+        beside = f" + {words.count(row['labels_beside'])}" if row["labels_beside"] else ""
         lines.append(
             _line(
                 [
                     words.share(row["budget"]),
-                    words.count(row["labels"]),
+                    words.count(row["labels"]) + beside,
                     row["label"],
                     *(_with_interval(row["metrics"][m]["value"], row["metrics"][m]) for m in metrics),
-                    _with_interval(lead["difference"], lead, sign=True) if lead else "reference",
+                    _with_interval(lead["difference"], lead, sign=True) if lead else row["standing"],
                 ]
             )
         )
@@ -84,6 +106,22 @@ def markdown(table: dict[str, Any]) -> str:
         f"Dataset {table['dataset']['content_hash']}, {table['split']} split.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def minus(table: dict[str, Any]) -> str:
+    """What the column of differences holds."""
+    if not table["reference"]:
+        return "minus the best baseline"
+    label = next(r["label"] for r in table["rows"] if r["arm"] == table["reference"])
+    return f"{label} minus it"
+
+
+def standing(table: dict[str, Any], row: dict[str, Any]) -> str:
+    """What a row without a difference is."""
+    if row["arm"] == table["reference"]:
+        return "reference"
+    best = table["baselines"].get(str(row["budget"]), {}).get("arm")
+    return "best baseline" if row["arm"] == best else "baseline"
 
 
 def _line(cells: list[str]) -> str:

@@ -1,83 +1,49 @@
-"""What a study runs: one pretraining, then a cell for every arm, label budget and draw.
+"""What a study runs: the pretrainings, then a cell for every arm, label budget, draw and fold.
 
 An arm is one way to a model (pretrained, from scratch, a CNN); a budget is how many labels it may use; a draw
 is which ones. Draw ``d`` labels the same examples in every arm (``data.label_seed = d``), so arms are
-compared pair by pair. Every cell is an ordinary training run with an ordinary config.
+compared pair by pair. A fold is a dataset of its own, on whose training split all is learned, the pretraining too.
+Every cell is an ordinary training run with an ordinary config.
 """
 
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from vitmed import durable
 from vitmed.config import build, flat
 from vitmed.errors import InputError
+from vitmed.study.config import BEST, Arm, StudyConfig
+
+PRETRAIN = "pretrain"  # the pretraining that has no other name
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSection:
-    path: str
+class Trial:
+    """One setting of a cell: what it changes, {dotted key: value}, and the whole training config."""
 
-
-@dataclasses.dataclass(frozen=True)
-class StudySection:
-    name: str
-    budgets: tuple[int | float, ...]  # an int is a count of examples, a float at most 1 a fraction of them
-    draws: (
-        int | tuple[int, ...]
-    )  # of which labels and of the seed; one number for all budgets, or one a budget
-    metrics: tuple[str, ...]  # the first is the one that the findings speak of
-    reference: str  # the arm that every other is compared with
-    arms: tuple[str, ...] = ()  # which arms to run, in the table's order; all of config.arms if empty
-    split: Literal["test", "val"] = "test"  # "val" while models are still being chosen
-    checkpoint: Literal["last", "best"] = "last"
-
-    def __post_init__(self):
-        if not self.budgets or len(set(self.budgets)) != len(self.budgets) or min(self.budgets) <= 0:
-            raise ValueError(f"budgets is {self.budgets}; give different positive counts or fractions")
-        if any(isinstance(b, float) and b > 1 for b in self.budgets):
-            raise ValueError(
-                f"budgets is {self.budgets}; a fraction is at most 1.0, a count is a whole number"
-            )
-        if not isinstance(self.draws, int) and len(self.draws) != len(self.budgets):
-            raise ValueError(
-                f"draws is {self.draws}; give one number, or one for each of the {len(self.budgets)} budgets"
-            )
-        if min(self.draws_of.values()) < 1:
-            raise ValueError(f"draws is {self.draws}; at least one is needed")
-        if not self.metrics:
-            raise ValueError("metrics is empty; name at least one, such as 'auroc'")
-
-    @property
-    def draws_of(self) -> dict[int | float, int]:
-        """How often each budget is drawn."""
-        draws = (self.draws,) * len(self.budgets) if isinstance(self.draws, int) else self.draws
-        return dict(zip(self.budgets, draws))
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    config: dict[str, Any]  # a training config
-    init: Literal["pretrain"] | None = None
-    steps: tuple[int, ...] | None = None  # train.steps, one a budget; None leaves the config's own
-    label: str = ""  # how tables and figures call it; the arm's name if empty
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyConfig:
-    data: DataSection
-    study: StudySection
-    arms: dict[str, Arm]
-    pretrain: dict[str, Any] | None = None
+    changes: dict[str, Any]
+    config: ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One training run of the study. ``arm`` is "" for the pretraining, which is not evaluated."""
+    """One training run of the study. ``arm`` is "" for a pretraining, which is not evaluated.
+
+    Attributes:
+        pretraining: which pretraining it is, by its name in the config; "" where it is none.
+        start: name of the cell of the pretraining that it starts from; "" is none.
+        source: which of its pretraining's seeds that is.
+        fold: from 1; 0 where there are no folds.
+        splits: that it is evaluated on.
+        trials: what it chooses among; () where there is nothing to choose.
+        parts: of the label budget, left out in turn to judge a trial; 0 where trials are judged on validation.
+    """
 
     name: str
     run: Path
@@ -85,34 +51,73 @@ class Cell:
     arm: str = ""
     budget: int | float = 1.0
     draw: int = 0
+    fold: int = 0
+    pretraining: str = ""
+    start: str = ""
+    source: int = 0
+    splits: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    parts: int = 0
 
     @property
     def images(self) -> int:
         """How many images it trains on in all: the measure of its work. 0 where steps are not given."""
         section = self.config.get("train", {})
-        return (section.get("steps") or 0) * (section.get("batch_size") or 0)
+        return (section.get("steps") or 0) * (section.get("batch_size") or 0) * self.trainings
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings it takes: the run itself, which on validation is the best trial, and its trials."""
+        return max(len(self.trials) * (self.parts or 1) + bool(self.parts), 1)
+
+    @property
+    def runs(self) -> list[Path]:
+        """Where its trainings lie, so far."""
+        return [*(self.trying.glob("[0-9]*") if self.trials else ()), self.run]
+
+    @property
+    def trying(self) -> Path:
+        """Where its trials lie."""
+        return self.run.parent.parent / "trials" / self.name
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     config: StudyConfig
     workdir: Path
-    pretrain: Cell | None
+    pretrains: tuple[Cell, ...]
     cells: tuple[Cell, ...]
+
+    def of(self, arm: str, budget: int | float) -> list[list[Cell]]:
+        """The cells of an arm at a budget, by fold and by draw."""
+        found = [cell for cell in self.cells if (cell.arm, cell.budget) == (arm, budget)]
+        return [
+            [cell for cell in found if cell.fold == fold] for fold in dict.fromkeys(c.fold for c in found)
+        ]
 
     def cell(self, arm: str, budget: int | float, draw: int) -> Cell:
         return next(c for c in self.cells if (c.arm, c.budget, c.draw) == (arm, budget, draw))
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Of ordered classes, their names from the lowest rank to the highest, by which every arm is judged."""
+        return next(map(_order, self.config.arms.values()))
+
     def label(self, arm: str) -> str:
         return self.config.arms[arm].label or arm
+
+    @property
+    def everything(self) -> tuple[Cell, ...]:
+        return self.pretrains + self.cells
 
 
 def plan(config: ConfigDict, workdir: Path) -> Plan:
     """Checks the study's config and lays out its runs under ``workdir`` (absolute in every run's config).
 
     Raises:
-        InputError: an unknown or missing key, a reference that is no arm, an arm that wants a pretraining
-            that is not there, steps that do not match the budgets, or arms that label other splits.
+        InputError: an unknown or missing key, a comparison with what is no arm, an arm that wants a pretraining
+            that is not there, steps that do not match the budgets, arms that label other splits or rank the classes
+            otherwise, or arms that try other numbers of settings.
     """
     checked = build(StudyConfig, config)
     study, workdir = checked.study, Path(workdir).resolve()
@@ -121,55 +126,30 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
         if name not in checked.arms:
             raise InputError(f"config.study.arms has {name!r}; config.arms has {', '.join(checked.arms)}")
     checked = dataclasses.replace(checked, arms={name: checked.arms[name] for name in dict.fromkeys(chosen)})
-    if study.reference not in checked.arms:
-        raise InputError(
-            f"config.study.reference is {study.reference!r}; the arms are {', '.join(checked.arms)}"
-        )
-    splits = {arm.config.get("data", {}).get("split", "train") for arm in checked.arms.values()}
-    if len(splits) > 1:
-        raise InputError(
-            f"config.arms label the splits {', '.join(sorted(splits))}; "
-            "all arms must learn from the same examples"
-        )
-    for name, arm in checked.arms.items():
-        if not re.fullmatch(r"\w+", name):
-            raise InputError(f"config.arms.{name} names a folder; use letters, digits and underscores only")
-        if arm.init and checked.pretrain is None:
-            raise InputError(f"config.arms.{name}.init is 'pretrain', but the study has no config.pretrain")
-        if arm.steps is not None and len(arm.steps) != len(study.budgets):
-            raise InputError(
-                f"config.arms.{name}.steps has {len(arm.steps)} entries; config.study.budgets has "
-                f"{len(study.budgets)}: give one a budget"
-            )
-    data = str(Path(checked.data.path).resolve())
-    pretrain = None
-    if checked.pretrain is not None and any(arm.init for arm in checked.arms.values()):
-        own = ConfigDict(checked.pretrain)
-        _set(own, "data", path=data)
-        pretrain = Cell("pretrain", workdir / "pretrain", own)
-    cells = []
+    _check_comparisons(checked)
+    _check_arms(checked)
+    _check_tuning(checked)
+    folds = list(range(1, checked.data.folds + 1)) or [0]
+    pretrains, cells = [], []
+    wanted = {arm.init for arm in checked.arms.values()} - {None}
+    most = max(study.draws_of.values())
+    for fold in folds[: max(study.folds_of(checked.data.folds).values())]:
+        for name, own in _pretrainings(checked).items():
+            for seed in range(min(study.pretrain_seeds, most)) if name in wanted else ():
+                pretrains.append(_pretrain(checked, workdir, name, own, seed, fold))
     # Draw by draw, smallest budget first: a study stopped half-way has whole draws to look at.
-    for draw in range(max(study.draws_of.values())):
+    for draw in range(most):
         for at, budget in enumerate(study.budgets):
             if draw >= study.draws_of[budget]:
                 continue
-            for name, arm in checked.arms.items():
-                own = ConfigDict(arm.config)
-                _set(own, "data", path=data, labels=budget, label_seed=draw)
-                _set(own, "train", seed=draw)
-                if arm.steps is not None:
-                    _set(
-                        own,
-                        "train",
-                        steps=arm.steps[at],
-                        **({"epochs": None} if "epochs" in own.train else {}),
-                    )
-                if arm.init:
-                    with own.ignore_type(), own.unlocked():
-                        own.init_from = str(workdir / "pretrain")
-                title = f"{name}-{budget}-{draw}"
-                cells.append(Cell(title, workdir / "cells" / title, own, name, budget, draw))
-    return Plan(checked, workdir, pretrain, tuple(cells))
+            for fold in folds[: study.folds_of(checked.data.folds)[budget]]:
+                for name in checked.arms:
+                    cells.append(_cell(checked, workdir, name, at, draw, fold))
+    return Plan(checked, workdir, tuple(pretrains), tuple(cells))
+
+
+def _order(arm: Arm) -> tuple[str, ...]:
+    return tuple(arm.config.get("objective", {}).get("order", ()))
 
 
 def check_unchanged(plan: Plan) -> None:
@@ -179,17 +159,16 @@ def check_unchanged(plan: Plan) -> None:
         InputError: naming the keys that differ, with both values.
     """
     file = plan.workdir / "plan.json"
-    now = {
-        cell.name: _plain(cell.config) for cell in ((plan.pretrain,) if plan.pretrain else ()) + plan.cells
-    }
+    now = {cell.name: _plain(cell) for cell in plan.everything}
     now["study"] = {"split": plan.config.study.split, "checkpoint": plan.config.study.checkpoint}
     before = durable.read_json(file)["runs"] if file.exists() else {}
+    arm_of = {cell.name: cell.arm or cell.name for cell in plan.everything}
     differ: dict[str, str] = {}  # by key, since one changed key of an arm shows in all its cells
     for name in before.keys() & now.keys():
         for key in sorted(before[name].keys() | now[name].keys()):
             was, is_now = before[name].get(key), now[name].get(key)
             if was != is_now:
-                differ.setdefault(f"{name.split('-')[0]}: {key}", f"was {was!r}, now {is_now!r}")
+                differ.setdefault(f"{arm_of.get(name, name)}: {key}", f"was {was!r}, now {is_now!r}")
     if differ:
         told = "; ".join(f"{key} {both}" for key, both in sorted(differ.items()))
         raise InputError(
@@ -197,6 +176,174 @@ def check_unchanged(plan: Plan) -> None:
         )
     plan.workdir.mkdir(parents=True, exist_ok=True)
     durable.write_json(file, {"format": 1, "runs": before | now})
+
+
+def sides(checked: StudyConfig, pair: tuple[str, str]) -> list[tuple[str, float | int, str, float | int]]:
+    """What an entry of ``config.study.compare`` asks for: (arm, its budget, arm, its budget) each.
+
+    Raises:
+        InputError: an arm or budget that is not there, or a budget on one side only.
+    """
+    study, found = checked.study, []
+    for side in pair:
+        arm, at, text = side.partition("@")
+        if arm not in checked.arms and not (arm == BEST and study.baselines):
+            known = ", ".join((*checked.arms, BEST) if study.baselines else checked.arms)
+            raise InputError(f"config.study.compare has {side!r}; the arms are {known}")
+        budget = next((b for b in study.budgets if text in (str(b), f"{b:g}")), None)
+        if at and budget is None:
+            raise InputError(
+                f"config.study.compare has {side!r}; the budgets are {', '.join(map(str, study.budgets))}"
+            )
+        found.append((arm, budget))
+    (first, one), (second, other) = found
+    if (one is None) != (other is None):
+        raise InputError(
+            f"config.study.compare has {pair}; give both sides a budget (ARM@BUDGET), or neither"
+        )
+    return [(first, one, second, other)] if one else [(first, b, second, b) for b in study.budgets]
+
+
+def _check_comparisons(checked: StudyConfig) -> None:
+    study, arms = checked.study, checked.arms
+    for key, names in (("reference", [study.reference]), ("baselines", study.baselines)):
+        for name in filter(None, names):
+            if name not in arms:
+                raise InputError(f"config.study.{key} is {name!r}; the arms are {', '.join(arms)}")
+    for pair in study.compare:
+        sides(checked, pair)
+
+
+def _check_arms(checked: StudyConfig) -> None:
+    splits = {arm.config.get("data", {}).get("split", "train") for arm in checked.arms.values()}
+    if len(splits) > 1:
+        raise InputError(
+            f"config.arms label the splits {', '.join(sorted(splits))}; "
+            "all arms must learn from the same examples"
+        )
+    orders = {_order(arm) for arm in checked.arms.values()}
+    if len(orders) > 1:
+        raise InputError(
+            f"config.arms give config.objective.order as {', '.join(map(str, sorted(orders)))}; "
+            "all arms must be judged by the same ranks, so give it to each, also where it is not learned by"
+        )
+    pretrainings = _pretrainings(checked)
+    for name in (*checked.arms, *checked.pretrains):
+        if not re.fullmatch(r"[^\W\d]\w*", name):
+            raise InputError(
+                f"{name!r} names a folder; use letters, digits and underscores only, a letter first"
+            )
+    for name, arm in checked.arms.items():
+        if arm.init == PRETRAIN and checked.pretrain is None:
+            raise InputError(f"config.arms.{name}.init is 'pretrain', but the study has no config.pretrain")
+        if arm.init is not None and arm.init not in pretrainings:
+            known = ", ".join(pretrainings) or "none"
+            raise InputError(f"config.arms.{name}.init is {arm.init!r}; the pretrainings are {known}")
+        if arm.steps is not None and len(arm.steps) != len(checked.study.budgets):
+            raise InputError(
+                f"config.arms.{name}.steps has {len(arm.steps)} entries; config.study.budgets has "
+                f"{len(checked.study.budgets)}: give one a budget"
+            )
+    most = max(checked.data.folds, 1)
+    for budget, folds in checked.study.folds_of(checked.data.folds).items():
+        if folds > most:
+            raise InputError(
+                f"config.study.folds runs the budget {budget} on {folds} folds; config.data.folds is "
+                f"{checked.data.folds}"
+            )
+
+
+def _check_tuning(checked: StudyConfig) -> None:
+    tried = {name: len(arm.trials) for name, arm in checked.arms.items()}
+    if len(set(tried.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in tried.items())
+        raise InputError(
+            f"config.arms.*.grid: the arms try different numbers of settings ({told}); give each the same, since an arm "
+            "that was tuned for longer looks better for it"
+        )
+    if checked.tune is None and any(arm.grid for arm in checked.arms.values()):
+        raise InputError("config.arms.*.grid has settings to try, but config.tune does not say how to choose")
+    for name, arm in checked.arms.items():
+        if checked.tune and checked.tune.by == "budget" and arm.config.get("guard", {}).get("folds"):
+            raise InputError(
+                f"config.arms.{name}.config.guard.folds and config.tune both leave parts of the label budget out; "
+                "set one of them to nothing (guard.folds=0, or tune.by='val')"
+            )
+    if checked.study.threshold == "budget" and (checked.tune is None or checked.tune.by != "budget"):
+        raise InputError(
+            "config.study.threshold is 'budget', which takes the threshold from scans left out of the label budget in "
+            "turn; set config.tune with by='budget' and the number of folds"
+        )
+
+
+def _pretrainings(checked: StudyConfig) -> dict[str, dict]:
+    return ({PRETRAIN: checked.pretrain} if checked.pretrain is not None else {}) | checked.pretrains
+
+
+def _name(pretraining: str, seed: int, fold: int) -> str:
+    parts = [PRETRAIN] + [pretraining] * (pretraining != PRETRAIN) + [str(seed)] * bool(seed)
+    return "-".join(parts + [f"fold{fold}"] * bool(fold))
+
+
+def _data(checked: StudyConfig, fold: int) -> str:
+    return str(Path(checked.data.path.format(fold=fold) if fold else checked.data.path).resolve())
+
+
+def _pretrain(
+    checked: StudyConfig, workdir: Path, pretraining: str, config: dict, seed: int, fold: int
+) -> Cell:
+    own = ConfigDict(config, allow_dotted_keys=True)
+    _set(own, "data", path=_data(checked, fold))
+    if seed or fold > 1:
+        # Each with a seed of its own: the luck of one is told from that of another.
+        _set(own, "train", seed=own.get("train", {}).get("seed", 0) + seed + 1000 * max(fold - 1, 0))
+    name = _name(pretraining, seed, fold)
+    return Cell(name, workdir / name, own, fold=fold, pretraining=pretraining, source=seed)
+
+
+def _cell(checked: StudyConfig, workdir: Path, name: str, at: int, draw: int, fold: int) -> Cell:
+    study, arm, tune = checked.study, checked.arms[name], checked.tune
+    budget, source = study.budgets[at], draw % study.pretrain_seeds
+    own = ConfigDict(arm.config, allow_dotted_keys=True)
+    _set(own, "data", path=_data(checked, fold), labels=budget, label_seed=draw)
+    _set(own, "train", seed=draw + 1000 * max(fold - 1, 0))
+    if arm.steps is not None:
+        _set(own, "train", steps=arm.steps[at], **({"epochs": None} if "epochs" in own.train else {}))
+    start = _name(arm.init, source, fold) if arm.init else ""
+    if start:
+        with own.ignore_type(), own.unlocked():
+            own.init_from = str(workdir / start)
+    choosing = name in study.baselines and len(study.baselines) > 1
+    splits = dict.fromkeys([study.split] + [own.data.get("val_split", "val")] * choosing)
+    title = f"{name}-{budget}-{draw}" + f"-fold{fold}" * bool(fold)
+    return Cell(
+        title,
+        workdir / "cells" / title,
+        own,
+        name,
+        budget,
+        draw,
+        fold,
+        start=start,
+        source=source,
+        splits=tuple(splits),
+        trials=tuple(_trials(own, arm)) if tune else (),
+        parts=tune.folds if tune and tune.by == "budget" else 0,
+    )
+
+
+def _trials(config: ConfigDict, arm: Arm) -> Iterator[Trial]:
+    for trial in arm.trials:
+        own = ConfigDict(config.to_dict(), allow_dotted_keys=True)
+        for (*sections, key), value in trial.items():
+            node = own
+            with own.ignore_type(), own.unlocked():
+                for section in sections:
+                    if section not in node:
+                        node[section] = ConfigDict()
+                    node = node[section]
+                node[key] = value
+        yield Trial({".".join(path): value for path, value in trial.items()}, own)
 
 
 def _set(config: ConfigDict, section: str, **values) -> None:
@@ -207,7 +354,10 @@ def _set(config: ConfigDict, section: str, **values) -> None:
             config[section][key] = value
 
 
-def _plain(config: ConfigDict) -> dict:
+def _plain(cell: Cell) -> dict:
     """Flat, as JSON gives it back, and without the parent run: moving a study does not change it."""
-    values = json.loads(json.dumps(flat(config)))
+    values = flat(cell.config)
+    if cell.trials:
+        values |= {"trials": [trial.changes for trial in cell.trials], "parts": cell.parts}
+    values = json.loads(json.dumps(values))
     return {key: value for key, value in values.items() if key not in ("init_from", "data.path")}

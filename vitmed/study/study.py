@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from vitmed import durable
 from vitmed.errors import InputError, Preempted
-from vitmed.study import table, workers
+from vitmed.study import protocol, table, tune, workers
 from vitmed.study.plan import Cell, Plan, check_unchanged, plan
 from vitmed.study.progress import StudyProgress
 
@@ -35,8 +35,8 @@ def evaluate_run(run: Path, split: str, checkpoint: str) -> dict:
     return evaluate(run, split=split, which=checkpoint)
 
 
-def metric_names(data: str, split: str) -> list[str]:
-    """Names of the metrics that the labels of a split allow.
+def metric_names(data: str, split: str, order: tuple[str, ...] = ()) -> list[str]:
+    """Names of the metrics that the labels of a split allow, with classes of this order from the lowest rank.
 
     Raises:
         InputError: no such dataset, no such split, or no labels in it.
@@ -54,21 +54,27 @@ def metric_names(data: str, split: str) -> list[str]:
         raise InputError(f"split {split!r} of {data} has no labels; ingest it with --labels or --label-from")
     sheet = dataset.datasheet
     alike = np.full((len(rows), len(sheet["classes"])), 0.5)  # names do not depend on scores
-    judged = Judged(
-        sheet["task"], sheet["classes"], alike, label[rows], weight[rows] > 0, np.arange(len(rows))
-    )
+    given = alike, label[rows], weight[rows] > 0, np.arange(len(rows))
+    ranks = [sheet["classes"].index(name) for name in order if name in sheet["classes"]]
+    judged = Judged(sheet["task"], sheet["classes"], *given, order=ranks)
     return [measure.name for measure in measures(judged)[0]]
 
 
-def label_count(data: str, split: str, labels: int | float, draw: int) -> int:
+def label_count(data: str, split: str, labels: int | float, draw: int, parts: int = 0) -> int:
     """How many examples a budget labels.
 
-    Raises:
-        InputError: the budget is too small for every class to be seen, or larger than the split.
-    """
-    from vitmed.data.budget import labelled
+    Args:
+        parts: into how many it will be parted.
 
-    return len(labelled(_opened(data), split, labels, draw))
+    Raises:
+        InputError: the budget is too small for every class to be seen (in each part, if any), or larger than the split.
+    """
+    from vitmed.data import budget
+
+    chosen = budget.labelled(_opened(data), split, labels, draw)
+    if parts:
+        budget.fold(_opened(data), split, chosen, (0, parts), draw)
+    return len(chosen)
 
 
 @functools.cache
@@ -84,20 +90,22 @@ class Work:
 
     train: Callable[[ConfigDict, Path], dict] = train_run
     evaluate: Callable[[Path, str, str], dict] = evaluate_run
-    label_count: Callable[[str, str, int | float, int], int] = label_count
-    metric_names: Callable[[str, str], list[str]] = metric_names
+    label_count: Callable[[str, str, int | float, int, int], int] = label_count
+    metric_names: Callable[[str, str, tuple[str, ...]], list[str]] = metric_names
+    left_out: Callable[[Path, str], tune.LeftOut] = tune.left_out
+    protocol: Callable[[Plan], dict] = protocol.check
 
 
 def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False, work: Work = Work()) -> dict:
     """Runs the study of ``config`` in ``workdir`` with ``jobs`` processes; goes on from what is there.
 
     Returns:
-        ``table``: path of the CSV; ``rows``: its rows as dicts; ``comparisons``: one dict a comparison with
-        the reference arm, ``sentence`` among its keys; ``opened``: how often the split was opened, at most,
-        in any cell.
+        ``table``: path of the CSV; ``rows``: its rows as dicts; ``comparisons``: one dict a comparison,
+        ``sentence`` among its keys; ``opened``: how often the split was opened, at most, in any cell.
 
     Raises:
-        InputError: a wrong config, a ``workdir`` made with another config or in use, a budget too small.
+        InputError: a wrong config, a ``workdir`` made with another config or in use, a budget too small, or data that
+            the protocol does not allow (``vitmed.study.protocol``).
         Preempted: told to stop; the runs have saved their state.
     """
     if jobs < 1:
@@ -105,50 +113,53 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
     planned = plan(config, workdir)
     section = planned.config.study
     with _locked(planned.workdir), _preemptible():
-        # Metrics and budgets are tried before any hour is spent: what cannot be had ends the study here.
-        known = work.metric_names(planned.cells[0].config.data.path, section.split)
+        # Metrics, budgets and data are tried before any hour is spent: what cannot be had ends the study here.
+        known = work.metric_names(planned.cells[0].config.data.path, section.split, planned.order)
         for metric in section.metrics:
             if metric not in known:
                 names = ", ".join(name for name in known if "/" not in name)
                 raise InputError(
                     f"config.study.metrics has {metric!r}; the labels of the dataset allow {names}"
                 )
+        one = next(iter(planned.config.arms))
         counts = {
-            (c.budget, c.draw): work.label_count(
-                c.config.data.path, c.config.data.get("split", "train"), c.budget, c.draw
+            (c.budget, c.draw, c.fold): work.label_count(
+                c.config.data.path, c.config.data.get("split", "train"), c.budget, c.draw, c.parts
             )
             for c in planned.cells
-            if c.arm == section.reference
+            if c.arm == one
         }
+        facts = work.protocol(planned)
         check_unchanged(planned)
         _run(planned, jobs, quiet, work)
-        return table.write(planned, counts, quiet)
+        return table.write(planned, counts, facts, quiet)
 
 
 def _run(planned: Plan, jobs: int, quiet: bool, work: Work) -> None:
     section = planned.config.study
-    to_do = [cell for cell in planned.cells if not is_done(cell, section.split)]
-    first = planned.pretrain
-    if first is not None and (_result(planned, first).exists() or not any(_needs(planned, c) for c in to_do)):
-        first = None
-    everything = ([first] if first else []) + to_do
+    to_do = [cell for cell in planned.cells if not is_done(cell)]
+    needed = {cell.start for cell in to_do}
+    first = [c for c in planned.pretrains if c.name in needed and not _result(planned, c).exists()]
+    everything = first + to_do
     if not everything:
         return
-    # Runs from scratch do not wait for the pretraining: they fill the cores that it leaves. Where there are none,
-    # it has all cores to itself.
+    # Runs from scratch do not wait for a pretraining: they fill the cores that it leaves. Where there are none, and
+    # one pretraining, it has all cores to itself.
     groups = [(everything, jobs)]
-    if first and all(_needs(planned, cell) for cell in to_do):
-        groups = [([first], 1), (to_do, jobs)]
+    if len(first) == 1 and all(cell.start for cell in to_do):
+        groups = [(first, 1), (to_do, jobs)]
     cache = planned.workdir / ".compiled"
-    with StudyProgress(everything, jobs, quiet) as progress:
+    waits = {cell.name for cell in first}
+    with StudyProgress(everything, jobs, quiet, planned.workdir / "speeds.json") as progress:
+        progress.announce(len(planned.everything))
         for group, width in groups:
             cells = {cell.name: cell for cell in group}
             tasks = [
                 workers.Task(
                     cell.name,
                     do,
-                    (cell, section.split, section.checkpoint, work),
-                    after=first.name if first and cell.arm and _needs(planned, cell) else "",
+                    (cell, section.metrics[0], section.checkpoint, work),
+                    after=cell.start if cell.start in waits else "",
                 )
                 for cell in group
             ]
@@ -157,23 +168,28 @@ def _run(planned: Plan, jobs: int, quiet: bool, work: Work) -> None:
                 for task, result in ended:
                     if not cells[task.name].arm:
                         durable.write_json(_result(planned, cells[task.name]), {"format": 1, **result})
+                    waits.discard(task.name)
                     progress.done(task.name, _note(result, section.metrics[0]))
 
 
-def do(cell: Cell, split: str, checkpoint: str, work: Work) -> dict:
-    """Trains one cell from where it stands and evaluates it, unless it is the pretraining. In a worker."""
-    result = work.train(cell.config, cell.run)
-    return work.evaluate(cell.run, split, checkpoint) if cell.arm else result
+def do(cell: Cell, metric: str, checkpoint: str, work: Work) -> dict:
+    """Trains one cell from where it stands and evaluates it, unless it is a pretraining. In a worker."""
+    result = work.train(tune.choose(cell, metric, checkpoint, work), cell.run)
+    for split in cell.splits:
+        if not _evaluated(cell, split):
+            told = work.evaluate(cell.run, split, checkpoint)
+            result = told if split == cell.splits[0] else result
+    return result
 
 
-def is_done(cell: Cell, split: str) -> bool:
-    """Whether the cell's evaluation is there, numbers and predictions both."""
+def is_done(cell: Cell) -> bool:
+    """Whether the cell's evaluations are there, numbers and predictions both."""
+    return all(_evaluated(cell, split) for split in cell.splits)
+
+
+def _evaluated(cell: Cell, split: str) -> bool:
     folder = cell.run / "evaluations" / split
     return (folder / "metrics.json").exists() and (folder / "predictions.csv").exists()
-
-
-def _needs(planned: Plan, cell: Cell) -> bool:
-    return planned.config.arms[cell.arm].init is not None
 
 
 def _result(planned: Plan, cell: Cell) -> Path:

@@ -1,33 +1,32 @@
-"""The study's one table: every arm at every budget with its interval, and paired differences, in words too.
+"""The study's one table: every arm at every budget with its interval, and differences, in words too.
 
-Means are over draws; intervals over draws and test patients together (``vitmed.evaluate.compare``).
+Means are over draws and folds; intervals over draws, pretrainings and test patients together
+(``vitmed.evaluate.compare``).
 """
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitmed import durable
 from vitmed.errors import InputError
-from vitmed.evaluate import predictions
-from vitmed.evaluate.compare import over_draws, paired_difference
+from vitmed.evaluate import compare, predictions
 from vitmed.evaluate.predictions import Predictions
 from vitmed.progress import Bar
-from vitmed.report import words
-from vitmed.study import files
+from vitmed.study import compared, files, notes, tune
 from vitmed.study.plan import Cell, Plan
 
-LOWER_IS_BETTER = ("ece", "mae", "rmse")
+Counts = dict[tuple[int | float, int, int], int]
 
 
-def write(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool = False) -> dict[str, Any]:
-    """Makes ``table.csv``, ``.md`` and ``.json`` and ``cells.csv`` in the study's folder.
+def write(planned: Plan, counts: Counts, facts: dict[str, Any], quiet: bool = False) -> dict[str, Any]:
+    """Makes ``table.csv``, ``.md`` and ``.json``, ``comparisons.csv`` and ``cells.csv`` in the study's folder.
 
     Args:
-        counts: how many examples each (budget, draw) labelled.
+        counts: how many examples each (budget, draw, fold) labelled.
+        facts: of ``vitmed.study.protocol.check``.
 
     Returns:
         ``table`` (path of the CSV), ``rows`` (as in the CSV), ``comparisons``, ``opened``.
@@ -35,11 +34,12 @@ def write(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool
     Raises:
         InputError: the cells were not evaluated on the same examples, or lack a metric of the config.
     """
-    table = make(planned, counts, quiet)
+    table = make(planned, counts, facts, quiet)
     rows = files.flat_rows(table)
     folder = planned.workdir
     durable.write_text(folder / "table.csv", files.csv_text(rows))
     durable.write_text(folder / "cells.csv", files.csv_text(files.cell_rows(table)))
+    durable.write_text(folder / "comparisons.csv", files.csv_text(files.comparison_rows(table)))
     durable.write_text(folder / "table.md", files.markdown(table))
     durable.write_json(folder / "table.json", table)
     return {
@@ -50,70 +50,48 @@ def write(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool
     }
 
 
-def make(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool = False) -> dict[str, Any]:
+def make(planned: Plan, counts: Counts, facts: dict[str, Any], quiet: bool = False) -> dict[str, Any]:
     """The table as ``table.json`` has it; arguments and errors as in ``write``."""
-    study, arms = planned.config.study, list(planned.config.arms)
+    study = planned.config.study
     results = {
         cell.name: durable.read_json(_folder(planned, cell) / "metrics.json") for cell in planned.cells
     }
-    read = {cell.name: predictions.read(_folder(planned, cell) / "predictions.csv") for cell in planned.cells}
-    truth = _same_truth(planned, read)
-    patients = results[planned.cells[0].name]["patients"]
-    facts = {
-        "draws": list(study.draws_of.values()),
-        "examples": results[planned.cells[0].name]["examples"],
-        "patients": patients,
-    }
-
-    def given(arm, budget):
-        cells = [planned.cell(arm, budget, draw) for draw in range(study.draws_of[budget])]
-        return [read[c.name].score for c in cells], [results[c.name]["threshold"] for c in cells]
-
-    rows, comparisons = [], []
-    common = dict(task=truth.task, classes=truth.classes, label_weight=truth.label_weight)
-    with Bar("table", len(study.budgets) * len(arms), "rows", quiet=quiet) as bar:
-        for budget in study.budgets:
-            draws = study.draws_of[budget]
-            labels = [counts[budget, draw] for draw in range(draws)]
-            for arm in arms:
-                scores, thresholds = given(arm, budget)
-                base, base_thresholds = given(study.reference, budget)
-                row = {
-                    "budget": budget,
-                    "labels": round(sum(labels) / len(labels)),
-                    "labels_per_draw": labels,
-                    "draws": draws,
-                    "arm": arm,
-                    "label": planned.label(arm),
-                    "metrics": {},
-                }
-                for metric in study.metrics:
-                    found = over_draws(
-                        metric, scores, truth.label, truth.patients, thresholds=thresholds, **common
-                    )
-                    row["metrics"][metric] = {name: found[name] for name in ("value", "low", "high")} | {
-                        "per_draw": [
-                            _value(results, planned.cell(arm, budget, d), metric) for d in range(draws)
-                        ]
-                    }
-                    if arm == study.reference:
-                        continue
-                    found = paired_difference(
-                        metric,
-                        base,
-                        scores,
-                        truth.label,
-                        truth.patients,
-                        thresholds_a=base_thresholds,
-                        thresholds_b=thresholds,
-                        **common,
-                    )
-                    comparisons.append(_compared(planned, row, metric, found, facts | {"draws": draws}))
-                rows.append(row)
-                bar.advance()
+    for cell in planned.cells:
+        for metric in study.metrics:
+            if metric not in results[cell.name]["metrics"]:
+                known = ", ".join(results[cell.name]["metrics"])
+                raise InputError(
+                    f"config.study.metrics has {metric!r}, which {cell.name} lacks; it has {known}"
+                )
+    sampled = _sampled(planned, results, quiet)
+    overlap = 1 / (planned.config.data.folds - 2) if planned.config.data.folds else 0.0
+    beside = notes.beside(planned, facts, results)
+    rows = [
+        _row(planned, budget, arm, counts, sampled, overlap, beside["labels"])
+        for budget in study.budgets
+        for arm in planned.config.arms
+    ]
+    by_key = {(row["budget"], row["arm"]): row for row in rows}
+    baselines = best_baselines(planned)
+    pairs = compared.pairs(planned, {budget: found["arm"] for budget, found in baselines.items()})
+    comparisons = []
+    for metric in study.metrics:
+        made = []
+        for pair in pairs:
+            sides = (
+                sampled[pair.first, pair.first_budget, metric],
+                sampled[pair.second, pair.second_budget, metric],
+            )
+            shared = min(map(len, sides))
+            paired = pair.first_budget == pair.second_budget
+            found = compare.difference(*(side[:shared] for side in sides), paired=paired, overlap=overlap)
+            made.append(compared.compare(planned, pair, metric, found, shared, by_key))
+        comparisons += compared.conclude(made)
     sheet = durable.read_json(planned.cells[0].run / "dataset.json")
     opened = {cell.name: results[cell.name]["opened"] for cell in planned.cells}
-    return {
+    first = {cell.fold: results[cell.name] for cell in reversed(planned.cells)}
+    patients = [found["patients"] for found in first.values()]
+    table = {
         "format": 1,
         "study": study.name,
         "split": study.split,
@@ -122,151 +100,153 @@ def make(planned: Plan, counts: dict[tuple[int | float, int], int], quiet: bool 
         "budgets": list(study.budgets),
         "metrics": list(study.metrics),
         "reference": study.reference,
-        "higher_is_better": {m: _higher(m) for m in study.metrics},
-        **facts,
+        "baselines": {str(budget): found for budget, found in baselines.items()},
+        "margin": study.margin,
+        "tried": planned.config.tried,
+        "beside": beside,
+        "higher_is_better": {m: tune.higher_is_better(m) for m in study.metrics},
+        "draws": list(study.draws_of.values()),
+        "folds": list(study.folds_of(planned.config.data.folds).values()),
+        "pretrain_seeds": study.pretrain_seeds,
+        "examples": sum(found["examples"] for found in first.values()),
+        "patients": None if None in patients else sum(patients),
         "opened": max(opened.values()),
-        "dataset": {"path": planned.config.data.path}
+        "dataset": {"path": planned.cells[0].config.data.path}
         | {k: sheet[k] for k in ("name", "content_hash", "simulated")},
+        "pretrainings": [cell.name for cell in planned.pretrains if cell.source == 0 and cell.fold < 2],
         "rows": rows,
         "comparisons": comparisons,
-        "cells": [
-            {
-                "run": cell.run.relative_to(planned.workdir).as_posix(),
-                "arm": cell.arm,
-                "budget": cell.budget,
-                "draw": cell.draw,
-                "labels": counts[cell.budget, cell.draw],
-                "opened": opened[cell.name],
-                "metrics": {m: _value(results, cell, m) for m in study.metrics},
-            }
-            for cell in planned.cells
-        ],
-        "notes": _notes(planned, rows, facts, opened, results[planned.cells[0].name]),
+        "cells": [_cell(planned, cell, counts, opened, sampled) for cell in planned.cells],
     }
+    table["minus"] = files.minus(table)
+    for row in rows:
+        row["standing"] = files.standing(table, row)
+    return table | {"notes": notes.notes(planned, table, facts, opened, results[planned.cells[0].name])}
 
 
-def sentence(compared: dict[str, Any], facts: dict[str, Any]) -> str:
-    """A comparison in plain words: how large, how sure, whether it is real, and on how much it rests."""
-    start = (
-        f"With {words.budget(compared['budget'])} ({words.plural(compared['labels'], 'scan')}), "
-        f"{compared['reference_label']} minus {compared['label']}"
-    )
-    if compared["difference"] is None:
-        return f"{start} cannot be computed in {words.metric(compared['metric'])} on these scans."
-    size = (
-        f"{start} is {words.number(compared['difference'], sign=True)} {words.metric(compared['metric'])} "
-        f"{words.interval(compared['low'], compared['high'], sign=True)}"
-    )
-    if facts["draws"] == 1:
-        size += ": one draw does not tell what another would give, so whether it is real is not shown"
-    elif compared["favours"] is None:
-        size += ": the difference is not shown to be real, its 95% interval includes 0"
-    else:
-        better = (
-            compared["reference_label"] if compared["favours"] == compared["reference"] else compared["label"]
-        )
-        size += f": a real difference for {better}, the 95% interval excludes 0"
-    rests = f"{words.plural(facts['draws'], 'draw')}, {words.plural(facts['examples'], 'image')}"
-    if facts["patients"] is None:
-        return f"{size} ({rests}; by image, since patients are not known, so it is probably too narrow)."
-    return f"{size} ({rests} of {words.plural(facts['patients'], 'patient')})."
+def best_baselines(planned: Plan) -> dict[int | float, dict[str, Any]]:
+    """The best baseline of each budget by the mean of the first metric on validation, over its draws and folds.
 
-
-def _compared(planned: Plan, row: dict, metric: str, found: dict, facts: dict) -> dict[str, Any]:
-    reference = planned.config.study.reference
-    low, high = found["low"], found["high"]
-    favours = None
-    if found["value"] is not None and facts["draws"] > 1 and (low > 0 or high < 0):
-        favours = reference if (low > 0) == _higher(metric) else row["arm"]
-    compared = {
-        "budget": row["budget"],
-        "labels": row["labels"],
-        "arm": row["arm"],
-        "label": row["label"],
-        "reference": reference,
-        "reference_label": planned.label(reference),
-        "metric": metric,
-        "difference": found["value"],
-        "low": low,
-        "high": high,
-        "real": favours is not None,
-        "favours": favours,
-    }
-    return compared | {"sentence": sentence(compared, facts)}
-
-
-def _notes(planned: Plan, rows: list[dict], facts: dict, opened: dict[str, int], first: dict) -> list[str]:
-    study = planned.config.study
-    again = [name for name, times in opened.items() if times > 1]
-    notes = [
-        f"The {study.split} split was opened once in every cell, after all else about it was fixed."
-        if not again
-        else f"The {study.split} split was opened more than once in {words.listed(again)}."
-    ]
-    if study.split != "test":
-        notes.append(
-            "These numbers are of a split that choices are made on: they are for choosing, not for reporting."
-        )
-    if facts["patients"] is None:
-        notes.append("Patients are not known: intervals are by image and probably too narrow.")
-    single = [budget for budget, draws in study.draws_of.items() if draws == 1]
-    if single:
-        where = (
-            ""
-            if len(single) == len(study.budgets)
-            else f" with {words.listed([words.budget(b) for b in single])}"
-        )
-        notes.append(
-            f"There is one draw{where}: intervals do not hold the luck of which scans were labelled, nor of the seed."
-        )
-    if planned.pretrain is not None:
-        seed = planned.pretrain.config.get("train", {}).get("seed", 0)
-        notes.append(
-            f"All draws start from one pretraining (seed {seed}): intervals do not hold its own luck."
-        )
-    for budget in study.budgets:
-        labels = next(r["labels_per_draw"] for r in rows if r["budget"] == budget)
-        if min(labels) != max(labels):
-            notes.append(
-                f"{words.capital(words.budget(budget))}: whole patients are labelled, "
-                f"{min(labels)} to {max(labels)} scans a draw."
-            )
-        elif isinstance(budget, float) and budget >= 1 and len(labels) > 1:
-            notes.append("With all labels the draws differ in their seed alone.")
-    return notes + [
-        words.capital(note) + "." for note in first.get("notes", []) if not note.startswith("no patient")
-    ]
-
-
-def _same_truth(planned: Plan, read: dict[str, Predictions]) -> Predictions:
-    """The labels and patients that all cells share.
-
-    Raises:
-        InputError: two cells were evaluated on other examples; the dataset changed in between.
+    Returns:
+        {budget: ``arm`` and ``validation`` {arm: mean}}, the latter empty where there is one baseline only.
     """
-    first = read[planned.cells[0].name]
-    for name, other in read.items():
-        same = (first.ids, first.classes, first.patients) == (other.ids, other.classes, other.patients)
-        if not same or not np.array_equal(first.label, other.label):
-            raise InputError(
-                f"{name} was evaluated on other examples than {planned.cells[0].name}: "
-                "the dataset was changed in between; run the study anew in another --workdir"
-            )
-    return first
+    study = planned.config.study
+    metric, found = study.metrics[0], {}
+    sign = 1 if tune.higher_is_better(metric) else -1
+    for budget in study.budgets if study.baselines else ():
+        means = {}
+        for arm in study.baselines if len(study.baselines) > 1 else ():
+            values = []
+            for cell in (cell for fold in planned.of(arm, budget) for cell in fold):
+                file = cell.run / "evaluations" / cell.splits[-1] / "metrics.json"
+                values.append(durable.read_json(file)["metrics"][metric]["value"])
+            if None in values:
+                raise InputError(
+                    f"{metric} of {arm} is not defined on validation, by which the best of config.study.baselines is "
+                    "chosen; name one baseline, or another first metric"
+                )
+            means[arm] = float(np.mean(values))
+        best = max(study.baselines, key=lambda arm: sign * means.get(arm, 0.0))
+        found[budget] = {"arm": best, "label": planned.label(best), "validation": means}
+    return found
 
 
-def _value(results: dict[str, dict], cell: Cell, metric: str) -> float | None:
-    found = results[cell.name]["metrics"]
-    if metric not in found:
+def _sampled(planned: Plan, results: dict[str, dict], quiet: bool) -> dict[tuple, list[compare.Sampled]]:
+    """Every metric of every arm at every budget, one a fold."""
+    study, made, truth = planned.config.study, {}, {}
+    arms = [(arm, budget) for budget in study.budgets for arm in planned.config.arms]
+    with Bar("table", len(arms), "rows", quiet=quiet) as bar:
+        for arm, budget in arms:
+            for cells in planned.of(arm, budget):
+                read = [predictions.read(_folder(planned, cell) / "predictions.csv") for cell in cells]
+                first = truth.setdefault(cells[0].fold, (cells[0], read[0]))
+                for cell, other in zip(cells, read):
+                    _check_same(*first, cell, other)
+                p = first[1]
+                for metric in study.metrics:
+                    one = compare.sample(
+                        metric,
+                        [other.score for other in read],
+                        p.label,
+                        p.patients,
+                        task=p.task,
+                        classes=p.classes,
+                        label_weight=p.label_weight,
+                        order=[p.classes.index(name) for name in planned.order],
+                        thresholds=[_threshold(study.threshold, cell, results) for cell in cells],
+                        sources=[c.source for c in cells]
+                        if cells[0].start and study.pretrain_seeds > 1
+                        else None,
+                        seed=cells[0].fold,
+                    )
+                    made.setdefault((arm, budget, metric), []).append(one)
+            bar.advance()
+    return made
+
+
+def _threshold(by: str, cell: Cell, results: dict[str, dict]) -> dict[str, float] | None:
+    if by == "half":
+        return None
+    return results[cell.name]["threshold"] if by == "val" else tune.told(cell)["threshold"]
+
+
+def _row(planned, budget, arm, counts, sampled, overlap, beside) -> dict[str, Any]:
+    study, cells = planned.config.study, [cell for fold in planned.of(arm, budget) for cell in fold]
+    labels = [counts[budget, cell.draw, cell.fold] for cell in cells]
+    metrics = {}
+    for metric in study.metrics:
+        found = sampled[arm, budget, metric]
+        value = compare.mean(found, overlap)
+        metrics[metric] = {name: value[name] for name in ("value", "low", "high")} | {
+            "per_draw": [_number(point) for fold in found for point in fold.points]
+        }
+    return {
+        "budget": budget,
+        "labels": round(sum(labels) / len(labels)),
+        "labels_beside": beside,
+        "labels_per_draw": labels,
+        "draws": study.draws_of[budget],
+        "folds": study.folds_of(planned.config.data.folds)[budget],
+        "arm": arm,
+        "label": planned.label(arm),
+        "tried": planned.config.tried,
+        "settings": tune.settings(cells),
+        "metrics": metrics,
+    }
+
+
+def _cell(planned, cell: Cell, counts: Counts, opened: dict[str, int], sampled) -> dict[str, Any]:
+    fold = [cells[0].fold for cells in planned.of(cell.arm, cell.budget)].index(cell.fold)
+    return {
+        "run": cell.run.relative_to(planned.workdir).as_posix(),
+        "arm": cell.arm,
+        "budget": cell.budget,
+        "draw": cell.draw,
+        "fold": cell.fold,
+        "pretraining": cell.start,
+        "settings": "; ".join(tune.settings([cell])),
+        "labels": counts[cell.budget, cell.draw, cell.fold],
+        "opened": opened[cell.name],
+        "metrics": {
+            metric: _number(sampled[cell.arm, cell.budget, metric][fold].points[cell.draw])
+            for metric in planned.config.study.metrics
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _check_same(first: Cell, truth: Predictions, cell: Cell, other: Predictions) -> None:
+    """InputError where a cell was evaluated on other examples: the dataset changed in between."""
+    same = (truth.ids, truth.classes, truth.patients) == (other.ids, other.classes, other.patients)
+    if not same or not np.array_equal(truth.label, other.label):
         raise InputError(
-            f"config.study.metrics has {metric!r}, which {cell.name} lacks; it has {', '.join(found)}"
+            f"{cell.name} was evaluated on other examples than {first.name}: "
+            "the dataset was changed in between; run the study anew in another --workdir"
         )
-    return found[metric]["value"]
 
 
-def _folder(planned: Plan, cell: Cell) -> Path:
+def _folder(planned: Plan, cell: Cell):
     return cell.run / "evaluations" / planned.config.study.split
-
-
-def _higher(metric: str) -> bool:
-    return metric.partition("/")[0] not in LOWER_IS_BETTER

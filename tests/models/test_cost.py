@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from vitmed.models.cost import matmul_flops, short, state_bytes
 from vitmed.models.resnet import ResNet
 from vitmed.models.transformer import Transformer
-from vitmed.scale.flops import matmul_flops
 
 
 def test_a_transformers_products_scanned_or_not():
@@ -26,3 +26,15 @@ def test_a_convolution_counts_its_whole_kernel():
     image = jnp.ones((1, 6, 6, 1))
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     assert matmul_flops(model.apply, variables, image) == 2 * 36 * 9 * (1 * 8 + 8 * 8 + 8 * 8)
+
+
+def test_numbers_are_told_in_three_digits():
+    assert [short(n) for n in (0, 7, 999, 999.6, 1234567, 2.5e13)] == [
+        "0 ",
+        "7 ",
+        "999 ",
+        "1 k",
+        "1.23 M",
+        "25 T",
+    ]
+    assert state_bytes({"a": jnp.ones((3, 4)), "b": jnp.zeros((), jnp.bfloat16)}) == 50

@@ -1,0 +1,76 @@
+"""The TPU's own compiler, asked for a tiny step. Needs the extra ``plan``, which .ci/run installs."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.plan
+
+TINY = [
+    "--config", str(PROJECT / "configs" / "pretrain_mae.py") + ":tiny", "--config.data.size=16,16",
+    "--config.train.steps=100",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libtpu():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: pip install 'vitmed[plan]'")
+
+
+def plan(*words, code=0):
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vitmed", "plan", *TINY, *words, "--json"],
+        cwd=PROJECT, env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.fixture(scope="module")
+def four():
+    return plan("--topology", "v5e:2x2")
+
+
+def test_a_step_is_compiled_for_a_slice_that_is_not_here(four):
+    result, said = four
+    assert result["fits"] and result["chips"] == 4 and not result["estimate"]
+    assert result["cycles"] > 10_000 and result["images_per_second"] > 0
+    # Nothing but what a person is to read: the compiler's complaints about this machine are not.
+    assert "WARNING" not in said and "E0000" not in said
+
+
+def test_bytes_are_the_state_and_the_batch(four):
+    """If the step were compiled for other shapes, or nothing were donated, they would differ."""
+    result, _ = four
+    kinds = result["bytes_by_kind"]
+    assert 0.9 * kinds["arguments"] < kinds["aliased"] <= kinds["arguments"]
+    assert result["bytes_per_chip"] == sum(kinds.values()) - 2 * kinds["aliased"]
+
+
+def test_gradients_are_summed_over_the_chips(four):
+    """Twice three quarters of 4 bytes a parameter, by a ring of four: which is a quarter of the state (with Adam's moments)."""
+    result, _ = four
+    parameters = result["bytes_by_kind"]["aliased"] / 3
+    assert result["collective_bytes_by_kind"]["all-reduce"] == pytest.approx(1.5 * parameters, rel=0.05)
+
+
+def test_sharded_parameters_are_gathered():
+    result, _ = plan("--topology", "v5e:2x2", "--config.parallel.rules=fsdp", "--config.parallel.mesh=fsdp=4")
+    assert result["fits"] and "all-gather" in result["collective_bytes_by_kind"]
+
+
+def test_out_of_memory_is_an_answer():
+    """By how much it does not fit, and what would; not a fault of the compiler."""
+    result, said = plan(
+        "--topology", "v5e:1x1", f"--config.train.batch_size={2**21}", "--config.data.size=64,64"
+    )
+    assert not result["fits"] and result["bytes_per_chip"] > result["memory_per_chip"]
+    assert result["images_per_second"] is None and "Traceback" not in said

@@ -1,0 +1,113 @@
+"""``vitmed plan`` as it is typed; what needs the TPU's compiler is in test_ahead.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vitmed.cli.main import main
+from vitmed.scale import ahead
+
+PROJECT = Path(__file__).resolve().parents[2]
+MAE = str(PROJECT / "configs" / "pretrain_mae.py")
+KEYS = {
+    "topology", "chips", "fits", "bytes_per_chip", "flops_per_chip", "collective_bytes_per_chip", "cycles",
+    "images_per_second", "mfu",
+}  # fmt: skip
+
+
+@pytest.fixture
+def planned(capsys):
+    def run(*words) -> dict:
+        assert main(["plan", *map(str, words), "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys):
+    def run(*words, names) -> None:
+        assert main(["plan", *map(str, words)]) == 2
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert last.startswith("vitmed: ") and all(name in last for name in names), last
+
+    return run
+
+
+def test_a_gpu_s_roofline_is_marked_as_an_estimate(planned):
+    result = planned("--config", f"{MAE}:s16,224", "--topology", "h200:8", "--price-per-chip-hour", 2)
+    assert KEYS <= set(result) and result["estimate"] and "estimate" in result["method"]
+    assert result["fits"] and result["chips"] == 8 and result["cycles"] is None
+    assert 0 < result["mfu"] <= 1
+    step = result["hours"] * 3600 / result["steps"]
+    assert result["images_per_second"] == pytest.approx(1024 / step, rel=1e-3)
+    assert result["cost"] == pytest.approx(result["hours"] * 16, abs=0.01)
+    # ViT-S with the usual decoder: 4 bytes each of 47.6 M gradients... to the others and back, all over eight.
+    assert result["collective_bytes_by_kind"].keys() == {"all-reduce"}
+
+
+def test_what_does_not_fit_is_no_fault_and_something_is_recommended(planned):
+    """By how much it does not fit, and what would."""
+    result = planned("--config", f"{MAE}:g14,224", "--topology", "a100:8", "--config.train.batch_size=65536")
+    assert not result["fits"] and result["bytes_per_chip"] > result["memory_per_chip"]
+    assert result["images_per_second"] is result["mfu"] is result["hours"] is None
+    best = result["recommended"]
+    assert best["train.batch_size"] <= 65536 and any(one["fits"] for one in result["tried"])
+
+
+def test_without_the_extra_one_sentence_names_it(refused, monkeypatch):
+    monkeypatch.setattr(ahead.importlib.util, "find_spec", lambda name: None)
+    refused("--config", f"{MAE}:s16,224", "--topology", "v5e:4x4", names=["vitmed[plan]"])
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--topology", "v9:4x4"], ["v9", "v5e:1x1, 2x2", "h100:N"]),
+        (["--topology", "v5e:5x5"], ["v5e", "16x16"]),
+        ([], ["--topology", "--fit"]),
+        (["--fit", "--topology", "h100:8"], ["--topology", "--fit"]),
+        (["--topology", "h100:3"], ["config.train.batch_size is 1024", "nearest is 1023"]),
+        (["--topology", "h100:8", "--config.parallel.mesh=fsdp=8"], ["config.parallel.rules", "fsdp"]),
+        (["--topology", "h100:8", "--config.train.epochs=3", "--config.train.steps=None"], ["--examples"]),
+        (["--topology", "h100:8", "--config.data.size=None"], ["config.data.size", "224"]),
+        (["--topology", "h100:8", "--config.parallel.engine=pmap"], ["config.parallel.engine", "jit"]),
+        (["--fit", "--memory", "much"], ["--memory", "8GB"]),
+        (["--topology", "h100:8", "--price-per-chip-hour", "-1"], ["--price-per-chip-hour"]),
+    ],
+)
+def test_bad_input_is_one_sentence(refused, words, names):
+    refused("--config", f"{MAE}:s16,224", *words, names=names)
+
+
+def test_epochs_are_counted_in_the_examples_given(planned):
+    result = planned(
+        "--config", f"{MAE}:s16,224", "--topology", "h100:8", "--config.train.epochs=3", "--config.train.steps=None",
+        "--examples", 10_240,
+    )  # fmt: skip
+    assert result["steps"] == 30
+
+
+def test_fit_takes_the_largest_that_time_and_memory_allow(monkeypatch):
+    """A rate is given here, so that the choice is the same on every machine."""
+    from vitmed import config as configs
+    from vitmed.scale.fit import fit
+
+    values = configs.load(f"{MAE}:b16,224", {"train.steps": "1000", "train.batch_size": "256"})
+    much = fit(values, hours=10, memory=80 * 10**9, rate=100e12, quiet=True)
+    assert much["choice"]["model.variant"] == "g" and not much["reduced"]
+    less = fit(values, hours=10, memory=8 * 10**9, rate=20e12, quiet=True)
+    assert less["bytes_per_chip"] <= 8e9 and less["choice_hours"] <= 10
+    assert less["choice"]["model.variant"] in "slbh" and less["choice"]["train.steps"] == 1000
+    none = fit(values, hours=0.001, memory=8 * 10**9, rate=1e12, quiet=True)
+    assert none["reduced"] and none["choice"]["model.variant"] == "ti"
+    assert none["choice"]["train.steps"] < 1000 and none["choice_hours"] <= 0.0011
+
+
+def test_fit_measures_a_real_step(planned):
+    result = planned(
+        "--config", f"{MAE}:tiny", "--config.data.size=16,16", "--fit", "--memory", "8GB", "--hours", "100"
+    )
+    assert result["rate"]["measured"] and result["rate"]["flops"] > 1e6
+    assert result["choice"]["model.variant"] and result["choice_hours"] > 0

@@ -1,0 +1,125 @@
+"""What a training step needs of one device, from its traced form: operations, bytes kept, bytes moved.
+
+Nothing is compiled, so this takes seconds and serves any device. Memory is what the state takes, what differentiation
+keeps between the forward and the backward pass (exactly, by the rules of rematerialisation) and the gradients. A compiler
+fuses, reorders and pads; where there is one for the chip (``vitmed.scale.ahead``), its word counts instead.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import jax
+from jax.extend import core
+
+from vitmed.data.keys import step_key
+from vitmed.models.vit import VARIANTS
+from vitmed.parallel.engine import ParallelConfig
+from vitmed.scale.drawing import Drawing, draw, size_of
+from vitmed.models.cost import Product, products
+from vitmed.train import Config, Job
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of one device that does a whole step by itself.
+
+    Attributes:
+        examples: of the step.
+        parameters: bytes.
+        state: bytes of parameters, optimiser, EMA and memory.
+        kept: bytes an example, between the forward and the backward pass.
+        again: bytes an example, while one layer is computed again.
+        fed: bytes of one example as it is stored.
+        products: with what is computed again.
+    """
+
+    examples: int
+    parameters: int
+    state: int
+    kept: float
+    again: float
+    fed: float
+    products: tuple[Product, ...]
+
+    @property
+    def flops(self) -> float:
+        """Of products, an example."""
+        return sum(one.flops * one.times for one in self.products) / self.examples
+
+    def memory(self, examples: float, shards: int = 1, parts: int = 1) -> float:
+        """Bytes at the most, about.
+
+        Args:
+            examples: that the device has of a step.
+            shards: it holds 1/``shards`` of the state, and of the parameters what it has gathered.
+            parts: in which it takes its examples.
+        """
+        gathered = self.parameters if shards > 1 else 0
+        held = (self.state + self.parameters) / shards + gathered  # gradients are as large as the parameters
+        return held + (self.kept + self.again) * examples / parts + self.fed * examples
+
+
+def footprint(config: Config, examples: int) -> Footprint:
+    """The footprint of ``config``'s step of ``examples``, whatever its own batch and mesh."""
+    parallel = config.parallel
+    drawing = _drawn(config, examples, ParallelConfig(remat=parallel.remat))
+    kept, again = _kept(drawing), 0
+    if parallel.remat != "none":
+        again = _kept(_drawn(config, examples, ParallelConfig())) / _depth(config)
+    if parallel.accumulate > 1:
+        drawing = _drawn(
+            config, examples, ParallelConfig(remat=parallel.remat, accumulate=parallel.accumulate)
+        )
+    state, batch = drawing.state, drawing.batch
+    return Footprint(
+        examples=examples,
+        parameters=size_of(state["params"]),
+        state=size_of(state),
+        kept=kept / examples,
+        again=again / examples,
+        fed=size_of(batch) / examples,
+        products=tuple(products(drawing.job._update, state, batch)),
+    )
+
+
+def _drawn(config: Config, examples: int, parallel: ParallelConfig) -> Drawing:
+    """The step on one device. Layers are scanned, which does and keeps the same and is traced in the time of one."""
+    return draw(
+        dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, unlabelled_batch=None),
+            model=dataclasses.replace(config.model, scan=True),
+            train=dataclasses.replace(
+                config.train, batch_size=examples, steps=config.train.steps or 1, epochs=None
+            ),
+            parallel=parallel,
+        ),
+        jax.devices()[:1],
+    )
+
+
+def _kept(drawing: Drawing) -> int:
+    """Bytes that differentiation keeps: what the backward pass reads beside its arguments."""
+    traced = jax.make_jaxpr(lambda state, batch: _pullback(drawing.job, state, batch))(
+        drawing.state, drawing.batch
+    )
+    given = {*traced.jaxpr.invars, *traced.jaxpr.constvars}
+    arrays = {v: v.aval for v in traced.jaxpr.outvars if not isinstance(v, core.Literal) and v not in given}
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays.values())
+
+
+def _pullback(job: Job, state: dict, batch: dict):
+    """The backward pass as a function, whose leaves are what is kept for it."""
+    key = step_key(state["seed"], state["step"])
+    prepared = job._prepare(batch, key)
+
+    def loss(params):
+        return job.objective.loss(params, state["memory"], prepared, key, axis=None, train=True)
+
+    return jax.vjp(loss, state["params"], has_aux=True)[1]
+
+
+def _depth(config: Config) -> int:
+    variant = VARIANTS.get(config.model.variant)
+    return variant.depth if variant else 1

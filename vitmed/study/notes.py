@@ -1,0 +1,156 @@
+"""What a reader of a study's table must know: labels that count beside the budget, what was tried, whose luck is in it."""
+
+from typing import Any
+
+from vitmed.report import words
+from vitmed.study.plan import Plan
+
+_NO_THRESHOLD = ("auroc", "average_precision", "sensitivity_at_90_specificity", "ece")
+
+
+def beside(planned: Plan, facts: dict[str, Any], results: dict[str, dict]) -> dict[str, Any]:
+    """The labels that every training read beside its budget, and what for.
+
+    Returns:
+        ``labels``: how many, in a fold; ``why``: what they decided, [] where they decided nothing.
+    """
+    config, why = planned.config, []
+    yes_no = [m for m in config.study.metrics if m.partition("/")[0] not in _NO_THRESHOLD]
+    from_val = any(found.get("threshold_from") == "val" for found in results.values())
+    if config.study.threshold == "val" and from_val and yes_no:
+        why.append(f"the threshold of {words.listed([words.metric(m) for m in yes_no])}")
+    if config.tune is not None and config.tune.by == "val" and config.tried > 1:
+        why.append("the choice of settings")
+    if config.study.checkpoint == "best":
+        why.append("the choice of the checkpoint")
+    each = round(facts["validation"] / max(config.data.folds, 1))
+    return {"labels": each if why else 0, "why": why}
+
+
+def notes(planned: Plan, table: dict, facts: dict, opened: dict[str, int], first: dict) -> list[str]:
+    """The notes below a table, the protocol first."""
+    study = planned.config.study
+    again = [name for name, times in opened.items() if times > 1]
+    made = [
+        f"The {study.split} split was opened once in every cell, after all else about it was fixed."
+        if not again
+        else f"The {study.split} split was opened more than once in {words.listed(again)}."
+    ]
+    if study.split != "test":
+        made.append(
+            "These numbers are of a split that choices are made on: they are for choosing, not for reporting."
+        )
+    made += [_labels(planned, table), _tried(planned), *_baselines(table), *_several(table), *facts["notes"]]
+    if table["patients"] is None:
+        made.append("Patients are not known: intervals are by image and probably too narrow.")
+    made += _luck(planned, table)
+    for budget in study.budgets:
+        labels = next(r["labels_per_draw"] for r in table["rows"] if r["budget"] == budget)
+        if min(labels) != max(labels):
+            made.append(
+                f"{words.capital(words.budget(budget))}: whole patients are labelled, "
+                f"{min(labels)} to {max(labels)} scans a draw."
+            )
+        elif isinstance(budget, float) and budget >= 1 and len(labels) > 1:
+            made.append("With all labels the draws differ in their seed alone.")
+    if max(table["folds"]) > 1:
+        made.append(
+            "Metrics are computed in each fold and averaged, weighted by scans: the folds' models have no common scale."
+        )
+    return made + [
+        words.capital(note) + "." for note in first.get("notes", []) if not note.startswith("no patient")
+    ]
+
+
+def _labels(planned: Plan, table: dict) -> str:
+    beside, by = table["beside"], planned.config.study.threshold
+    if beside["labels"]:
+        return (
+            f"Beside its budget every cell used {words.plural(beside['labels'], 'label')} of the validation split, which "
+            f"count: for {words.listed(beside['why'])}."
+        )
+    inside = {
+        "budget": ": thresholds were cross-validated within it",
+        "half": ": thresholds are 0.5",
+    }.get(by, "")
+    return f"No cell used a label beyond its budget{inside}."
+
+
+def _tried(planned: Plan) -> str:
+    config = planned.config
+    if config.tried == 1:
+        return "Every arm has one setting; what was tried before this study is not known to it."
+    how = (
+        f"cross-validated in {config.tune.folds} parts of its own label budget"
+        if config.tune.by == "budget"
+        else "on validation"
+    )
+    return (
+        f"Every arm tried {config.tried} settings in every cell, chosen by {words.metric(config.study.metrics[0])} {how}; "
+        "what was tried before this study is not known to it."
+    )
+
+
+def _baselines(table: dict) -> list[str]:
+    labels = {row["arm"]: row["label"] for row in table["rows"]}
+    told = []
+    for budget, found in zip(table["budgets"], table["baselines"].values()):
+        others = [
+            f"{labels[arm]} {words.number(value)}"
+            for arm, value in found["validation"].items()
+            if arm != found["arm"]
+        ]
+        if others:
+            own = words.number(found["validation"][found["arm"]])
+            told.append(f"{found['label']} ({own}; {', '.join(others)}) with {words.budget(budget)}")
+    if not told:
+        return []
+    metric = words.metric(table["metrics"][0])
+    return [
+        f"The best baseline, chosen by its mean {metric} on validation: {words.listed(told)}. No arm learned from that."
+    ]
+
+
+def _several(table: dict) -> list[str]:
+    count = sum(c["metric"] == table["metrics"][0] for c in table["comparisons"])
+    if count < 2:
+        return []
+    return [
+        f"There are {count} comparisons: each interval is 95% by itself, not adjusted, and what holds after Holm's correction "
+        "for their number is said with each."
+    ]
+
+
+def _luck(planned: Plan, table: dict) -> list[str]:
+    study, made = planned.config.study, []
+    alone = [
+        budget
+        for budget, draws, folds in zip(table["budgets"], table["draws"], table["folds"])
+        if draws * folds == 1
+    ]
+    if alone:
+        where = (
+            ""
+            if len(alone) == len(study.budgets)
+            else f" with {words.listed([words.budget(b) for b in alone])}"
+        )
+        made.append(
+            f"There is one draw{where}: intervals do not hold the luck of which scans were labelled, nor of the seed."
+        )
+    if planned.pretrains and study.pretrain_seeds == 1:
+        seeds = sorted({cell.config.get("train", {}).get("seed", 0) for cell in planned.pretrains})
+        each = (
+            "one pretraining"
+            if len({c.pretraining for c in planned.pretrains}) == 1
+            else "one pretraining of each"
+        )
+        if max(table["folds"]) == 1:
+            made.append(
+                f"All draws start from {each} (seed {words.listed(list(map(str, seeds)))}): intervals do not hold its own luck."
+            )
+    elif planned.pretrains:
+        made.append(
+            f"Each pretraining was made {words.times(study.pretrain_seeds)}, and the draws start from one after the other: "
+            "intervals hold its luck."
+        )
+    return made
