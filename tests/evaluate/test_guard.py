@@ -11,6 +11,7 @@ from vitmed.data import budget, loader
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.evaluate import guard
+from vitmed.parallel.engine import engine
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -81,7 +82,7 @@ def test_no_stream_of_a_fold_has_what_it_is_judged_by(tiny_dataset, tmp_path, ju
         config = training.check(own)
         dataset = Dataset.open(config.data.path)
         held = set(training._held_out(dataset, config).tolist())
-        feeds = training._feeds(dataset, config)
+        feeds = training._feeds(dataset, config, engine(config.parallel, config.train.batch_size))
         main = set(feeds["main"].parts[0].members.tolist())
         assert held and len(main | held) == budgeted(tiny_dataset) and not main & held
         assert ("unlabelled" in feeds) == (config.objective.name == "semi_teacher")

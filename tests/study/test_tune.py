@@ -153,13 +153,14 @@ def test_a_real_cell_takes_its_threshold_from_within_its_labels(tiny_dataset, tm
     from vitmed.study.study import Work
 
     spec = "configs/study/label_efficiency.py:tiny"
-    config = configs.load(spec, {"data.path": str(tiny_dataset), "study.arms": "('scratch', 'resnet')"})
+    keys = {"data.path": str(tiny_dataset), "study.arms": "('scratch', 'resnet')", "study.compare": "()"}
+    config = configs.load(spec, keys)
     for arm in config.arms.values():
         arm.grid.optim.lr = (1e-3,)
     cell = plan(config, tmp_path / "study").cell("scratch", 1.0, 0)
     result = do(cell, "auroc", "last", Work())
     told = tune.told(cell)
-    assert 0 < told["threshold"]["effusion"] < 1 and 0 <= told["trials"][0]["value"] <= 1
+    assert 0 < told["threshold"]["lesion"] < 1 and 0 <= told["trials"][0]["value"] <= 1
     assert result["split"] == "test" and (cell.run / "evaluations" / "val" / "metrics.json").exists()
     dataset = Dataset.open(tiny_dataset)
     everything = budget.labelled(dataset, "train", 1.0, 0)

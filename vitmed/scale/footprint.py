@@ -63,14 +63,13 @@ class Footprint:
 def footprint(config: Config, examples: int) -> Footprint:
     """The footprint of ``config``'s step of ``examples``, whatever its own batch and mesh."""
     parallel = config.parallel
-    drawing = _drawn(config, examples, ParallelConfig(remat=parallel.remat))
+    alone = ParallelConfig(engine=parallel.engine, remat=parallel.remat)
+    drawing = _drawn(config, examples, alone)
     kept, again = _kept(drawing), 0
     if parallel.remat != "none":
-        again = _kept(_drawn(config, examples, ParallelConfig())) / _depth(config)
+        again = _kept(_drawn(config, examples, dataclasses.replace(alone, remat="none"))) / _depth(config)
     if parallel.accumulate > 1:
-        drawing = _drawn(
-            config, examples, ParallelConfig(remat=parallel.remat, accumulate=parallel.accumulate)
-        )
+        drawing = _drawn(config, examples, dataclasses.replace(alone, accumulate=parallel.accumulate))
     state, batch = drawing.state, drawing.batch
     return Footprint(
         examples=examples,
@@ -79,7 +78,7 @@ def footprint(config: Config, examples: int) -> Footprint:
         kept=kept / examples,
         again=again / examples,
         fed=size_of(batch) / examples,
-        products=tuple(products(drawing.job._update, state, batch)),
+        products=tuple(products(drawing.job.update, state, batch)),
     )
 
 
@@ -115,7 +114,8 @@ def _pullback(job: Job, state: dict, batch: dict):
     prepared = job._prepare(batch, key)
 
     def loss(params):
-        return job.objective.loss(params, state["memory"], prepared, key, axis=None, train=True)
+        plain = job.config.finetune.plain(params)
+        return job.objective.loss(plain, state["memory"], prepared, key, axis=None, train=True)
 
     return jax.vjp(loss, state["params"], has_aux=True)[1]
 
