@@ -81,14 +81,15 @@ def test_layers_scanned_or_not_give_the_same_depths(vit):
     )
 
 
-def test_a_patch_is_put_back_where_it_was_cut(vit):
+def test_a_patch_is_put_back_where_it_was_cut(vit, monkeypatch):
     """Otherwise masks come out turned or transposed, which symmetric data would hide."""
+    monkeypatch.setattr("vitmed.models.segmenter.Expansion", lambda *_, **__: lambda maps: maps)
     model, size = vit((4, 4, 2)), (8, 12, 6)
     second, taken = segmenter(model, size, 3)
     image = jnp.zeros((1, *size, 1))
     features = [jax.random.normal(jax.random.key(n), (1, 1 + 18, 16)) for n in taken]
     variables = jax.jit(second.init)(jax.random.key(0), image, features)
-    maps = jax.jit(partial(second.apply, variables, image, method="_maps"))
+    maps = jax.jit(partial(second.apply, variables, image))
     token = 1 + np.ravel_multi_index((1, 0, 2), (2, 3, 3))
     before, after = maps(features), maps([f.at[0, token, ::2].add(3.0) for f in features])
     for ratio, old, new in zip(ratios((4, 4, 2))[1:], before[1:], after[1:], strict=True):
