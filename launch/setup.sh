@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by demo.sh, test.sh and .ci/run: makes a virtual environment with vitmed in it, once.
 #
 #   set_up VENV [PYTHON]    an environment at VENV, ready to use; PYTHON is searched for when not given
@@ -14,6 +15,7 @@ stop() { echo "$*" >&2; exit 3; }
 
 # Prints the first Python of a supported version (of version $1, such as 3.12, if given). Each is asked by
 # running it, because a pyenv shim can be there and still refuse.
+# shellcheck disable=SC2120 # .ci/run gives a version
 find_python() {
   local candidate
   for candidate in "python${1:-3}" python3.13 python3.12 python3.11 ~/.pyenv/versions/"${1:-3}"*/bin/python; do
@@ -53,6 +55,7 @@ install_into() {
   mkdir -p "$venv" && touch "$venv/.incomplete" || stop "$venv cannot be written; clone vitmed where you may write."
   rm -f "$venv/.ready"
   show_growth "$venv" 9>&- & ticker=$!
+  # shellcheck disable=SC2064 # the number of now: the variable is gone when the trap runs
   trap "kill $ticker 2>/dev/null || true" EXIT
   [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" >"$log" 2>&1 ||
     stop "$python cannot make a virtual environment (on Debian or Ubuntu: apt install python3-venv); $log says why."

@@ -135,7 +135,7 @@ def test_what_does_not_fit_is_refused(finetuned, pretrained, marked_dataset, tin
     with pytest.raises(InputError, match="size is"):
         next(model.segment(Dataset.open(tiny_dataset), "val"))
     dataset.datasheet["structures"] = {"liver": [1]}
-    with pytest.raises(InputError, match="hold liver, 2, but the run .* learned 1, 2"):
+    with pytest.raises(InputError, match="hold 1, liver, 2, but the run .* learned 1, 2"):
         next(model.segment(dataset, "val"))
     with pytest.raises(InputError, match="has no masks; ingest it with some"):
         Job(check(settings(f"{SEGMENT}:tiny", tiny_dataset, **FLAT)))

@@ -206,8 +206,8 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     spoiled = {"at": 5}
     honest = training.Job._update
 
-    def update(self, state, batch):
-        state, metrics = honest(self, state, batch)
+    def update(self, state, batch, stage):
+        state, metrics = honest(self, state, batch, stage)
         bad = state["step"] >= spoiled["at"]
         return state, {**metrics, "loss": jnp.where(bad, jnp.nan, metrics["loss"])}
 

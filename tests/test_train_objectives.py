@@ -22,6 +22,7 @@ from vitmed.models.head import pooled
 from vitmed.models.vit import VARIANTS, Variant
 from vitmed.objectives import registry
 from vitmed.objectives.interface import Objective, weighted_mean
+from vitmed.parallel.engine import engine
 from vitmed.runs import metrics as run_metrics
 
 
@@ -346,7 +347,8 @@ def test_labels_beside_the_budget_reach_no_batch(tiny_dataset, monkeypatch):
     monkeypatch.setattr(training.budget, "labelled", lambda *_: chosen)
 
     def first_batches():
-        return list(training.loader.streams(training._feeds(dataset, config_), 0, 6))
+        made = engine(config_.parallel, config_.train.batch_size)
+        return list(training.loader.streams(training._feeds(dataset, config_, made), 0, 6))
 
     honest, read = first_batches(), Dataset.read
 

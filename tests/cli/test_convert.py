@@ -19,15 +19,15 @@ from vitmed.models.build import encoder as network
 from vitmed.runs import folder
 from vitmed.scans.recipe import normalise
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))  # numpy_vit, by name
-import numpy_vit  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))  # numpy_published, by name
+import numpy_published  # noqa: E402
 
 IMAGENET = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 @pytest.fixture(scope="module")
 def weights():
-    return numpy_vit.random_weights(
+    return numpy_published.random_weights(
         np.random.default_rng(0), cells=(4, 4), registers="register_tokens", scale=True
     )
 
@@ -68,7 +68,7 @@ def test_a_grey_scan_gives_the_tokens_of_the_picture_that_repeats_it(
     made = network(model, (16, 16)).apply({"params": params}, jnp.asarray(image))[0]
     colour = np.stack([(grey - m) / s for m, s in zip(*IMAGENET)])
     double = {name: value.astype(np.float64) for name, value in weights.items()}
-    np.testing.assert_allclose(made, numpy_vit.tokens(double, colour, 2), atol=2e-4)
+    np.testing.assert_allclose(made, numpy_published.tokens(double, colour, 2), atol=2e-4)
 
     again, _ = converted(capsys, *words)
     assert again == result, "the same command finds the run as it is"

@@ -20,4 +20,4 @@ def reference(logits, classes, weight, dice_weight=1.0):
         if true.any():
             overlap = (true * probability[..., k]).sum()
             dices.append(2 * overlap / (true.sum() + (counts * probability[..., k]).sum()))
-    return entropy / voxels + dice_weight * (1 - np.mean(dices))
+    return entropy / voxels + dice_weight * (1 - np.mean(dices) if dices else 0.0)

@@ -12,7 +12,7 @@ from vitmed.errors import InputError
 from vitmed.models.build import encoder as network
 from vitmed.weights.published import encoder
 
-sys.path.insert(0, str(Path(__file__).parent))  # numpy_vit, by name
+sys.path.insert(0, str(Path(__file__).parent))  # numpy_published, by name
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
@@ -107,17 +107,17 @@ FUSED = {
 @pytest.mark.parametrize("name", list(FUSED))
 def test_the_fused_layouts_against_numpy(rng, name):
     """Not square, with patches that are not."""
-    import numpy_vit
+    import numpy_published
 
     kinds, more = FUSED[name]
-    own = numpy_vit.random_weights(rng, patch=(4, 2), cells=(2, 3), **kinds)
+    own = numpy_published.random_weights(rng, patch=(4, 2), cells=(2, 3), **kinds)
     held = own | {key: np.zeros(shape, np.float32) for key, shape in more.items()}
     found = encoder({f"module.{key}": value for key, value in held.items()}, "x.npz", heads=2, size=(8, 6))
     assert (found.layout, set(found.left_out), found.model.patch_size) == (name, set(more), (4, 2))
     assert found.model.positions == "learned" and found.params["positions"].shape == (2, 3, 16)
     image = rng.standard_normal((2, 3, 8, 6)).astype(np.float32)
     double = {key: value.astype(np.float64) for key, value in own.items()}
-    truth = np.stack([numpy_vit.tokens(double, x.astype(np.float64), 2) for x in image])
+    truth = np.stack([numpy_published.tokens(double, x.astype(np.float64), 2) for x in image])
     np.testing.assert_allclose(tokens(found, image), truth, atol=1e-4)
 
 
@@ -162,9 +162,9 @@ def test_dinov3_of_facebookresearch(goldens, case):
 
 @pytest.fixture
 def timm(rng):
-    import numpy_vit
+    import numpy_published
 
-    return numpy_vit.random_weights(rng)
+    return numpy_published.random_weights(rng)
 
 
 @pytest.mark.parametrize(

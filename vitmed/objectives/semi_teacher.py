@@ -83,7 +83,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
 
     def init(key, spec):
         params, _ = labels.init(key, spec)
-        even = jnp.full(spec.outputs, 1 / spec.outputs)
+        even = jnp.full(spec.outputs, 1 / spec.outputs, jnp.float32)
         return params, {"teacher": jax.tree.map(jnp.copy, params), "labels": even, "guesses": even}
 
     def loss(params, memory, batch, key, axis=None, train=True):

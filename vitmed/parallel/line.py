@@ -59,6 +59,7 @@ class Line:
                 peer.close()
             raise
         self._heard = dict.fromkeys(self._peers, time.monotonic())
+        self._open = set(self._peers)
         for index in self._peers:
             threading.Thread(target=self._listen, args=(index,), name=f"line {index}", daemon=True).start()
         threading.Thread(target=self._beat, name="line", daemon=True).start()
@@ -102,6 +103,15 @@ class Line:
         with self._changed:
             self._closing = True
         self._send({"gone": code, "why": why, "of": self.place.index})
+
+    def linger(self) -> None:
+        """Process 0, which has told the others of a fault, waits for them to say so and end.
+
+        Otherwise they are cut short: JAX aborts every process whose coordinator, which lives in process 0, is gone.
+        """
+        if self.place.index == 0:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._open, timeout=2 * GRACE)
 
     def name(self, index: int) -> str:
         """``process 1 of 4 (HOST, pid 77)``."""
@@ -197,6 +207,9 @@ class Line:
                     self._take(message, index)
         except (OSError, ValueError):
             pass
+        with self._changed:
+            self._open.discard(index)
+            self._changed.notify_all()
         if not gone:
             self._end(index, LOST, f"was lost: its connection closed without a word; {_AGAIN}")
 
@@ -273,4 +286,5 @@ class Line:
         if self.place.index == 0 or index == 0:
             self.leave(code, f"{self.name(index)} {what}")
         print(f"vitmed: {self.name(index)} {what}", file=sys.stderr, flush=True)
+        self.linger()
         os._exit(code)

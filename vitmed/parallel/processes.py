@@ -173,6 +173,7 @@ def leave(code: int, why: str = "") -> int:
     _line.leave(code, why)
     sys.stdout.flush()
     sys.stderr.flush()
+    _line.linger()
     os._exit(code)
 
 
