@@ -21,12 +21,13 @@ def _processor() -> str:
 
 # Before JAX is imported. Tests are the same on every machine, so an accelerator is not used unless it is
 # asked for; eight devices on the host are enough to see a wrong sharding. Compiling is most of what the tests
-# take, so compiled code is kept, where `pytest --cache-clear` removes it. Processes that tests start inherit
-# all this.
+# take, so it is done without optimising, which takes half the time (XLA_FLAGS=--xla_backend_optimization_level=3
+# is what users have), and compiled code is kept, where `pytest --cache-clear` removes it. Processes that tests
+# start inherit all this.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+for _flag, _value in (("--xla_force_host_platform_device_count", 8), ("--xla_backend_optimization_level", 0)):
+    if _flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(PROJECT / ".pytest_cache" / "d" / f"jax-{_processor()}")
 )

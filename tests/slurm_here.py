@@ -62,6 +62,7 @@ class Slurm:
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
             "SLURM_CONF": str(folder / "slurm.conf"),
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # a device a process, and compiled soon
         }
 
     def __call__(self, *words: str, check: bool = True) -> str:

@@ -31,7 +31,7 @@ class Launched:
         self.logs = Path(logs)
         environment = {
             **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
             "VITMED_PYTHON": sys.executable,
             "VITMED_LOGS": str(logs),
             **environment,

@@ -82,9 +82,9 @@ def test_two_nodes_train_one_model(submit, tmp_path):
 
 def test_preempted_it_saves_is_requeued_and_ends_as_if_nothing_had_been(submit, slurm, tmp_path):
     """A higher partition takes both nodes mid-run; the job comes back under its number, and no bit differs."""
-    alone = submit("alone", steps=400)
+    alone = submit("alone", steps=200)
     submit.finished(alone)
-    job = submit("taken", steps=400)
+    job = submit("taken", steps=200)
     slurm.wait(lambda: submit.rows("taken") > 5, 300, "the run's first steps")
     slurm(
         "sbatch",
@@ -106,12 +106,12 @@ def test_preempted_it_saves_is_requeued_and_ends_as_if_nothing_had_been(submit, 
 
 def test_a_lost_node_ends_the_step_and_the_job_comes_back(submit, slurm, tmp_path):
     """One process is killed outright: the other does not hang, and the job is started again."""
-    job = submit("run", "--config.checkpoint.every=5", steps=400)
+    job = submit("run", "--config.checkpoint.every=5", steps=200)
     slurm.wait(lambda: submit.rows("run") > 20, 300, "the run's first steps")
     slurm("scancel", "--signal=KILL", f"{job}.0")
     submit.finished(job)
     assert slurm.job(job)["Restarts"] == "1"
-    assert submit.rows("run") >= 400 and "going on from step" in submit.log(job)
+    assert submit.rows("run") >= 200 and "going on from step" in submit.log(job)
 
 
 def test_bad_input_is_not_queued_again(submit, slurm):
