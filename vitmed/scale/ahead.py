@@ -69,8 +69,10 @@ def devices(topology: Topology) -> list:
     import jax
     from jax.experimental import topologies
 
+    # A host has four chips of most kinds, and of a slice of less than that all of them.
+    less = {"chips_per_host_bounds": [*topology.sides, 1, 1][:3]} if topology.chips < 4 else {}
     try:
-        found = topologies.get_topology_desc(topology.name, platform="tpu").devices
+        found = topologies.get_topology_desc(topology.name, platform="tpu", **less).devices
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         first = str(error).splitlines()[0]
         raise MachineError(

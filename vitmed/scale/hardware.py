@@ -108,6 +108,11 @@ class Topology:
             raise InputError(f"--topology {name!r}: {kind} takes the number of GPUs, such as {kind}:8")
         return cls(f"{kind}:{shape}", chip, math.prod(map(int, shape.split("x"))))
 
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Chips along each axis of a slice; of GPUs their number."""
+        return tuple(map(int, self.name.partition(":")[2].split("x")))
+
 
 def known() -> str:
     """Every kind of chip with its slices, for messages."""
