@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vitmed.scale.ahead import needed_bytes
+
 PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.plan
 
@@ -74,3 +76,17 @@ def test_out_of_memory_is_an_answer():
     )
     assert not result["fits"] and result["bytes_per_chip"] > result["memory_per_chip"]
     assert result["images_per_second"] is None and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Used 20.50G of 15.75G hbm.", 20.5 * 2**30),
+        ("RESOURCE_EXHAUSTED: memory required for HLO temporaries (14.58T) exceeds available HBM", 14.58 * 2**40),
+        ("RESOURCE_EXHAUSTED: something else ran out", None),
+        ("INTERNAL: Used 1G of 2G hbm", None),
+    ],
+)
+def test_what_a_refusal_says_of_memory(message, wanted):
+    found = needed_bytes(message)
+    assert found is wanted if wanted is None else found == int(wanted)

@@ -105,7 +105,10 @@ def compile_for(drawing, chips: int) -> Compiled:
 
 def needed_bytes(message: str) -> int | None:
     """Bytes that a program would need, from the compiler's refusal; None where it refuses for another reason."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of [\d.]+[KMGT]?i?B? hbm", message)
+    size = r"([\d.]+)([KMGT]?)i?B?"
+    # The second form is said of temporaries alone, by what is so large that nothing was laid out.
+    found = re.search(rf"Used {size} of {size} hbm|HLO temporaries \({size}\) exceeds", message)
     if found is None or "RESOURCE_EXHAUSTED" not in message:
         return None
-    return int(float(found[1]) * _UNITS[found[2]])
+    number, unit = (found[1], found[2]) if found[1] else (found[5], found[6])
+    return int(float(number) * _UNITS[unit])
