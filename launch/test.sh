@@ -16,8 +16,8 @@ memory a process. Arguments go to pytest:
   bash launch/test.sh -n 8                    in eight processes; -n 0 is in this one
 
 Tests on real scans find them in \$VITMED_TEST_DATA or in ../shared/data and are skipped, saying so, where
-there are none; those that need PyTorch, Chromium or Apache Beam likewise. Those that start a Slurm on this machine run
-when asked, as root: -m slurm. .ci/run installs everything and skips nothing.
+there are none; those that need PyTorch, Chromium or Apache Beam likewise. The dearest run when asked (-m slow), and so
+do those that start a Slurm on this machine, as root (-m slurm). .ci/run installs everything and skips nothing.
 TEXT
     exit
     ;;

@@ -72,6 +72,7 @@ def test_two_steps_of_each_way_of_fine_tuning(way, tiny_dataset, tmp_path):
     assert_trained(train(config, tmp_path / "run", quiet=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
 def test_two_steps_in_3d(file, request, tmp_path):
     """Otherwise something in the path to this objective knows only images."""
@@ -79,6 +80,7 @@ def test_two_steps_in_3d(file, request, tmp_path):
     assert_trained(train(two_steps(f"{file}:tiny", scans, 3), tmp_path / "run", quiet=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", STUDIES, ids=NAMES[1])
 def test_two_steps_of_every_arm(file, tiny_dataset, tmp_path):
     """Otherwise a study of hours ends at the first arm whose config does not fit its data or pretraining."""

@@ -143,6 +143,7 @@ def test_lora_starts_at_the_former_function(tiny_dataset, former):
     assert same(*states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [LORA, {"finetune.frozen_blocks": 1, "finetune.head_first": 0.5}], ids=str)
 def test_both_engines_and_both_forms_of_the_layers_agree(tune, way):
     """jit and pmap, scanned and unrolled, to rounding, with an average and layer decay over what is trained."""

@@ -94,7 +94,7 @@ def test_an_objective_with_a_teacher_needs_no_change_of_the_loop(tiny_dataset, t
     assert same(whole, memory_of(tmp_path / "cut", train__steps=6))
 
 
-@pytest.mark.parametrize("name", ["ijepa", "self_distil"])
+@pytest.mark.parametrize("name", ["ijepa", pytest.param("self_distil", marks=pytest.mark.slow)])
 def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bit(
     tiny_dataset, tmp_path, monkeypatch, name
 ):
@@ -293,7 +293,7 @@ def mite(monkeypatch):
     return {"model.scan": False, "train.batch_size": 16, "data.labels": 16}
 
 
-@pytest.mark.parametrize("name", ["semi_masked", "semi_teacher"])
+@pytest.mark.parametrize("name", ["semi_masked", pytest.param("semi_teacher", marks=pytest.mark.slow)])
 def test_semi_supervised_runs_agree_under_both_engines_and_resume_to_the_bit(
     tiny_dataset, tmp_path, monkeypatch, mite, name
 ):

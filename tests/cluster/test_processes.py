@@ -96,9 +96,10 @@ def test_two_processes_are_one_each_reads_its_own_rows_and_a_kill_changes_no_bit
     assert same(vitmed.runs.load(tmp_path / "two"), vitmed.runs.load(tmp_path / "cut"))
 
 
+@pytest.mark.slow
 def test_one_two_four_and_one_process_go_on_as_one(tiny_dataset, tmp_path, launch, monkeypatch):
     """Another mesh each time. Two are told to stop (75, by one signal to one of them), one of four is killed (3)."""
-    keys = {**KEYS, "train.steps": 240}
+    keys = {**KEYS, "train.steps": 100}
     train(MAE, tiny_dataset, tmp_path / "alone", **keys)
     run = tmp_path / "run"
     with cut_after(7, monkeypatch):

@@ -17,7 +17,9 @@ def held(state):
     )
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective", [name if name == "mae" else pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES]
+)
 def test_every_objective_on_two_by_two_by_two_is_that_of_pmap(tiny_dataset, steps, alike, objective):
     """20 steps. Else a sum is taken over a part of the batch, or a shard of a parameter goes its own way."""
     sharded = steps(objective, tiny_dataset, **EIGHT)
@@ -27,6 +29,7 @@ def test_every_objective_on_two_by_two_by_two_is_that_of_pmap(tiny_dataset, step
     assert held(sharded.state) < 0.5 * sum(x.nbytes for x in jax.tree.leaves(sharded.state))
 
 
+@pytest.mark.slow
 def test_every_mesh_is_the_same_training(tiny_dataset, steps, alike):
     """1x8, 8x1 and 2x4 of data and fsdp, with mae, beside the devices that all hold everything."""
     plain = steps("mae", tiny_dataset)

@@ -9,7 +9,9 @@ import pytest
 from vitmed.parallel.microbatches import microbatches
 
 
-@pytest.mark.parametrize("objective", ["mae", "self_distil", "semi_teacher"])
+@pytest.mark.parametrize(
+    "objective", ["mae", *(pytest.param(name, marks=pytest.mark.slow) for name in ("self_distil", "semi_teacher"))]
+)
 def test_four_parts_are_the_whole_batch(tiny_dataset, steps, alike, objective):
     """Patches that do not count, Sinkhorn and KoLeo over the batch, labels that are missing: as in one piece."""
     keys = (

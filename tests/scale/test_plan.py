@@ -89,6 +89,7 @@ def test_epochs_are_counted_in_the_examples_given(planned):
     assert result["steps"] == 30
 
 
+@pytest.mark.slow
 def test_fit_takes_the_largest_that_time_and_memory_allow(monkeypatch):
     """A rate is given here, so that the choice is the same on every machine."""
     from vitmed import config as configs
@@ -105,6 +106,7 @@ def test_fit_takes_the_largest_that_time_and_memory_allow(monkeypatch):
     assert none["choice"]["train.steps"] < 1000 and none["choice_hours"] <= 0.0011
 
 
+@pytest.mark.slow
 def test_fit_measures_a_real_step(planned):
     result = planned(
         "--config", f"{MAE}:tiny", "--config.data.size=16,16", "--fit", "--memory", "8GB", "--hours", "100"
