@@ -72,6 +72,6 @@ def alike():
             for a, b in zip(*(jax.tree.leaves(x.host[part]) for x in (one, other)), strict=True):
                 apart = np.abs(np.asarray(a, np.float64) - b)
                 # Adam makes a step of the rate from a slope that is nothing but rounding.
-                assert apart.max() < 2e-3 and np.mean(apart > 5e-4) < 0.01, part
+                assert apart.max() < 2e-3 and np.mean(apart > 5e-4) < 0.02, part
 
     return check
