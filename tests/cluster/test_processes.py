@@ -49,7 +49,7 @@ sys.exit(main(sys.argv[3:]))
 
 def wait_for(run, step, launched):
     """Until there is a checkpoint of this step or a later one."""
-    for _ in range(2400):
+    for _ in range(6000):  # five minutes
         found = [int(p.name) for p in (run / "checkpoints").glob("*")]
         if launched.process.poll() is not None or max(found, default=0) >= step:
             return max(found, default=0)
