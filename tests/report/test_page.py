@@ -8,7 +8,7 @@ import pytest
 from vitmed.cli import report as verb
 from vitmed.cli.main import main
 from vitmed.errors import InputError
-from vitmed.report import gather, page, words
+from vitmed.report import findings, gather, page, words
 
 
 @pytest.fixture
@@ -234,3 +234,21 @@ def test_a_study_with_baselines_and_a_margin(home):
     assert "chose optim.lr=0.001" in body and "the margin of 0.010" in body and 'class="margin"' in body
     assert "Across budgets" in body and "Pretrained ViT, 10% \N{MINUS SIGN} ViT from scratch, All" in body
     assert "It is better with 0.01 and 0.01." in text[: text.index('id="comparison"')], "the lead says it too"
+
+
+@pytest.mark.parametrize(
+    ("favours", "holds", "said"),
+    [
+        ("mae", True, "a real gain over Scratch."),
+        ("mae", None, "a real gain over Scratch."),
+        ("mae", False, "a gain over Scratch, which correction for several comparisons leaves unsettled."),
+        ("scratch", True, "really worse than Scratch."),
+        ("scratch", False, "worse than Scratch, which correction for several comparisons leaves unsettled."),
+        (None, False, "no difference from Scratch that these scans can show."),
+    ],
+)
+def test_the_opening_claims_no_more_than_the_comparisons(favours, holds, said):
+    """Else the first sentence of a page calls real what the table below it calls unsettled."""
+    row = {"budget": 0.1, "metric": "auroc", "label": "Scratch", "favours": favours, "holds": holds}
+    study = {"budgets": [0.1], "draws": [3], "metrics": ["auroc"], "reference": "mae", "comparisons": [row]}
+    assert findings._verdict(study, 0.1) == said

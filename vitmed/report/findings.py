@@ -127,17 +127,20 @@ def _verdict(study: dict[str, Any], budget: int | float) -> str:
         for c in study["comparisons"]
         if c["budget"] == budget and c["metric"] == metric and c.get("main", True)
     ]
-    ahead = [c["label"] for c in found if c["favours"] == study["reference"]]
-    behind = [c["label"] for c in found if c["favours"] not in (None, study["reference"])]
-    open_ = [c["label"] for c in found if c["favours"] is None]
-    parts = []
-    if ahead:
-        parts.append(f"a real gain over {words.listed(ahead)}")
-    if behind:
-        parts.append(f"really worse than {words.listed(behind)}")
-    if open_:
-        parts.append(f"no difference from {words.listed(open_)} that these scans can show")
-    return "; ".join(parts) + "."
+    loose = "which correction for several comparisons leaves unsettled"
+    kinds = {
+        (True, True): "a real gain over {}",
+        (True, False): f"a gain over {{}}, {loose}",
+        (False, True): "really worse than {}",
+        (False, False): f"worse than {{}}, {loose}",
+        (None, True): "no difference from {} that these scans can show",
+    }
+    said: dict[tuple[bool | None, bool], list[str]] = {}
+    for c in found:
+        better = None if c["favours"] is None else c["favours"] == study["reference"]
+        settled = better is None or c.get("holds") is not False
+        said.setdefault((better, settled), []).append(c["label"])
+    return "; ".join(text.format(words.listed(said[kind])) for kind, text in kinds.items() if kind in said) + "."
 
 
 def _run(run: dict[str, Any], test: dict[str, Any]) -> str:
