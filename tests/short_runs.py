@@ -1,6 +1,8 @@
 """Trainings of a few steps, for the tests of the loop: how they are asked for, compared and cut short."""
 
 import contextlib
+import os
+import re
 from pathlib import Path
 
 import jax
@@ -14,6 +16,11 @@ from vitmed.runs.late_metrics import LateMetrics
 PROJECT = Path(__file__).resolve().parents[1]
 MAE = str(PROJECT / "configs" / "pretrain_mae.py:tiny")
 CLASSIFY = str(PROJECT / "configs" / "finetune_classify.py:tiny")
+
+
+def flags_of(devices: int) -> str:
+    """The tests' own flags of XLA, for a process that is to have another number of devices."""
+    return re.sub(r"(device_count=)\d+", rf"\g<1>{devices}", os.environ["XLA_FLAGS"])
 
 
 def settings(spec, dataset, **keys):

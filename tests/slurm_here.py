@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from short_runs import flags_of
+
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "munged")
 NODES = ("vitmed-n1", "vitmed-n2")
 HOSTS = Path("/etc/hosts")
@@ -62,7 +64,7 @@ class Slurm:
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
             "SLURM_CONF": str(folder / "slurm.conf"),
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # a device a process, and compiled soon
+            "XLA_FLAGS": flags_of(devices=1),
         }
 
     def __call__(self, *words: str, check: bool = True) -> str:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from short_runs import flags_of
 
 from vitmed.cli import demo
 from vitmed.cli.main import main
@@ -22,7 +23,7 @@ def small(monkeypatch):
 def test_simulated_scans_to_a_page_and_again(small, tmp_path, capsys, monkeypatch):
     out = tmp_path / "demo"
     # The study's own processes train on one device.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", flags_of(devices=1))
     assert main(["demo", "--out", str(out), "--jobs", "1", "--json"]) == 0
     told = capsys.readouterr()
     result = json.loads(told.out.strip().splitlines()[-1])

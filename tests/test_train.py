@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from short_runs import CLASSIFY, MAE, PROJECT, same, settings, train
+from short_runs import CLASSIFY, MAE, PROJECT, flags_of, same, settings, train
 
 import vitmed.runs
 from vitmed import train as training
@@ -64,7 +64,7 @@ def test_folders_may_be_named_from_where_one_stands(tiny_dataset, tmp_path, monk
 def start(spec, dataset, workdir, **keys):
     """A training as a process of its own."""
     flags = [f"--config.{k.replace('__', '.')}={v}" for k, v in {"data.path": dataset, **keys}.items()]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = {**os.environ, "XLA_FLAGS": flags_of(devices=1)}
     command = [sys.executable, "-m", "vitmed", "train", "--config", spec, "--workdir", str(workdir), *flags]
     return subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from short_runs import MAE, PROJECT
+from short_runs import MAE, PROJECT, flags_of
 
 
 class Launched:
@@ -31,7 +31,7 @@ class Launched:
         self.logs = Path(logs)
         environment = {
             **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+            "XLA_FLAGS": flags_of(devices=2),
             "VITMED_PYTHON": sys.executable,
             "VITMED_LOGS": str(logs),
             **environment,
