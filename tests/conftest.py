@@ -1,6 +1,7 @@
 """What every test shares: eight devices, compiled code that is kept between runs, and small datasets."""
 
 import csv
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -47,6 +48,9 @@ _KEY.parent.mkdir(parents=True, exist_ok=True)
 _written = _KEY.with_suffix(f".{os.getpid()}")  # moved into place whole: another process may be reading it
 _written.write_text(hashlib.sha256(b"the key of the tests").hexdigest() + "\n")
 _written.replace(_KEY)
+
+# Tracing makes millions of objects that stay, and looking through them all for cycles was an eighth of the tests.
+gc.set_threshold(100_000, 20, 20)
 
 # A script in the background runs with ctrl-C ignored, and so would all that it starts; some tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from vitmed import config as configs
+from vitmed.job import check
 from vitmed.runs import load as load_params
 from vitmed.study.plan import plan
-from vitmed.train import check, train
+from vitmed.train import train
 
 PROJECT = Path(__file__).resolve().parents[1]
 TRAINING = sorted((PROJECT / "configs").glob("*.py"))

@@ -10,6 +10,7 @@ from short_runs import CLASSIFY, MAE, cut_after, same, settings, train
 from sklearn.metrics import cohen_kappa_score
 
 import vitmed.runs
+from vitmed import job as jobs
 from vitmed import train as training
 from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
@@ -19,6 +20,7 @@ from vitmed.evaluate.predictions import read
 from vitmed.infer import Model
 from vitmed.models.transformer import stacked
 from vitmed.models.vit import VARIANTS, Variant
+from vitmed.runs import checkpoint
 from vitmed.runs import metrics as run_metrics
 from vitmed.study.study import metric_names
 
@@ -55,7 +57,7 @@ def tune(tiny_dataset, former, tmp_path):
 
 
 def state_of(run):
-    with training.Checkpoints(run, training.CheckpointConfig()) as checkpoints:
+    with checkpoint.Checkpoints(run, checkpoint.CheckpointConfig()) as checkpoints:
         return checkpoints.restore("last")
 
 
@@ -83,10 +85,10 @@ def test_no_gradient_goes_through_a_frozen_encoder(tiny_dataset, former):
     """Otherwise a probe costs what fine-tuning does: the program's backward pass has no product with its kernels."""
 
     def products(**keys):
-        config = training.check(
+        config = jobs.check(
             settings(CLASSIFY, tiny_dataset, init_from=former, **{"model.scan": False}, **keys)
         )
-        job = training.Job(config)
+        job = jobs.Job(config)
         state = jax.eval_shape(job.fresh_state, job.seed)
         return job.update.lower(state, next(iter(job.batches(0)))).as_text().count("dot_general")
 
@@ -124,8 +126,8 @@ def test_lora_is_what_load_says_it_is(tune, former, tiny_dataset, capsys):
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(state["opt_state"]))
     trained = sum(leaf.size for part in ("lora", "head") for leaf in jax.tree.leaves(state["params"][part]))
     assert kept == pytest.approx(8 * trained, abs=64), "two moments of what is trained, and a few counters"
-    job = training.Job(
-        training.check(settings(CLASSIFY, tiny_dataset, init_from=former, **{"optim.ema": 0.0}, **LORA))
+    job = jobs.Job(
+        jobs.check(settings(CLASSIFY, tiny_dataset, init_from=former, **{"optim.ema": 0.0}, **LORA))
     )
     assert f"lora: {trained:,} parameters are trained, with {kept:,} bytes of optimiser state" in job.summary(
         0
@@ -136,8 +138,8 @@ def test_lora_starts_at_the_former_function(tiny_dataset, former):
     """To the bit, the head's probe included: nothing that the encoder knew is lost by asking for it."""
     states = []
     for keys in (LORA, PROBE):
-        config = training.check(settings(CLASSIFY, tiny_dataset, init_from=former, **keys))
-        job = training.Job(config)
+        config = jobs.check(settings(CLASSIFY, tiny_dataset, init_from=former, **keys))
+        job = jobs.Job(config)
         state = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
         states.append(config.finetune.plain(state["params"]))
     assert same(*states)
@@ -182,7 +184,7 @@ def test_the_head_goes_first_and_the_encoder_joins(tune, former, monkeypatch, ti
     run, state = tune("whole", **keys)
     encoder = vitmed.runs.load(former)["encoder"]
     assert not same(state["params"]["encoder"], encoder)
-    with training.Checkpoints(tmp_path / "whole", training.CheckpointConfig()) as checkpoints:
+    with checkpoint.Checkpoints(tmp_path / "whole", checkpoint.CheckpointConfig()) as checkpoints:
         assert checkpoints.steps() == [6, 8]
     with cut_after(5, monkeypatch):  # the last checkpoint is of step 4, where the encoder is about to join
         tune("cut", **keys)
@@ -259,7 +261,7 @@ def test_ordered_classes_are_learned_and_judged_in_ranks(graded, former, tmp_pat
     """From a probed head, drawn and weighed by the budget's own counts; errors in ranks beside the usual numbers."""
     run = tmp_path / "ordinal"
     values = settings(CLASSIFY, graded, init_from=former, **ORDINAL)
-    job = training.Job(training.check(values))
+    job = jobs.Job(jobs.check(values))
     label = Dataset.open(graded).labels("train")[0][job.feeds["main"].parts[0].members, 0].astype(int)
     shown = np.bincount(label, minlength=3)
     assert job.spec.counts == tuple((n, len(label) - n) for n in shown) and len(label) <= 20

@@ -16,10 +16,11 @@ FLOORS = {
     **dict.fromkeys(("objectives", "runs", "weights"), 2),
     **dict.fromkeys(("infer",), 3),
     **dict.fromkeys(("evaluate", "report"), 4),
-    **dict.fromkeys(("train",), 5),
-    **dict.fromkeys(("apply", "study", "scale"), 6),
-    **dict.fromkeys(("cli",), 7),
-    **dict.fromkeys(("__main__",), 8),
+    **dict.fromkeys(("job",), 5),
+    **dict.fromkeys(("train",), 6),
+    **dict.fromkeys(("apply", "study", "scale"), 7),
+    **dict.fromkeys(("cli",), 8),
+    **dict.fromkeys(("__main__",), 9),
 }
 # On the ground floor themselves, yet their neighbours there need them: every room may name a fault, or use all cores.
 GROUND = {"vitmed", "errors", "pool"}
@@ -144,8 +145,8 @@ def test_a_sound_house_has_no_faults():
 @pytest.mark.parametrize(
     ("module", "source", "word"),
     [
-        ("vitmed.data.order", "from vitmed.train import train", "floor 1, train on 5"),
-        ("vitmed.data.order", "def f():\n    import vitmed.train", "floor 1, train on 5"),
+        ("vitmed.data.order", "from vitmed.train import train", "floor 1, train on 6"),
+        ("vitmed.data.order", "def f():\n    import vitmed.train", "floor 1, train on 6"),
         ("vitmed.models.vit", "from vitmed.data import order", "floor 1, data on 1"),
         ("vitmed.scans.recipe", "from vitmed.physics import noise", "floor 0, physics on 0"),
         ("vitmed.data.order", "from . import loader", "absolute"),

@@ -10,10 +10,10 @@ from short_runs import MAE, PROJECT, settings, train
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.infer import Model, truth
+from vitmed.job import Job, check
 from vitmed.objectives.segmentation import Segmentation
 from vitmed.runs import load
 from vitmed.scans.recipe import normalise
-from vitmed.train import Job, check
 
 SEGMENT = str(PROJECT / "configs" / "finetune_segment.py")
 FLAT, DEEP = {"model__patch_size": (4, 4)}, {"model__patch_size": (4, 4, 4)}

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from vitmed import config as configs
-from vitmed.scale import presets, roofline
+from vitmed.job import check
 from vitmed.models.cost import Product
+from vitmed.scale import presets, roofline
 from vitmed.scale.footprint import Footprint, footprint
 from vitmed.scale.hardware import CHIPS, Topology
-from vitmed.train import check
 
 TINY = {
     "data": {"path": "", "size": (16, 24)},

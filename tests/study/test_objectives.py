@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vitmed import config as configs
-from vitmed.train import Job, check
+from vitmed.job import Job, check
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "study" / "objectives.py"
 

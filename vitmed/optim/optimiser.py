@@ -26,6 +26,7 @@ class OptimConfig:
         warmup: fraction of the steps over which the rate rises linearly from 0.
         final_lr: the rate at the last step as a fraction of the peak.
         beta1, beta2: Adam's moments.
+        eps: what Adam adds to a slope's size: one that is small beside it makes no step of the full rate.
         clip: largest global norm of the gradient; 0 is off.
         ema: decay of the moving average of the parameters; 0 is off.
     """
@@ -38,6 +39,7 @@ class OptimConfig:
     final_lr: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
+    eps: float = 1e-8
     clip: float = 0.0
     ema: float = 0.0
 
@@ -49,6 +51,8 @@ class OptimConfig:
             raise ValueError(f"layer_decay is {self.layer_decay}; a factor in (0, 1] was expected")
         if self.lr <= 0:
             raise ValueError(f"lr is {self.lr}; a positive rate was expected")
+        if self.eps <= 0:
+            raise ValueError(f"eps is {self.eps}; a small positive number was expected")
 
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -78,6 +82,7 @@ def optimiser(
             schedule(config, steps),
             b1=config.beta1,
             b2=config.beta2,
+            eps=config.eps,
             weight_decay=config.weight_decay,
             mask=decayed,
         )

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vitmed import config as configs
 from vitmed.errors import InputError
+from vitmed.job import Job, check
 from vitmed.models.build import PRESETS, ModelConfig
 from vitmed.models.cost import matmul_flops
 from vitmed.models.patches import grid
@@ -25,7 +26,7 @@ from vitmed.optim.optimiser import OptimConfig, optimiser
 from vitmed.parallel.engine import JitEngine
 from vitmed.progress import Bar
 from vitmed.scale.peers import Peer
-from vitmed.train import Job, check, train
+from vitmed.train import train
 
 SIDE = 2048  # of the square product that measures the ceiling: the size of a large layer's
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.errors import InputError
+from vitmed.job import Config, Job
 from vitmed.objectives.interface import Spec
 from vitmed.parallel.engine import engine
 from vitmed.scans.recipe import Recipe
-from vitmed.train import Config, Job
 
 CLASSES = 2
 

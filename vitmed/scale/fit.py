@@ -16,6 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vitmed.errors import InputError
+from vitmed.job import Config, check
 from vitmed.models.vit import VARIANTS
 from vitmed.progress import Bar
 from vitmed.scale import surroundings
@@ -23,7 +24,6 @@ from vitmed.scale.bench import matrix_product, seconds
 from vitmed.scale.drawing import draw, steps_of
 from vitmed.scale.footprint import Footprint, footprint
 from vitmed.scale.presets import REMATS, ROOM
-from vitmed.train import Config, check
 
 LARGEST_FIRST = ("g", "h", "l", "b", "s", "ti")
 TRACED = 2  # examples

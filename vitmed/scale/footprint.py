@@ -13,11 +13,11 @@ import jax
 from jax.extend import core
 
 from vitmed.data.keys import step_key
+from vitmed.job import Config, Job
+from vitmed.models.cost import Product, products
 from vitmed.models.vit import VARIANTS
 from vitmed.parallel.engine import ParallelConfig
 from vitmed.scale.drawing import Drawing, draw, size_of
-from vitmed.models.cost import Product, products
-from vitmed.train import Config, Job
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vitmed.errors import InputError
+from vitmed.job import Config, check
 from vitmed.models.vit import VARIANTS
 from vitmed.parallel.engine import check_shared, sizes
 from vitmed.progress import Bar
@@ -15,7 +16,6 @@ from vitmed.scale.drawing import draw, steps_of
 from vitmed.scale.footprint import Footprint, footprint
 from vitmed.scale.hardware import Topology
 from vitmed.scale.verdict import Verdict
-from vitmed.train import Config, check
 
 COMPILES = 3  # presets that are compiled at the most: each takes minutes
 PATIENCE = 600  # seconds after which no further one is begun

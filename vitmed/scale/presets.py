@@ -8,11 +8,11 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
+from vitmed.job import Config
 from vitmed.parallel.engine import sizes
 from vitmed.scale import roofline
 from vitmed.scale.footprint import Footprint, footprint
 from vitmed.scale.hardware import Topology
-from vitmed.train import Config
 
 REMATS = ("none", "dots", "full")
 PARTS = (1, 2, 4, 8)

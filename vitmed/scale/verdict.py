@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitmed.job import Config
 from vitmed.scale.hardware import Topology
-from vitmed.train import Config
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,512 @@
+"""A training as its config describes it: the config's keys, the data, and the pure functions that are compiled.
+
+Every objective is trained by the one ``_update`` here, under whichever engine. Data order and every random draw are
+functions of (seed, step, example), and the state holds all else.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from vitmed import config as configs
+from vitmed.data import balance, budget, loader
+from vitmed.data.augment import AugmentConfig, augment
+from vitmed.data.dataset import Dataset
+from vitmed.data.keys import example_keys, step_key
+from vitmed.data.loader import DataConfig
+from vitmed.data.streams import Feed
+from vitmed.data.structures import structures_of
+from vitmed.errors import InputError
+from vitmed.evaluate import health
+from vitmed.evaluate.guard import GuardConfig
+from vitmed.evaluate.health import ProbeConfig
+from vitmed.models.build import ModelConfig
+from vitmed.models.cost import matmul_flops, short, state_bytes
+from vitmed.objectives import registry, supervised, teacher
+from vitmed.objectives.classifier import Classifier
+from vitmed.objectives.interface import Objective, Spec
+from vitmed.optim.optimiser import OptimConfig, ema_update, schedule
+from vitmed.parallel import processes, shown
+from vitmed.parallel.engine import Engine, ParallelConfig, check_shared, engine
+from vitmed.parallel.microbatches import microbatches
+from vitmed.runs import averaged
+from vitmed.runs.checkpoint import CheckpointConfig
+from vitmed.runs.finetune import FinetuneConfig, Stage
+from vitmed.runs.transfer import adaptations, start_from
+from vitmed.scans.recipe import Recipe, normalise
+
+_AUGMENT, _OBJECTIVE = 0, 1  # separate streams of randomness within a step
+EVALUATION_SEED = 0  # with train=False masks depend on the example alone
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Keys of ``config.train``.
+
+    Attributes:
+        steps: number of updates; give this or ``epochs``.
+        epochs: passes over the training examples (after any label budget).
+        batch_size: the global batch, over all devices and processes.
+        seed: of weights, order, masks and augmentation.
+        log_every: steps between rows of metrics.
+        val_every: steps between passes over the validation split; 0 is never.
+    """
+
+    batch_size: int
+    steps: int | None = None
+    epochs: float | None = None
+    seed: int = 0
+    log_every: int = 20
+    val_every: int = 0
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("steps and config.train.epochs: give one of the two")
+        for name, least in (("batch_size", 1), ("log_every", 1), ("val_every", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least {least} was expected")
+        if (self.steps if self.epochs is None else self.epochs) <= 0:
+            raise ValueError("steps or config.train.epochs is not positive; there is nothing to train")
+
+    def total(self, examples: int) -> int:
+        """Number of updates for this many training examples."""
+        return self.steps or max(1, math.ceil(self.epochs * examples / self.batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole training config, checked: what every file in ``configs/`` returns.
+
+    ``init_from`` is a run whose encoder and recipe to start from, ``init_adapt`` how its weights may be changed to fit
+    (``vitmed.runs.transfer``): "inflate", "channels", "patch", joined by +.
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    objective: dict
+    train: TrainConfig
+    optim: OptimConfig = OptimConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    augment: AugmentConfig = AugmentConfig()
+    probe: ProbeConfig = ProbeConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    guard: GuardConfig = GuardConfig()
+    init_from: str = ""
+    init_adapt: str = ""
+
+
+def check(values: ConfigDict) -> Config:
+    """The config as dataclasses.
+
+    Raises:
+        InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, or a way of
+            fine-tuning where there is nothing to fine-tune.
+    """
+    config = configs.build(Config, values)
+    config = dataclasses.replace(config, objective=registry.section(config.objective))
+    if config.optim.ema and getattr(config.objective, "averages", False):
+        raise InputError(
+            f"config.optim.ema is {config.optim.ema}, but {config.objective.name!r} keeps a slow average of its own "
+            "(config.objective.momentum), which is what the run gives; set it to 0"
+        )
+    if adaptations(config.init_adapt) and not config.init_from:
+        raise InputError(
+            f"config.init_adapt is {config.init_adapt!r}, but there is no config.init_from to adapt"
+        )
+    config.finetune.check(config.objective, config.init_from)
+    if config.model.pool == "attentive" and not isinstance(config.objective, supervised.Config):
+        raise InputError(
+            f"config.model.pool is 'attentive', which is learned with labels and which {config.objective.name!r} does "
+            "not learn; take another"
+        )
+    return config
+
+
+class Job:
+    """Everything a run needs that follows from its config: data, objective, engine and the compiled functions."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.dataset = config.data.open()
+        own = config.data.recipe(self.dataset)
+        self.former = (
+            start_from(config.init_from, own, config.model, adaptations(config.init_adapt))
+            if config.init_from
+            else None
+        )
+        described = dataclasses.replace(
+            self.former.recipe if self.former else own,
+            size=own.size,
+            spacing=own.spacing,
+            patch_size=config.model.patch_size or None,
+            model=dataclasses.asdict(config.model),
+        )
+        made = engine(config.parallel, config.train.batch_size)
+        self.feeds = _feeds(self.dataset, config, made)
+        self.examples = self.feeds["main"].examples
+        spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples), self._counts())
+        self._build(described, spec, made)
+        probe, data = config.probe, config.data
+        self._looked = health.choose(self.dataset, data.split, probe.examples) if probe.every else None
+
+    @classmethod
+    def on_paper(cls, config: Config, recipe: Recipe, spec: Spec, engine: Engine) -> "Job":
+        """A job without data: its functions can be compiled, for devices that need not be here, but not be fed."""
+        job = cls.__new__(cls)
+        job.config = config
+        job._build(recipe, spec, engine)
+        return job
+
+    def _build(self, recipe: Recipe, spec: Spec, engine: Engine) -> None:
+        """The pure functions for what ``recipe`` and ``spec`` describe, compiled by ``engine``."""
+        config = self.config
+        self.recipe, self.spec, self.steps, self.engine = recipe, spec, spec.steps, engine
+        self.seed = np.uint32(config.train.seed % 2**32)
+        self.objective: Objective = self._objective(config.finetune.method == "probe")
+        params = jax.eval_shape(self.fresh_params, self.seed)
+        self.parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+        self.split = config.finetune.split(params)
+        self.stages = config.finetune.stages(params, self.steps)
+        self.optimiser: optax.GradientTransformation = config.finetune.rule(config.optim, self.steps, params)
+        state = jax.eval_shape(self.fresh_state, self.seed)
+        self._updates = [engine.compile(partial(self._update, stage=stage), state) for stage in self.stages]
+        self.update = self._updates[-1]
+        self.validate = engine.compile_read(self._validate)
+        self.represent = engine.compile_read(self._represent)
+
+    def _objective(self, still: bool) -> Objective:
+        """The three functions; ``still`` for an encoder that is not trained, which no drop path holds back then."""
+        model, remat = self.config.model, self.config.parallel.remat
+        model = dataclasses.replace(model, drop_path=0.0) if still else model
+        return registry.build(self.config.objective, model, self.spec, remat)
+
+    def fresh_params(self, seed: np.uint32) -> Any:
+        """Initial parameters: a function of the seed."""
+        return self._fresh(seed)[0]
+
+    def _fresh(self, seed: np.uint32) -> tuple[Any, Any]:
+        """Initial parameters, with what the way of fine-tuning adds to them, and memory."""
+        key = jax.random.key(seed)
+        params, memory = self.objective.init(key, self.spec)
+        return self.config.finetune.begun(params, key), memory
+
+    def fresh_state(self, seed: np.uint32) -> dict:
+        """Initial state: ``{params, memory, opt_state, ema, step, seed}``; the last but two of what is trained alone.
+
+        The seed travels in the state and not as a constant of the program, so that runs which differ in
+        nothing else share one compiled program.
+        """
+        params, memory = self._fresh(seed)
+        trained = self.split.trained(params)
+        return {
+            "params": params,
+            "memory": memory,
+            "opt_state": self.optimiser.init(trained),
+            "ema": jax.tree.map(jnp.copy, trained) if self.config.optim.ema else {},
+            "step": jnp.zeros((), jnp.int32),
+            "seed": jnp.asarray(seed, jnp.uint32),
+        }
+
+    def with_former(self, state: dict) -> dict:
+        """The state with the encoder of the run that ``config.init_from`` names, and what follows from it."""
+        params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
+        if self.objective.after_transfer is not None:
+            if processes.index() == 0:
+                # A low-rank change is nothing yet: the former encoder is what the head is fitted to.
+                params |= self.objective.after_transfer(
+                    {name: part for name, part in params.items() if name != "lora"}, self._training_set()
+                )
+            params = processes.from_first(params)
+        return {
+            **state,
+            "params": params,
+            "memory": teacher.begin(state["memory"], params),
+            "ema": self.split.trained(params) if self.config.optim.ema else {},
+        }
+
+    def _counts(self) -> tuple[tuple[int, int], ...]:
+        """How often each class is shown by what is trained on, for an objective that weighs by it."""
+        if getattr(self.config.objective, "class_weights", ()) != "balanced":
+            return ()
+        found = [balance.counts(part.dataset, part.split, part.members) for part in self.feeds["main"].parts]
+        return tuple((int(shown), int(rest)) for shown, rest in sum(found))
+
+    def update_at(self, step: int) -> Callable:
+        """The compiled update of the stretch of training that ``step`` lies in."""
+        return self._updates[sum(stage.start <= step for stage in self.stages) - 1]
+
+    def _training_set(self) -> Iterator[dict]:
+        """What is trained on, once, in order, prepared and not augmented."""
+        prepare = jax.jit(lambda batch: self._prepare(batch, None))
+        size, data = self.config.train.batch_size, self.config.data
+        for part in self.feeds["main"].parts:
+            for batch in loader.sweep(
+                part.dataset, part.split, size, part.indices, workers=data.workers, crop=data.crop
+            ):
+                yield prepare(batch)
+
+    def batches(self, start: int):
+        """Training batches from step ``start`` on."""
+        return loader.streams(self.feeds, start, self.steps, self.engine.shard, self.config.data.workers)
+
+    def data(self) -> dict[str, Any]:
+        """What is trained on, by content: how many examples of which datasets."""
+        found = {"dataset": self.dataset.datasheet.get("content_hash")}
+        for name, feed in self.feeds.items():
+            found |= {f"{name} examples": feed.examples, f"{name} examples a step": feed.batch_size}
+            for k, part in enumerate(feed.parts):
+                found[f"{name} dataset {k}"] = part.dataset.datasheet.get("content_hash")
+        return found
+
+    def datasheet(self) -> dict:
+        """The dataset's datasheet, and ``beside`` it what else is trained on, by content."""
+        beside = [
+            {
+                "stream": name,
+                "weight": part.weight,
+                "content_hash": part.dataset.datasheet.get("content_hash"),
+            }
+            for name, feed in self.feeds.items()
+            for part in feed.parts
+        ]
+        plain = not self.config.data.mix and not self.config.data.unlabelled
+        return self.dataset.datasheet if plain else {**self.dataset.datasheet, "beside": beside}
+
+    def validation(self, state: dict) -> dict[str, float]:
+        """Means over the validation split, as ``val/NAME``; {} where the dataset has none."""
+        data = self.config.data
+        if not self.dataset.has_split(data.val_split):
+            return {}
+        sums, mass = {}, 0.0
+        size = self.config.train.batch_size
+        for batch in loader.sweep(
+            self.dataset,
+            data.val_split,
+            size,
+            self._judged(),
+            shard=self.engine.shard,
+            crop=data.crop,
+        ):
+            metrics, weight = self.engine.to_host(self.validate(state, self.engine.put_batch(batch)))
+            mass += float(weight)
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * float(weight)
+        return {f"val/{name}": value / mass for name, value in sums.items()} if mass else {}
+
+    def _judged(self) -> np.ndarray | None:
+        """Indices of the validation split that say anything of what is learned; None for all of it."""
+        if not _learns_from_masks(self.config):
+            return None
+        return budget.marked(self.dataset, self.config.data.val_split)
+
+    def health(self, state: dict) -> dict[str, float]:
+        """What the features of some of the training split are like (``vitmed.evaluate.health``)."""
+        data, probe, looked = self.config.data, self.config.probe, self._looked
+        shard = self.engine.shard
+        made = [
+            self.engine.to_host(self.represent(state, self.engine.put_batch(batch)))
+            for batch in loader.sweep(
+                self.dataset, data.split, self.config.train.batch_size, looked.indices, shard, crop=data.crop
+            )
+        ]
+        features = np.concatenate(made)[: len(looked.indices)]
+        return processes.first(
+            lambda: health.report(features, self.dataset, data.split, looked, probe.neighbours)
+        )
+
+    def flops(self) -> int:
+        """Floating-point operations in the matrix products of one update, nothing computed twice."""
+        objective = registry.build(self.config.objective, self.config.model, self.spec)
+        batch = {
+            name: {
+                key: jax.ShapeDtypeStruct((feed.batch_size, *row.shape[1:]), row.dtype)
+                for key, row in feed.read(0, slice(0, 1)).items()
+            }
+            for name, feed in self.feeds.items()
+        }
+
+        def slopes(params, memory, batch):
+            batch, key = self._prepare(batch, None), jax.random.key(0)
+            return jax.grad(lambda p: objective.loss(p, memory, batch, key), has_aux=True)(params)
+
+        start = jax.eval_shape(lambda: objective.init(jax.random.key(0), self.spec))
+        return matmul_flops(slopes, *start, batch)
+
+    def summary(self, start: int) -> str:
+        """One line for a person about what is about to run, and what it takes."""
+        config = self.config
+        size = "x".join(map(str, self.spec.size))
+        devices = f"{jax.device_count()} {jax.default_backend()} device{'s' * (jax.device_count() > 1)}"
+        text = (
+            f"{config.objective.name}: {config.model.variant}, {self.parameters / 1e6:.1f} M parameters, "
+            f"{self.examples} scans of {size}x{self.spec.channels}, {self.steps} steps of {config.train.batch_size} on {devices}"
+        )
+        if not config.finetune.whole:
+            text += f"; {config.finetune.told(jax.eval_shape(self.fresh_state, self.seed))}"
+        for name, feed in self.feeds.items():
+            if name != "main":
+                text += f"; {feed.batch_size} a step of {feed.examples} {name} scans"
+        state = jax.eval_shape(self.fresh_state, self.seed)
+        shared = shown.line(self.engine, state) or f"state {short(state_bytes(state))}B on each device"
+        text += f"; {shared}, {short(self.flops())}FLOP a step"
+        return text + (f"; going on from step {start}" if start else "")
+
+    def sharding(self, state: dict) -> str:
+        """Where each array of the state lies, and what a step sends; compiles the step."""
+        batch = self.engine.put_batch(next(self.batches(0)))
+        program = self.update.lower(state, batch).compile().as_text()
+        return shown.table(self.engine, jax.eval_shape(self.fresh_state, self.seed), program)
+
+    def _update(self, state: dict, batch: dict, stage: Stage) -> tuple[dict, dict]:
+        """One update. Pure: what it returns is a function of its arguments."""
+        config, axis = self.config, self.engine.axis
+        key = step_key(state["seed"], state["step"])
+        batch = self._prepare(batch, jax.random.fold_in(key, _AUGMENT))
+        objective_key = jax.random.fold_in(key, _OBJECTIVE)
+
+        objective = self._objective(stage.still)
+
+        def loss(trained):
+            params = config.finetune.plain(stage.split.joined(state["params"], trained))
+            with microbatches(config.parallel.accumulate):
+                return objective.loss(params, state["memory"], batch, objective_key, axis=axis, train=True)
+
+        trained = stage.split.trained(state["params"])
+        (_, (metrics, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+        if axis is not None:
+            gradients = jax.lax.pmean(gradients, axis)
+        updates, opt_state = self.optimiser.update(gradients, state["opt_state"], trained)
+        params = stage.split.joined(state["params"], optax.apply_updates(trained, updates))
+        step = state["step"] + 1
+        kept = self.split.trained(params)
+        after = {
+            "params": params,
+            "memory": self.objective.after_update(config.finetune.plain(params), memory, step),
+            "opt_state": opt_state,
+            "ema": ema_update(state["ema"], kept, step, config.optim.ema) if config.optim.ema else {},
+            "step": step,
+            "seed": state["seed"],
+        }
+        rate = schedule(config.optim, self.steps)(state["step"])
+        return after, {**metrics, "gradient_norm": optax.tree.norm(gradients), "learning_rate": rate}
+
+    def _validate(self, state: dict, batch: dict) -> tuple[dict, jax.Array]:
+        params = self._given(state)
+        batch = self._prepare(batch, None)
+        key = jax.random.key(EVALUATION_SEED)
+        with microbatches(self.config.parallel.accumulate):
+            _, (metrics, _) = self.objective.loss(
+                params, state["memory"], batch, key, axis=self.engine.axis, train=False
+            )
+        weight = jnp.sum(batch["main"]["weight"])
+        return metrics, weight if self.engine.axis is None else jax.lax.psum(weight, self.engine.axis)
+
+    def _represent(self, state: dict, batch: dict) -> jax.Array:
+        """``(B, D)`` features of the whole global batch, from the parameters that the run is used by."""
+        params = self._given(state)
+        params = params if self.config.optim.ema else averaged(params, state["memory"])
+        network = Classifier(self.config.model, self.spec, self.config.parallel.remat)
+        with microbatches(self.config.parallel.accumulate):
+            features = network.features(params, self._prepare(batch, None)["main"]["image"])
+        axis = self.engine.axis
+        return features if axis is None else jax.lax.all_gather(features, axis, tiled=True)
+
+    def _given(self, state: dict) -> dict:
+        """The parameters by which the run is used, as a network takes them."""
+        params = state["params"]
+        if self.config.optim.ema:
+            params = self.split.joined(params, state["ema"])
+        return self.config.finetune.plain(params)
+
+    def _prepare(self, batch: dict, key: jax.Array | None) -> dict:
+        """Stored integers to normalised images; with a key, augmented ones."""
+        made = {}
+        for name, stream in batch.items():
+            image = normalise(stream["image"], stream["scale"], stream["offset"], self.recipe)
+            changed = {"image": image}
+            if key is not None:
+                own = key if name == "main" else jax.random.fold_in(key, zlib.crc32(name.encode()))
+                keys = example_keys(own, stream["example"])
+                masks, spacing = stream.get("mask"), stream["spacing"]
+                augmented = augment(image, keys, self.config.augment, masks, spacing)
+                changed = {"image": augmented} if masks is None else dict(zip(("image", "mask"), augmented))
+            made[name] = {**stream, **changed}
+        return made
+
+
+def _feeds(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed]:
+    """The streams that the config offers, which must be those that the objective learns from."""
+    data, name = config.data, config.objective.name
+    two = "unlabelled" in getattr(config.objective, "streams", ("main",))
+    for key in ("unlabelled", "unlabelled_batch"):
+        if getattr(data, key) and not two:
+            raise InputError(
+                f"config.data.{key} is {getattr(data, key)!r}, but {name!r} learns from the main stream alone; "
+                "leave it out"
+            )
+    held = _held_out(dataset, config)
+    feeds = data.feeds(
+        dataset,
+        config.train.batch_size,
+        config.train.seed,
+        lambda one: _training_examples(
+            one, dataset, config, held if one is dataset else data.left_out(dataset, one)
+        ),
+        _learns_from_labels(config),
+        two,
+        held,
+    )
+    for feed in feeds.values():
+        check_shared(feed.batch_size, feed.key, engine.sizes, config.parallel.accumulate)
+    return feeds
+
+
+def _learns_from_labels(config: Config) -> bool:
+    return getattr(config.objective, "labelled", False)
+
+
+def _learns_from_masks(config: Config) -> bool:
+    return getattr(config.objective, "task", None) == "segmentation"
+
+
+def _training_examples(
+    dataset: Dataset, validated: Dataset, config: Config, held: np.ndarray
+) -> np.ndarray | None:
+    """Indices of the split to train on, or None for all: the label budget, or the labelled ones, without ``held``."""
+    data = config.data
+    if _learns_from_masks(config) and structures_of(dataset.datasheet) != structures_of(validated.datasheet):
+        raise InputError(
+            f"config.data.mix: the structures in the masks of {dataset.path} are not those of {validated.path}; ingest "
+            "the two with the same ones"
+        )
+    if not _learns_from_labels(config):
+        sampling = None if data.sampling == "natural" else data.sampling
+        for key, value in (("labels", data.labels), ("fold", data.fold or None), ("sampling", sampling)):
+            if value is not None:
+                raise InputError(
+                    f"config.data.{key} is {value}, but {config.objective.name!r} uses no labels; leave it out"
+                )
+        return None
+    masks = _learns_from_masks(config)
+    return np.setdiff1d(budget.labelled(dataset, data.split, data.labels, data.label_seed, masks), held)
+
+
+def _held_out(dataset: Dataset, config: Config) -> np.ndarray:
+    """Indices of the examples that ``config.data.fold`` and ``.apart`` leave out; none without them."""
+    data = config.data
+    copied = data.left_out(dataset, dataset)
+    if not (data.fold and _learns_from_labels(config)):
+        return copied
+    masks = _learns_from_masks(config)
+    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, masks)
+    return np.union1d(copied, budget.fold(dataset, data.split, chosen, data.fold, data.label_seed, masks))
