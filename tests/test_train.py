@@ -15,17 +15,26 @@ import pytest
 from short_runs import CLASSIFY, MAE, PROJECT, flags_of, same, settings, train
 
 import vitmed.runs
-from vitmed import job as jobs
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.infer import Model
+from vitmed.job import Job, check
 from vitmed.models.cost import matmul_flops, short
+from vitmed.models.vit import VARIANTS, Variant
 from vitmed.runs import lineage
 from vitmed.runs import metrics as run_metrics
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_nano():
+    """The loop is the same whatever it trains; eight devices on two cores take half a second for a step of the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "nano", Variant(32, 2, 2, 64))
+        yield
+
+
 @pytest.fixture(scope="module")
-def pretrained(tiny_dataset, tmp_path_factory):
+def pretrained(small_nano, tiny_dataset, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "mae"
     train(MAE, tiny_dataset, run)
     return run
@@ -43,7 +52,7 @@ def test_runs_that_differ_in_their_seed_share_one_program(tiny_dataset):
     """The draws of a study would otherwise each compile their own."""
     texts = set()
     for seed in (0, 1):
-        job = jobs.Job(jobs.check(settings(MAE, tiny_dataset, train__seed=seed)))
+        job = Job(check(settings(MAE, tiny_dataset, train__seed=seed)))
         state = jax.eval_shape(job.fresh_state, job.seed)
         batch = job.engine.put_batch(next(job.batches(0)))
         texts.add(job.update.lower(state, batch).as_text())
@@ -76,7 +85,7 @@ def wait_for_checkpoints(run, count, process):
         time.sleep(0.05)
 
 
-LONG = dict(train__steps=60, train__val_every=0, checkpoint__every=5, checkpoint__keep=50)
+LONG = dict(train__steps=30, train__val_every=0, checkpoint__every=3, checkpoint__keep=50)
 
 
 def test_stopped_and_killed_runs_end_with_the_same_bits(tiny_dataset, tmp_path):
@@ -128,7 +137,7 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_and_keeps_its_recipe(
     tiny_dataset, pretrained, tmp_path
 ):
     values = settings(CLASSIFY, tiny_dataset, init_from=pretrained)
-    job = jobs.Job(jobs.check(values))
+    job = Job(check(values))
     state = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
     former = vitmed.runs.load(pretrained)["encoder"]
     assert same(state["params"]["encoder"], former)
@@ -137,7 +146,7 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_and_keeps_its_recipe(
     assert np.any(state["params"]["head"]["scores"]["kernel"]), "the head starts as a probe of what it knows"
     assert same(state["ema"]["head"], state["params"]["head"])
     zero = settings(CLASSIFY, tiny_dataset, init_from=pretrained, objective__head="zero")
-    plain = jobs.Job(jobs.check(zero))
+    plain = Job(check(zero))
     fresh = plain.with_former(plain.engine.to_host(plain.engine.init(plain.fresh_state, plain.seed)))
     assert not np.any(fresh["params"]["head"]["scores"]["kernel"])
     result = train(CLASSIFY, tiny_dataset, tmp_path / "tuned", init_from=pretrained)
@@ -180,7 +189,7 @@ def test_a_wish_adapts_the_former_encoder_and_is_in_the_config(tiny_dataset, pre
 def test_the_line_before_the_first_step_says_what_it_takes(tiny_dataset):
     """Parameters, two moments and their average, four bytes each; three times the forward pass, whatever is kept."""
     jobs = [
-        jobs.Job(jobs.check(settings(CLASSIFY, tiny_dataset, **keys)))
+        Job(check(settings(CLASSIFY, tiny_dataset, **keys)))
         for keys in ({}, dict(parallel__remat="full"), dict(model__preset="modern"))
     ]
     flops = [job.flops() for job in jobs]
@@ -204,14 +213,14 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 ):
     """A run must never save weights that came after a loss that is not finite."""
     spoiled = {"at": 5}
-    honest = jobs.Job._update
+    honest = Job._update
 
     def update(self, state, batch, stage):
         state, metrics = honest(self, state, batch, stage)
         bad = state["step"] >= spoiled["at"]
         return state, {**metrics, "loss": jnp.where(bad, jnp.nan, metrics["loss"])}
 
-    monkeypatch.setattr(jobs.Job, "_update", update)
+    monkeypatch.setattr(Job, "_update", update)
     with pytest.raises(
         InputError, match="loss became nan at step 5.*last good checkpoint is step 4.*config.optim.lr"
     ):
@@ -220,7 +229,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
 
 def test_label_budget_trains_on_that_many(tiny_dataset, tmp_path):
-    job = jobs.Job(jobs.check(settings(CLASSIFY, tiny_dataset, data__labels=10)))
+    job = Job(check(settings(CLASSIFY, tiny_dataset, data__labels=10)))
     assert 2 <= job.examples <= 10
     with pytest.raises(InputError, match="'mae' uses no labels"):
         train(MAE, tiny_dataset, tmp_path / "x", data__labels=10)

@@ -28,6 +28,14 @@ from vitmed.runs import checkpoint
 from vitmed.runs import metrics as run_metrics
 
 
+@pytest.fixture(scope="module", autouse=True)
+def mite():
+    """ "nano" is a ViT whose program compiles in no time: the loop is the same whatever it trains."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))
+        yield
+
+
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
     name: Literal["teacher"] = "teacher"
@@ -42,7 +50,7 @@ def build_teacher(settings, model, spec, remat="none"):
         params = network.init(key, jnp.zeros((1, *spec.size, spec.channels)))["params"]
         return {"encoder": params}, {
             "teacher": jax.tree.map(jnp.copy, params),
-            "centre": jnp.zeros(128),
+            "centre": jnp.zeros(16),
             "updates": jnp.zeros((), jnp.int32),
         }
 
@@ -101,7 +109,6 @@ def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bi
     tiny_dataset, tmp_path, monkeypatch, name
 ):
     """Sinkhorn, KoLeo and the teacher see the whole batch of eight devices; their run's weights are the teacher's."""
-    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))  # a ViT whose program compiles in no time
     spec = str(PROJECT / "configs" / f"pretrain_{name}.py:tiny")
     keys = {
         "train.steps": 4,
@@ -126,9 +133,7 @@ def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bi
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(state(tmp_path / "pmap", "memory")["teacher"])):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
-    job = jobs.Job(
-        jobs.check(settings(spec, tiny_dataset, **keys, **{"init_from": tmp_path / "jit"}))
-    )
+    job = jobs.Job(jobs.check(settings(spec, tiny_dataset, **keys, **{"init_from": tmp_path / "jit"})))
     begun = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
     assert same(begun["memory"]["teacher"]["encoder"], whole["encoder"])
     assert same(begun["params"]["encoder"], whole["encoder"])
@@ -144,7 +149,6 @@ def test_a_modern_vit_with_a_learned_table_is_the_same_under_both_engines(
     tiny_dataset, tmp_path, monkeypatch
 ):
     """Small views resample the table, and its slopes are summed over the devices as all others are."""
-    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))
     spec = str(PROJECT / "configs" / "pretrain_self_distil.py:tiny")
     keys = {"train.steps": 2, "train.batch_size": 16, "model.preset": "modern", "model.positions": "learned"}
     runs = [tmp_path / engine for engine in ("jit", "pmap")]
@@ -166,7 +170,6 @@ def test_a_modern_vit_with_a_learned_table_is_the_same_under_both_engines(
 
 def test_health_is_measured_on_the_training_split_and_written(tiny_dataset, tmp_path, monkeypatch):
     """Every so many steps and at the end, in the run's CSV, with the count of labels that it used."""
-    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))
     keys = {"train.steps": 3, "probe.every": 2, "model.scan": False, "probe.examples": 30}
     train(MAE, tiny_dataset, tmp_path / "run", **keys)
     found = run_metrics.read(tmp_path / "run")
@@ -183,7 +186,6 @@ def test_health_is_measured_on_the_training_split_and_written(tiny_dataset, tmp_
 
 def test_a_collapse_is_said_and_may_stop(tiny_dataset, tmp_path, monkeypatch, capsys):
     """Otherwise days of pretraining end in features that are the same for every scan."""
-    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))
     monkeypatch.setattr(jobs.Job, "_represent", lambda job, state, batch: jnp.ones((8, 16)))
     keys = {"train.steps": 4, "probe.every": 2, "model.scan": False}
     train(MAE, tiny_dataset, tmp_path / "on", **keys)
@@ -215,7 +217,7 @@ def build_pair(settings, model, spec, remat="none"):
 
     def init(key, spec):
         params = network.init(key, jnp.zeros((1, *spec.size, spec.channels)))["params"]
-        return {"encoder": params, "head": jnp.zeros(128)}, {}
+        return {"encoder": params, "head": jnp.zeros(16)}, {}
 
     def loss(params, memory, batch, key, axis=None, train=True):
         assert set(batch) == ({"main", "unlabelled"} if train else {"main"})
@@ -288,19 +290,15 @@ def test_streams_that_do_not_fit_the_objective_are_refused(tiny_dataset, pair, t
     assert not (tmp_path / "x").exists()
 
 
-@pytest.fixture
-def mite(monkeypatch):
-    """ "nano" is a ViT whose program compiles in no time."""
-    monkeypatch.setitem(VARIANTS, "nano", Variant(16, 1, 2, 24))
-    return {"model.scan": False, "train.batch_size": 16, "data.labels": 16}
+SEMI = {"model.scan": False, "train.batch_size": 16, "data.labels": 16}
 
 
 @pytest.mark.parametrize("name", ["semi_masked", pytest.param("semi_teacher", marks=pytest.mark.slow)])
 def test_semi_supervised_runs_agree_under_both_engines_and_resume_to_the_bit(
-    tiny_dataset, tmp_path, monkeypatch, mite, name
+    tiny_dataset, tmp_path, monkeypatch, name
 ):
     """Teacher and running means are carried; a run's weights are the teacher's; it starts as the student does."""
-    spec, keys = str(PROJECT / "configs" / f"{name}.py:tiny"), {**mite, "train.val_every": 4}
+    spec, keys = str(PROJECT / "configs" / f"{name}.py:tiny"), {**SEMI, "train.val_every": 4}
     if name == "semi_teacher":
         keys["objective.threshold"] = 0.5  # an untrained teacher is not sure of much
 
@@ -367,10 +365,10 @@ def test_labels_beside_the_budget_reach_no_batch(tiny_dataset, monkeypatch):
     )
 
 
-def test_a_guarded_run_says_what_was_kept(tiny_dataset, tmp_path, mite):
+def test_a_guarded_run_says_what_was_kept(tiny_dataset, tmp_path):
     """In its folder and wherever it is evaluated; it goes on as any run does, and is what its config says."""
     spec = str(PROJECT / "configs" / "semi_masked.py:tiny")
-    keys = {**mite, "train.steps": 2, "guard.folds": 2}
+    keys = {**SEMI, "train.steps": 2, "guard.folds": 2}
     result = train(spec, tiny_dataset, tmp_path / "run", **keys)
     kept = result["guard"]["chosen"]
     assert vitmed.runs.folder.config_of(tmp_path / "run").objective.name == kept
@@ -379,6 +377,8 @@ def test_a_guarded_run_says_what_was_kept(tiny_dataset, tmp_path, mite):
     ]
     assert train(spec, tiny_dataset, tmp_path / "run", **keys)["resumed_from"] == 2
     notes = evaluate(tmp_path / "run", split="val", quiet=True)["notes"]
-    labelled = len(budget.labelled(Dataset.open(tiny_dataset), "train", 16, 0))  # whole patients, so perhaps 15
+    labelled = len(
+        budget.labelled(Dataset.open(tiny_dataset), "train", 16, 0)
+    )  # whole patients, so perhaps 15
     said = f"within the {labelled} labelled"
     assert any(note.startswith("guard: semi_masked ") and said in note for note in notes), notes
