@@ -123,6 +123,16 @@ def test_blocks_do_not_change_what_is_found(monkeypatch):
     assert linked(pictures).tolist() == whole
 
 
+def test_a_long_search_says_how_far_it_is(monkeypatch, capsys):
+    """Otherwise ingest is silent for minutes once all scans are read, and looks as if it hung."""
+    signatures = np.stack([alike.signature(scene(k, (24, 24))) for k in range(30)])
+    alike.links(signatures, (24, 24), progress=True)
+    assert capsys.readouterr().err == "", "a moment needs no words"
+    monkeypatch.setattr(alike, "_BLOCK", 5)
+    alike.links(signatures, (24, 24), progress=True)
+    assert "comparing: 21/21 blocks" in capsys.readouterr().err
+
+
 def test_near_duplicates_are_counted_within_and_across_splits():
     """Otherwise leakage is missed: the counts are a contract of `inspect --json`; exact copies are not in them."""
     digests = [b"a", b"a", b"b", b"c", b"d", b"e", b"e"]

@@ -25,6 +25,7 @@ from scipy.ndimage import gaussian_filter
 
 from vitmed.data.joined import Joined
 from vitmed.data.rows import Rows
+from vitmed.progress import Bar
 
 CORRELATION = 0.95  # of the weighted coefficients
 LOCAL = 0.85  # mean of the local correlations
@@ -36,6 +37,7 @@ _SHARE = (
 _WIDTH = {2: 2.5, 3: 1.5}  # sigma of the local windows, in pixels of a picture of KEPT
 _NOISE = 2 / 255  # local contrast below this share of the window is noise, and counts as alike
 _BLOCK = 2048
+_TOLD = 6  # blocks of scans from which on the search takes longer than a person waits without a word
 _MARGIN = 2e-3  # float32 products may be this wrong; what they let through is computed again in float64
 
 
@@ -64,7 +66,9 @@ def signature(picture: np.ndarray | Iterable[np.ndarray], shape: tuple[int, ...]
     return out
 
 
-def links(signatures: np.ndarray | Rows, size: tuple[int, ...], folder: Path | None = None) -> np.ndarray:
+def links(
+    signatures: np.ndarray | Rows, size: tuple[int, ...], folder: Path | None = None, progress: bool = False
+) -> np.ndarray:
     """Pairs of scans that are alike, copies included: as many as it takes to link all that hang together.
 
     Time grows with the square of the number of scans, as matrix products: 100,000 take minutes. Memory is a hundred
@@ -74,6 +78,7 @@ def links(signatures: np.ndarray | Rows, size: tuple[int, ...], folder: Path | N
         signatures: (n, *(K,) * dimension), of ``signature``.
         size: pixels of the scans, of which the shortest side counts.
         folder: whose disk holds what is searched by; None for that of temporary files.
+        progress: show it, and the time left, where it takes more than a moment.
 
     Returns:
         (m, 2) int64, the smaller index first, in order; no pair closes a ring.
@@ -94,7 +99,7 @@ def links(signatures: np.ndarray | Rows, size: tuple[int, ...], folder: Path | N
     signs = _signs(wide).reshape(-1, weight.size)
     cluster = Joined(len(signatures))
     found = []
-    for one, two in _candidates(parts):
+    for one, two in _candidates(parts, progress):
         a, b = vectors_of(one).astype(np.float64), vectors_of(two).astype(np.float64)
         products = np.stack([(a * (b * sign)).sum(1) for sign in signs])
         for k in np.flatnonzero(products.max(0) >= CORRELATION):
@@ -145,23 +150,26 @@ def _by_parity(vectors_of: Callable, n: int, shape: tuple[int, ...], folder: Pat
     return parts
 
 
-def _candidates(parts: list[Rows]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _candidates(parts: list[Rows], progress: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs (i < j) that some mirroring may make alike, in portions."""
     n = len(parts[0])
-    for low in range(0, n, _BLOCK):
-        high = min(low + _BLOCK, n)
-        here = [part[low:high] for part in parts]
-        for start in range(0, high, _BLOCK):
-            columns = slice(start, min(start + _BLOCK, high))
-            bound = np.zeros((high - low, columns.stop - start), np.float32)
-            for mine, part in zip(here, parts, strict=True):
-                product = mine @ part[columns].T
-                bound += np.abs(product, out=product)
-            later, earlier = np.nonzero(bound >= CORRELATION - _MARGIN)
-            later, earlier = later + low, earlier + start
-            kept = earlier < later
-            if kept.any():
-                yield from _portions(earlier[kept], later[kept])
+    blocks = -(-n // _BLOCK)
+    with Bar("comparing", blocks * (blocks + 1) // 2, "blocks", quiet=not progress or blocks < _TOLD) as bar:
+        for low in range(0, n, _BLOCK):
+            high = min(low + _BLOCK, n)
+            here = [part[low:high] for part in parts]
+            for start in range(0, high, _BLOCK):
+                columns = slice(start, min(start + _BLOCK, high))
+                bound = np.zeros((high - low, columns.stop - start), np.float32)
+                for mine, part in zip(here, parts, strict=True):
+                    product = mine @ part[columns].T
+                    bound += np.abs(product, out=product)
+                later, earlier = np.nonzero(bound >= CORRELATION - _MARGIN)
+                later, earlier = later + low, earlier + start
+                kept = earlier < later
+                if kept.any():
+                    yield from _portions(earlier[kept], later[kept])
+                bar.advance()
 
 
 def _portions(one: np.ndarray, two: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -77,7 +77,7 @@ def assemble(
     labels = known.encode(told, ids)
     patients = [e.patient for e in entries]
     digests = [m.digest for m in kept]
-    cluster = duplicates.clusters(digests, (m.signature for m in kept), kept[0].shape[:-1], partial)
+    cluster = duplicates.clusters(digests, (m.signature for m in kept), kept[0].shape[:-1], partial, progress)
     own = _units(entries)
     parts = splits.make(
         own,

@@ -40,7 +40,11 @@ def count(digests: list[bytes], splits: list[str]) -> dict[str, int]:
 
 
 def clusters(
-    digests: list[bytes], signatures: Iterable[np.ndarray], size: tuple[int, ...], folder: Path | None = None
+    digests: list[bytes],
+    signatures: Iterable[np.ndarray],
+    size: tuple[int, ...],
+    folder: Path | None = None,
+    progress: bool = False,
 ) -> list[int]:
     """The cluster of each example of ``size`` pixels: equal numbers for copies and for all that looks alike.
 
@@ -55,7 +59,7 @@ def clusters(
         joined.join(first[digest], i)
     if len(distinct) > 1:
         looks = (s for i, s in enumerate(signatures) if first[digests[i]] == i)
-        for i, j in alike.links(_stacked(looks, len(distinct), folder), size, folder):
+        for i, j in alike.links(_stacked(looks, len(distinct), folder), size, folder, progress):
             joined.join(distinct[i], distinct[j])
     return [joined.of(i) for i in range(len(digests))]
 
