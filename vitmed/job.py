@@ -269,7 +269,7 @@ class Job:
         return found
 
     def datasheet(self) -> dict:
-        """The dataset's datasheet, and ``beside`` it what else is trained on, by content."""
+        """The dataset's datasheet, with how many scans are learned from, and ``beside`` it what else, by content."""
         beside = [
             {
                 "stream": name,
@@ -280,7 +280,8 @@ class Job:
             for part in feed.parts
         ]
         plain = not self.config.data.mix and not self.config.data.unlabelled
-        return self.dataset.datasheet if plain else {**self.dataset.datasheet, "beside": beside}
+        sheet = {**self.dataset.datasheet, "learned_from": self.examples}
+        return sheet if plain else {**sheet, "beside": beside}
 
     def validation(self, state: dict) -> dict[str, float]:
         """Means over the validation split, as ``val/NAME``; {} where the dataset has none."""

@@ -131,6 +131,14 @@ def test_a_dataset_that_moved_is_named(home):
     assert "no longer there" in (folder / "report.html").read_text()
 
 
+def test_what_was_left_out_of_pretraining_is_not_said_to_be_learned_from(home):
+    """Otherwise copies of test scans, which pretraining leaves out, are counted among what it saw."""
+    folder = home(learned_from=17)
+    page.write(folder / "report.html", runs=[folder / "mae"])
+    text = (folder / "report.html").read_text()
+    assert text.count("17 scans") == 2 and "learned from 17 scans without labels" in text
+
+
 def test_volumes_and_unlabelled_scans(home):
     """Otherwise pages of 3D or unlabelled datasets fail."""
     folder = home(

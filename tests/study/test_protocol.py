@@ -146,7 +146,8 @@ def test_copies_are_found_and_nothing_learns_from_them(torn, tmp_path):
     keys = {"data.path": str(torn), "train.batch_size": "8"}
     for name, apart, left in (("mae", "()", 12), ("mae", "('val', 'test')", 10)):
         config = load(f"configs/pretrain_{name}.py:tiny", keys | {"data.apart": apart})
-        assert Job(check(config)).examples == left
+        job = Job(check(config))
+        assert job.examples == left == job.datasheet()["learned_from"]
     config = load("configs/finetune_classify.py:tiny", keys | {"data.apart": "('train',)"})
     with pytest.raises(InputError, match="config.data.apart names 'train'"):
         Job(check(config))

@@ -67,7 +67,7 @@ def _study(study: dict[str, Any]) -> list[str]:
     said = []
     pretrain = study["pretrains"][0] if study["pretrains"] else None
     if pretrain is not None:
-        scans = words.plural(pretrain["datasheet"]["examples"].get("train", 0), "scan")
+        scans = words.plural(pretrain["learned_from"], "scan")
         draws = words.draws(study["draws"])
         how = ", by filling in what was hidden from it" if pretrain["objective"] == "mae" else ""
         if len(study["pretrains"]) > 1:
@@ -162,6 +162,6 @@ def _pretrained(run: dict[str, Any]) -> str:
     )
     return (
         f"{words.capital(run['name'])} learned from "
-        f"{words.plural(run['datasheet']['examples'].get('train', 0), 'scan')} without labels, "
+        f"{words.plural(run['learned_from'], 'scan')} without labels, "
         f"for {words.plural(run['step'], 'step')}{loss}."
     )

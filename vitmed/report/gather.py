@@ -46,15 +46,20 @@ def run(path: Path) -> dict[str, Any]:
     )
     series = metrics.read(path)
     objective = config.get("objective", {}).get("name", "")
+    sheet, keys = folder.datasheet_of(path), flat(config)
     return {
         "path": path,
         "name": path.name,
         "config": config,
-        "flat": flat(config),
+        "flat": keys,
         "objective": objective,
         "supervised": objective in OBJECTIVES and getattr(OBJECTIVES[objective].Config, "labelled", False),
         "recipe": folder.recipe_of(path),
-        "datasheet": folder.datasheet_of(path),
+        "datasheet": sheet,
+        # Fewer than the split holds where copies of other splits, or labels beyond a budget, are left out.
+        "learned_from": sheet.get(
+            "learned_from", sheet.get("examples", {}).get(keys.get("data.split", "train"), 0)
+        ),
         "first": starts[0] if starts else {},
         "starts": len(starts),
         "curves": [(label, *map(list, series[name])) for name, label in _CURVES if name in series],

@@ -319,8 +319,7 @@ def _model_facts(run: dict[str, Any]) -> list[tuple[str, str]]:
             ("labels", f"{words.budget(flat['data.labels'])}, draw {flat.get('data.label_seed', 0)}")
         )
     else:
-        examples = run["datasheet"]["examples"].get(flat.get("data.split", "train"), 0)
-        facts.append(("learned from", words.plural(examples, "scan")))
+        facts.append(("learned from", words.plural(run["learned_from"], "scan")))
     return facts
 
 
