@@ -83,6 +83,11 @@ def test_sform_and_qform_that_disagree_are_refused(tmp_path, rng):
     nib.save(image, tmp_path / "flipped.nii")
     with pytest.raises(Refused, match="sform and qform disagree: LAS and RAS"):
         nifti.read(str(tmp_path / "flipped.nii"))
+    data = bytearray((tmp_path / "flipped.nii").read_bytes())
+    data[280:284] = np.float32(np.nan).tobytes()  # found by fuzzing: there is no comparing with it
+    (tmp_path / "nan.nii").write_bytes(data)
+    with pytest.raises(Refused, match="its sform or qform holds what is no number"):
+        nifti.read(str(tmp_path / "nan.nii"))
     image.set_qform(None, code=0)
     nib.save(image, tmp_path / "one.nii")
     assert nifti.read(str(tmp_path / "one.nii")).orientation == "LAS"

@@ -175,6 +175,8 @@ def _affine(header) -> np.ndarray:
             raise Refused("orientation unknown", f"its qform is none: {error}") from None
     if not both:
         raise Refused("orientation unknown", "sform and qform codes are both 0")
+    if not all(np.isfinite(matrix).all() for matrix in both):
+        raise Refused("orientation unknown", "its sform or qform holds what is no number")
     shape = header.get_data_shape()[:3]
     if len(both) == 2 and len(shape) == 3:
         _refuse_conflict(*both, shape)
@@ -195,7 +197,7 @@ def _refuse_conflict(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...
     diagonal = np.asarray(shape, float)
     a, b = sform[:3, :3], qform[:3, :3]
     far = np.linalg.norm(np.abs(b) @ diagonal)
-    if not np.isfinite(a).all() or np.linalg.norm((a - b) * diagonal) > CONFLICT * far:
+    if np.linalg.norm((a - b) * diagonal) > CONFLICT * far:
         ways = " and ".join("".join(c or "?" for c in nib.aff2axcodes(m)) for m in (sform, qform))
         sizes = [np.linalg.norm(m, axis=0).round(3).tolist() for m in (a, b)]
         raise Refused("sform and qform disagree", f"{ways}, voxels of {sizes[0]} and {sizes[1]} mm")
