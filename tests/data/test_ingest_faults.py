@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 
 import numpy as np
@@ -126,6 +127,9 @@ def test_an_npz_of_another_layout(refused, tmp_path):
     images = np.zeros((3, 8, 8), np.uint8)
     np.savez(tmp_path / "c.npz", train_images=images, train_labels=np.zeros((2, 1), np.uint8))
     assert "3 train_images but 2 train_labels" in refused(tmp_path / "c.npz")
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as file:
+        file.writestr("train_images.npy", b"\0NUMPY" + bytes(200))
+    assert "its member train_images does not begin as npy files do" in refused(tmp_path / "d.npz")
 
 
 def test_faults_of_files_are_counted_and_told(tmp_path, capsys):

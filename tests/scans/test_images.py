@@ -93,6 +93,10 @@ def test_arrays_that_are_no_scans_are_refused(tmp_path):
     for name in ("object", "complex", "line", "junk"):
         with pytest.raises(Refused):
             arrays.read(str(tmp_path / f"{name}.npy"))
+    with zipfile.ZipFile(tmp_path / "bytes.npz", "w") as file:
+        file.writestr("image.npy", b"\0NUMPY" + bytes(200))  # found by fuzzing: NumPy gives the bytes
+    with pytest.raises(Refused, match="not a readable array: its member image does not begin as npy files do"):
+        arrays.read(str(tmp_path / "bytes.npz"))
 
 
 def test_exif_orientation_is_applied(tmp_path, rng):

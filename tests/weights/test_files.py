@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -52,6 +53,10 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
     np.savez(tmp_path / "object.npz", a=np.array([{}], object))
     with pytest.raises(InputError, match="cannot be read as arrays of NumPy"):
         files.read(tmp_path / "object.npz")
+    with zipfile.ZipFile(tmp_path / "bytes.npz", "w") as file:
+        file.writestr("a.npy", b"junk")
+    with pytest.raises(InputError, match="bytes.npz cannot be read as arrays of NumPy .*its member a does not begin"):
+        files.read(tmp_path / "bytes.npz")
     np.savez(tmp_path / "nan.npz", a=np.array([np.nan]))
     with pytest.raises(InputError, match="nan.npz: a is not finite"):
         files.read(tmp_path / "nan.npz")

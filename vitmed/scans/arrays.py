@@ -48,7 +48,7 @@ def load(path: str) -> dict[str, np.ndarray]:
     try:
         archives.total(path, MOST)
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            arrays = {key: member(file, key) for key in file.files}
     except Refused as fault:
         raise InputError(f"{path} {fault.reason} ({fault.detail})") from None
     except (OSError, ValueError, EOFError, KeyError, AttributeError) as error:
@@ -66,6 +66,14 @@ def load(path: str) -> dict[str, np.ndarray]:
         if labels is not None and len(labels) != len(images):
             raise InputError(f"{path} holds {len(images)} {split}_images but {len(labels)} {split}_labels")
     return arrays
+
+
+def member(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """An array of an ``.npz``; ValueError where it is none, of which NumPy gives the bytes without a word."""
+    found = file[name]
+    if isinstance(found, bytes):
+        raise ValueError(f"its member {name} does not begin as npy files do")
+    return found
 
 
 def find(path: str) -> list[Source]:
@@ -110,7 +118,7 @@ def _single(path: str) -> np.ndarray:
             if len(file.files) != 1:
                 held = ", ".join(file.files[:4]) or "nothing"
                 raise Refused("several arrays in one file", f"{held}; a MedMNIST set is ingested by itself")
-            return file[file.files[0]]
+            return member(file, file.files[0])
     except (Refused, MemoryError):
         raise
     except OSError as error:

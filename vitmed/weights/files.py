@@ -10,6 +10,7 @@ import ml_dtypes  # noqa: F401  makes NumPy know bfloat16, in which some weights
 import numpy as np
 
 from vitmed.errors import InputError
+from vitmed.scans.arrays import member
 
 WRAPPERS = ("model", "state_dict", "teacher")  # under which training scripts of PyTorch put the weights
 
@@ -88,7 +89,7 @@ def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return {name: member(file, name) for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} cannot be read as arrays of NumPy ({error}); save it with numpy.savez"
