@@ -47,6 +47,12 @@ class Bar:
         elif not self._quiet and kind is None and self.done > self._start:
             self._line(time.monotonic(), "")
 
+    def expect(self, total: int) -> None:
+        """There are ``total`` units after all."""
+        self.total = total
+        if self._live:
+            self._live.update(self._task, total=total)
+
     def advance(self, units: int = 1, note: str = "") -> None:
         """``units`` more are done; ``note`` stands beside the bar (a loss, a file)."""
         self.done += units

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vitmed.cli.main import main
-from vitmed.scale import ahead
+from vitmed.scale import ahead, plan
 
 PROJECT = Path(__file__).resolve().parents[2]
 MAE = str(PROJECT / "configs" / "pretrain_mae.py")
@@ -47,11 +47,14 @@ def test_a_gpu_s_roofline_is_marked_as_an_estimate(planned):
     assert result["collective_bytes_by_kind"].keys() == {"all-reduce"}
 
 
-def test_what_does_not_fit_is_no_fault_and_something_is_recommended(planned):
+def test_what_does_not_fit_is_no_fault_and_something_is_recommended(planned, monkeypatch):
     """By how much it does not fit, and what would."""
+    expected = []
+    monkeypatch.setattr(plan.Bar, "expect", lambda bar, total: expected.append(total))
     result = planned("--config", f"{MAE}:g14,224", "--topology", "a100:8", "--config.train.batch_size=65536")
     assert not result["fits"] and result["bytes_per_chip"] > result["memory_per_chip"]
     assert result["images_per_second"] is result["mfu"] is result["hours"] is None
+    assert len(expected) == 1 and expected[0] > len(result["tried"]) > 0, "its progress says how many it tries"
     best = result["recommended"]
     assert best["train.batch_size"] <= 65536 and any(one["fits"] for one in result["tried"])
 

@@ -59,7 +59,7 @@ def plan(
         notes = (SCANNED,)
     steps = steps_of(config, examples)
     began = time.monotonic()
-    with Bar(f"plan for {topology.name}", 1 + COMPILES * search, "programs", quiet=quiet) as bar:
+    with Bar(f"plan for {topology.name}", 1, "programs", quiet=quiet) as bar:
 
         def judged(one: Config) -> dict:
             verdict = judge(one, topology)
@@ -69,7 +69,9 @@ def plan(
 
         result, tried = judged(config), []
         if search or not result["fits"]:
-            for changed in presets.promising(config, topology)[:COMPILES]:
+            others = presets.promising(config, topology)[:COMPILES]
+            bar.expect(1 + len(others))
+            for changed in others:
                 if tried and time.monotonic() - began > PATIENCE:
                     break
                 tried.append(judged(changed))
