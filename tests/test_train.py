@@ -92,12 +92,14 @@ def test_stopped_and_killed_runs_end_with_the_same_bits(tiny_dataset, tmp_path):
     """SIGKILL, SIGTERM (75) and ctrl-C (130) at some moment; the run goes on and ends as one left alone does."""
     alone = start(MAE, tiny_dataset, tmp_path / "alone", **LONG)
     assert alone.wait(timeout=300) == 0, alone.stderr.read()
-    run = tmp_path / "stopped"
+    run, ended = tmp_path / "stopped", []
     for number, (kind, code) in enumerate([(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 130)]):
         process = start(MAE, tiny_dataset, run, **LONG)
         wait_for_checkpoints(run, 1 + 3 * number, process)
         process.send_signal(kind)
-        assert process.wait(timeout=120) in (code, 0), process.stderr.read()
+        ended.append(process.wait(timeout=120))
+        assert ended[-1] in (code, 0), process.stderr.read()
+    assert ended[0] == -9, "it was done before it could be killed"
     last = start(MAE, tiny_dataset, run, **LONG)
     text = last.communicate(timeout=300)[1]
     assert last.returncode == 0 and "going on from step" in text

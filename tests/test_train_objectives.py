@@ -145,9 +145,7 @@ def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bi
         assert same(state(tmp_path / "jit", part), state(tmp_path / "cut", part))
 
 
-def test_a_modern_vit_with_a_learned_table_is_the_same_under_both_engines(
-    tiny_dataset, tmp_path, monkeypatch
-):
+def test_a_modern_vit_with_a_learned_table_is_the_same_under_both_engines(tiny_dataset, tmp_path):
     """Small views resample the table, and its slopes are summed over the devices as all others are."""
     spec = str(PROJECT / "configs" / "pretrain_self_distil.py:tiny")
     keys = {"train.steps": 2, "train.batch_size": 16, "model.preset": "modern", "model.positions": "learned"}
@@ -168,7 +166,7 @@ def test_a_modern_vit_with_a_learned_table_is_the_same_under_both_engines(
 # --- the health of what is learned ---------------------------------------------------------------------------------
 
 
-def test_health_is_measured_on_the_training_split_and_written(tiny_dataset, tmp_path, monkeypatch):
+def test_health_is_measured_on_the_training_split_and_written(tiny_dataset, tmp_path):
     """Every so many steps and at the end, in the run's CSV, with the count of labels that it used."""
     keys = {"train.steps": 3, "probe.every": 2, "model.scan": False, "probe.examples": 30}
     train(MAE, tiny_dataset, tmp_path / "run", **keys)
@@ -377,8 +375,7 @@ def test_a_guarded_run_says_what_was_kept(tiny_dataset, tmp_path):
     ]
     assert train(spec, tiny_dataset, tmp_path / "run", **keys)["resumed_from"] == 2
     notes = evaluate(tmp_path / "run", split="val", quiet=True)["notes"]
-    labelled = len(
-        budget.labelled(Dataset.open(tiny_dataset), "train", 16, 0)
-    )  # whole patients, so perhaps 15
+    # Whole patients, so perhaps 15.
+    labelled = len(budget.labelled(Dataset.open(tiny_dataset), "train", 16, 0))
     said = f"within the {labelled} labelled"
     assert any(note.startswith("guard: semi_masked ") and said in note for note in notes), notes

@@ -138,7 +138,20 @@ def test_average_forgets_its_start():
     assert float(average["w"]) > 0.99
 
 
-@pytest.mark.parametrize("key,value", [("lr", -1.0), ("warmup", 1.5), ("layer_decay", 0.0), ("ema", 1.0)])
+def test_a_slope_that_is_small_beside_eps_makes_no_step_of_the_full_rate():
+    """Otherwise what is nothing but rounding moves a parameter as far as what was learned."""
+    params = {"kernel": jnp.zeros(2)}
+    for eps, small in ((1e-8, 1e-3), (1e-4, 1e-5)):
+        rule = optimiser(OptimConfig(lr=1e-3, weight_decay=0.0, warmup=0.0, eps=eps), 1000, params)
+        state = rule.init(params)
+        for _ in range(2):  # the rate is 0 at the first step
+            step, state = rule.update({"kernel": jnp.array([1.0, 1e-6])}, state, params)
+        large = abs(float(step["kernel"][0]))
+        assert large == pytest.approx(1e-3, rel=1e-2)
+        assert abs(float(step["kernel"][1])) == pytest.approx(small, rel=0.02)
+
+
+@pytest.mark.parametrize("key,value", [("lr", -1.0), ("eps", 0.0), ("warmup", 1.5), ("layer_decay", 0.0), ("ema", 1.0)])
 def test_senseless_values_are_refused_by_name(key, value):
     with pytest.raises(InputError, match=f"config.optim.{key}"):
         config.build(OptimConfig, {key: value}, "config.optim")

@@ -59,7 +59,7 @@ def plan(
         notes = (SCANNED,)
     steps = steps_of(config, examples)
     began = time.monotonic()
-    with Bar(f"plan for {topology.name}", 1, "programs", quiet=quiet) as bar:
+    with Bar(f"plan for {topology.name}", 1 + COMPILES * search, "programs", quiet=quiet) as bar:
 
         def judged(one: Config) -> dict:
             verdict = judge(one, topology)
