@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vitmed import config as configs
-from vitmed.job import check
+from vitmed.job.config import check
 from vitmed.runs import load as load_params
 from vitmed.study.plan import plan
 from vitmed.train import train

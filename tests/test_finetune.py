@@ -10,7 +10,6 @@ from short_runs import CLASSIFY, MAE, cut_after, same, settings, train
 from sklearn.metrics import cohen_kappa_score
 
 import vitmed.runs
-from vitmed import job as jobs
 from vitmed import train as training
 from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
@@ -18,6 +17,8 @@ from vitmed.errors import InputError
 from vitmed.evaluate.evaluate import evaluate
 from vitmed.evaluate.predictions import read
 from vitmed.infer import Model
+from vitmed.job.config import check
+from vitmed.job.job import Job
 from vitmed.models.transformer import stacked
 from vitmed.models.vit import VARIANTS, Variant
 from vitmed.runs import checkpoint
@@ -85,10 +86,8 @@ def test_no_gradient_goes_through_a_frozen_encoder(tiny_dataset, former):
     """Otherwise a probe costs what fine-tuning does: the program's backward pass has no product with its kernels."""
 
     def products(**keys):
-        config = jobs.check(
-            settings(CLASSIFY, tiny_dataset, init_from=former, **{"model.scan": False}, **keys)
-        )
-        job = jobs.Job(config)
+        config = check(settings(CLASSIFY, tiny_dataset, init_from=former, **{"model.scan": False}, **keys))
+        job = Job(config)
         state = jax.eval_shape(job.fresh_state, job.seed)
         return job.update.lower(state, next(iter(job.batches(0)))).as_text().count("dot_general")
 
@@ -126,9 +125,7 @@ def test_lora_is_what_load_says_it_is(tune, former, tiny_dataset, capsys):
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(state["opt_state"]))
     trained = sum(leaf.size for part in ("lora", "head") for leaf in jax.tree.leaves(state["params"][part]))
     assert kept == pytest.approx(8 * trained, abs=64), "two moments of what is trained, and a few counters"
-    job = jobs.Job(
-        jobs.check(settings(CLASSIFY, tiny_dataset, init_from=former, **{"optim.ema": 0.0}, **LORA))
-    )
+    job = Job(check(settings(CLASSIFY, tiny_dataset, init_from=former, **{"optim.ema": 0.0}, **LORA)))
     assert f"lora: {trained:,} parameters are trained, with {kept:,} bytes of optimiser state" in job.summary(
         0
     )
@@ -138,8 +135,8 @@ def test_lora_starts_at_the_former_function(tiny_dataset, former):
     """To the bit, the head's probe included: nothing that the encoder knew is lost by asking for it."""
     states = []
     for keys in (LORA, PROBE):
-        config = jobs.check(settings(CLASSIFY, tiny_dataset, init_from=former, **keys))
-        job = jobs.Job(config)
+        config = check(settings(CLASSIFY, tiny_dataset, init_from=former, **keys))
+        job = Job(config)
         state = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
         states.append(config.finetune.plain(state["params"]))
     assert same(*states)
@@ -261,7 +258,7 @@ def test_ordered_classes_are_learned_and_judged_in_ranks(graded, former, tmp_pat
     """From a probed head, drawn and weighed by the budget's own counts; errors in ranks beside the usual numbers."""
     run = tmp_path / "ordinal"
     values = settings(CLASSIFY, graded, init_from=former, **ORDINAL)
-    job = jobs.Job(jobs.check(values))
+    job = Job(check(values))
     label = Dataset.open(graded).labels("train")[0][job.feeds["main"].parts[0].members, 0].astype(int)
     shown = np.bincount(label, minlength=3)
     assert job.spec.counts == tuple((n, len(label) - n) for n in shown) and len(label) <= 20

@@ -10,7 +10,8 @@ from short_runs import MAE, PROJECT, settings, train
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.infer import Model, truth
-from vitmed.job import Job, check
+from vitmed.job.config import check
+from vitmed.job.job import Job
 from vitmed.objectives.segmentation import Segmentation
 from vitmed.runs import load
 from vitmed.scans.recipe import normalise

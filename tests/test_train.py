@@ -18,7 +18,8 @@ import vitmed.runs
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.infer import Model
-from vitmed.job import Job, check
+from vitmed.job.config import check
+from vitmed.job.job import Job
 from vitmed.models.cost import matmul_flops, short
 from vitmed.models.vit import VARIANTS, Variant
 from vitmed.runs import lineage

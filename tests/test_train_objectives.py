@@ -11,13 +11,15 @@ import pytest
 from short_runs import MAE, PROJECT, cut_after, same, settings, train
 
 import vitmed.runs
-from vitmed import job as jobs
 from vitmed import train as training
-from vitmed.data import budget
+from vitmed.data import budget, loader
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.evaluate.evaluate import evaluate
 from vitmed.infer import Model
+from vitmed.job.config import check
+from vitmed.job.feeds import feeds_of
+from vitmed.job.job import Job
 from vitmed.models.build import encoder
 from vitmed.models.head import pooled
 from vitmed.models.vit import VARIANTS, Variant
@@ -89,7 +91,7 @@ def test_an_objective_with_a_teacher_needs_no_change_of_the_loop(tiny_dataset, t
         values = settings(MAE, tiny_dataset, **keys)
         values.objective = {"name": "teacher", "decay": 0.7}
         training.train(values, run, quiet=True)
-        checked = jobs.check(values)
+        checked = check(values)
         return checkpoint.Checkpoints(run, checked.checkpoint).restore("last", part="memory")
 
     whole = memory_of(tmp_path / "jit", train__steps=6)
@@ -133,7 +135,7 @@ def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bi
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(state(tmp_path / "pmap", "memory")["teacher"])):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
-    job = jobs.Job(jobs.check(settings(spec, tiny_dataset, **keys, **{"init_from": tmp_path / "jit"})))
+    job = Job(check(settings(spec, tiny_dataset, **keys, **{"init_from": tmp_path / "jit"})))
     begun = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
     assert same(begun["memory"]["teacher"]["encoder"], whole["encoder"])
     assert same(begun["params"]["encoder"], whole["encoder"])
@@ -184,7 +186,7 @@ def test_health_is_measured_on_the_training_split_and_written(tiny_dataset, tmp_
 
 def test_a_collapse_is_said_and_may_stop(tiny_dataset, tmp_path, monkeypatch, capsys):
     """Otherwise days of pretraining end in features that are the same for every scan."""
-    monkeypatch.setattr(jobs.Job, "_represent", lambda job, state, batch: jnp.ones((8, 16)))
+    monkeypatch.setattr(Job, "_represent", lambda job, state, batch: jnp.ones((8, 16)))
     keys = {"train.steps": 4, "probe.every": 2, "model.scan": False}
     train(MAE, tiny_dataset, tmp_path / "on", **keys)
     said = capsys.readouterr().err
@@ -315,7 +317,7 @@ def test_semi_supervised_runs_agree_under_both_engines_and_resume_to_the_bit(
         assert not same(memory["teacher"], state(tmp_path / "jit", "params"))
         for a, b in zip(*(jax.tree.leaves(state(tmp_path / e, "memory")) for e in ("jit", "pmap"))):
             np.testing.assert_allclose(a, b, atol=1e-4)
-        job = jobs.Job(jobs.check(settings(spec, tiny_dataset, **keys, init_from=tmp_path / "jit")))
+        job = Job(check(settings(spec, tiny_dataset, **keys, init_from=tmp_path / "jit")))
         begun = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
         assert same(begun["memory"]["teacher"], begun["params"])
         assert np.any(begun["params"]["head"]["scores"]["kernel"])
@@ -339,14 +341,14 @@ def test_two_slow_averages_are_refused(tiny_dataset, tmp_path):
 def test_labels_beside_the_budget_reach_no_batch(tiny_dataset, monkeypatch):
     """Else a budget of 16 labels is one in name only."""
     spec = str(PROJECT / "configs" / "semi_masked.py:tiny")
-    config_ = jobs.check(settings(spec, tiny_dataset, data__labels=16))
+    config_ = check(settings(spec, tiny_dataset, data__labels=16))
     dataset = Dataset.open(tiny_dataset)
-    chosen = jobs.budget.labelled(dataset, "train", 16, 0)
-    monkeypatch.setattr(jobs.budget, "labelled", lambda *_: chosen)
+    chosen = budget.labelled(dataset, "train", 16, 0)
+    monkeypatch.setattr(budget, "labelled", lambda *_: chosen)
 
     def first_batches():
         made = engine(config_.parallel, config_.train.batch_size)
-        return list(jobs.loader.streams(jobs._feeds(dataset, config_, made), 0, 6))
+        return list(loader.streams(feeds_of(dataset, config_, made), 0, 6))
 
     honest, read = first_batches(), Dataset.read
 

@@ -1,7 +1,7 @@
 """The one training loop. Pretraining, fine-tuning and all else are this loop with another objective.
 
 Read it from ``train``: check the config, open the data, make the three pure functions of the objective, place the
-state, and repeat one compiled update (``vitmed.job``). Nothing in the loop waits for the device but the metrics of the
+state, and repeat one compiled update (``vitmed.job.job``). Nothing in the loop waits for the device but the metrics of the
 step before, which are there when they are asked for. A run killed anywhere goes on to the same bits.
 """
 
@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from vitmed import config as configs
 from vitmed.errors import InputError
 from vitmed.evaluate import guard, health
-from vitmed.job import Config, Job, check
+from vitmed.job.config import Config, check
+from vitmed.job.job import Job
 from vitmed.parallel import processes
 from vitmed.progress import Bar
 from vitmed.runs import folder

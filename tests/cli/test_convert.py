@@ -11,9 +11,10 @@ import pytest
 from short_runs import CLASSIFY, same, settings
 
 import vitmed.runs
-from vitmed import job as jobs
 from vitmed.cli.main import main
 from vitmed.config import build
+from vitmed.job.config import check
+from vitmed.job.job import Job
 from vitmed.models.build import ModelConfig
 from vitmed.models.build import encoder as network
 from vitmed.runs import folder
@@ -82,7 +83,7 @@ def test_training_starts_from_it_by_the_keys_it_prints(source, tiny_dataset, tmp
     keys = dict(word.removeprefix("--config.").split("=", 1) for word in printed)
     keys = {key: value.strip('"') for key, value in keys.items()}
     assert keys["init_from"] == str(run) and keys["model.patch_size"] == "(4,4)"
-    job = jobs.Job(jobs.check(settings(CLASSIFY, tiny_dataset, **keys, **{"model.scan": False})))
+    job = Job(check(settings(CLASSIFY, tiny_dataset, **keys, **{"model.scan": False})))
     assert job.recipe.mean == folder.recipe_of(run).mean
     state = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
     assert same(state["params"]["encoder"], vitmed.runs.load(run)["encoder"])

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from vitmed import config as configs
-from vitmed import job as jobs
 from vitmed.data import budget, loader
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.evaluate import guard
+from vitmed.job.config import check
+from vitmed.job.feeds import feeds_of, held_out
 from vitmed.parallel.engine import engine
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ def judged(monkeypatch):
             trained.append((folder.name, own))
 
         monkeypatch.setattr(guard.Model, "open", lambda folder: Fake(folder.name.rsplit("-", 1)[0]))
-        chosen = guard.choose(values, jobs.check(values), run, train, quiet=True)
+        chosen = guard.choose(values, check(values), run, train, quiet=True)
         return chosen, trained
 
     return make
@@ -62,7 +63,7 @@ def test_the_better_is_kept_and_a_tie_is_for_the_supervised(tiny_dataset, tmp_pa
     values = asked(tiny_dataset)
     chosen, trained = judged(values, tmp_path / "run", dict(zip(("semi_teacher", "supervised"), right)))
     assert chosen.objective.name == kept and chosen.guard.folds == 0
-    assert jobs.check(chosen).data.fold == (), "the run itself learns from the whole budget"
+    assert check(chosen).data.fold == (), "the run itself learns from the whole budget"
     told = guard.told(tmp_path / "run")
     assert (told["asked"], told["chosen"], told["labels"]) == ("semi_teacher", kept, budgeted(tiny_dataset))
     assert told["extra_steps"] == 4 * values.train.steps and len(trained) == 4
@@ -77,12 +78,12 @@ def test_no_stream_of_a_fold_has_what_it_is_judged_by(tiny_dataset, tmp_path, ju
     values = asked(tiny_dataset, **{"data.unlabelled": unlabelled})
     right = {"semi_teacher": 0.9, "supervised": 0.5}
     _, trained = judged(values, tmp_path / "run", right)
-    held_out = set()
+    judged_by = set()
     for _, own in trained:
-        config = jobs.check(own)
+        config = check(own)
         dataset = Dataset.open(config.data.path)
-        held = set(jobs._held_out(dataset, config).tolist())
-        feeds = jobs._feeds(dataset, config, engine(config.parallel, config.train.batch_size))
+        held = set(held_out(dataset, config).tolist())
+        feeds = feeds_of(dataset, config, engine(config.parallel, config.train.batch_size))
         main = set(feeds["main"].parts[0].members.tolist())
         assert held and len(main | held) == budgeted(tiny_dataset) and not main & held
         assert ("unlabelled" in feeds) == (config.objective.name == "semi_teacher")
@@ -90,14 +91,14 @@ def test_no_stream_of_a_fold_has_what_it_is_judged_by(tiny_dataset, tmp_path, ju
             assert not held & set(part.members.tolist())
             (batch,) = loader.streams(feeds, 0, 1)
             assert batch["unlabelled"]["label"].shape[1] == 0
-        held_out |= held
-    assert len(held_out) == budgeted(tiny_dataset)
+        judged_by |= held
+    assert len(judged_by) == budgeted(tiny_dataset)
 
 
 def test_the_supervised_arm_is_the_same_run_without_the_second_stream(tiny_dataset):
     values = asked(tiny_dataset, **{"data.unlabelled_batch": 16, "objective.label_smoothing": 0.2})
-    plain = jobs.check(guard.plain(values, jobs.check(values)))
-    semi = jobs.check(values)
+    plain = check(guard.plain(values, check(values)))
+    semi = check(values)
     assert plain.objective.name == "supervised" and plain.objective.label_smoothing == 0.2
     assert plain.data.unlabelled_batch is None and plain.optim.ema == semi.objective.momentum
     assert (plain.train, plain.augment, plain.model) == (semi.train, semi.augment, semi.model)

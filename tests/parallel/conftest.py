@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from short_runs import PROJECT, settings
 
-from vitmed import job as jobs
+from vitmed.job.config import check
+from vitmed.job.job import Job
 from vitmed.models.vit import VARIANTS, Variant
 
 SPECS = {
@@ -49,7 +50,7 @@ def steps(monkeypatch):
             **keys,
         }
         spec = str(PROJECT / "configs" / f"{SPECS[objective]}.py:tiny")
-        job = jobs.Job(jobs.check(settings(spec, dataset, **keys)))
+        job = Job(check(settings(spec, dataset, **keys)))
         state, losses = job.engine.init(job.fresh_state, job.seed), []
         batches = job.batches(0)
         with jax.transfer_guard("disallow"):

@@ -5,7 +5,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from short_runs import PROJECT, settings
 
-from vitmed import job as jobs
+from vitmed.job.config import check
+from vitmed.job.job import Job
 from vitmed.parallel import rules, shown
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -53,7 +54,7 @@ def test_a_device_holds_its_part_of_the_state(tiny_dataset, scan):
     """Per device at most 1.15 of an eighth of the whole: parameters, both moments and the moving average."""
     spec = str(PROJECT / "configs" / "finetune_classify.py")
     keys = {"parallel.rules": "fsdp", "train.batch_size": 16, "model.scan": scan, "optim.ema": 0.99}
-    job = jobs.Job(jobs.check(settings(spec, tiny_dataset, **keys)))
+    job = Job(check(settings(spec, tiny_dataset, **keys)))
     state = jax.eval_shape(job.fresh_state, job.seed)
     own, whole = shown.held(job.engine, state)
     assert whole > 4 * 4 * job.parameters and own <= 1.15 / 8 * whole

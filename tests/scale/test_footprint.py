@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from vitmed import config as configs
-from vitmed.job import check
+from vitmed.job.config import check
 from vitmed.models.cost import Product
 from vitmed.scale import presets, roofline
 from vitmed.scale.footprint import Footprint, footprint

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vitmed import config as configs
-from vitmed.job import Job, check
+from vitmed.job.config import check
+from vitmed.job.job import Job
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "study" / "objectives.py"
 

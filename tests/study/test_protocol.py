@@ -137,7 +137,8 @@ def test_folds_are_of_one_set_and_test_on_each_once(tmp_path, planned):
 def test_copies_are_found_and_nothing_learns_from_them(torn, tmp_path):
     """Otherwise data.apart is a key that does nothing."""
     from vitmed.config import load
-    from vitmed.job import Job, check
+    from vitmed.job.config import check
+    from vitmed.job.job import Job
 
     dataset = Dataset.open(torn)
     found = copies(dataset, "train", dataset, ("val", "test"))

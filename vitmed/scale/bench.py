@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from vitmed import config as configs
 from vitmed.errors import InputError
-from vitmed.job import Job, check
+from vitmed.job.config import check
+from vitmed.job.job import Job
 from vitmed.models.build import PRESETS, ModelConfig
 from vitmed.models.cost import matmul_flops
 from vitmed.models.patches import grid

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.errors import InputError
-from vitmed.job import Config, Job
+from vitmed.job.config import Config
+from vitmed.job.job import Job
 from vitmed.objectives.interface import Spec
 from vitmed.parallel.engine import engine
 from vitmed.scans.recipe import Recipe

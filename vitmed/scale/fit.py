@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vitmed.errors import InputError
-from vitmed.job import Config, check
+from vitmed.job.config import Config, check
 from vitmed.models.vit import VARIANTS
 from vitmed.progress import Bar
 from vitmed.scale import surroundings

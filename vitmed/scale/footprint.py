@@ -13,7 +13,8 @@ import jax
 from jax.extend import core
 
 from vitmed.data.keys import step_key
-from vitmed.job import Config, Job
+from vitmed.job.config import Config
+from vitmed.job.job import Job
 from vitmed.models.cost import Product, products
 from vitmed.models.vit import VARIANTS
 from vitmed.parallel.engine import ParallelConfig

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vitmed.errors import InputError
-from vitmed.job import Config, check
+from vitmed.job.config import Config, check
 from vitmed.models.vit import VARIANTS
 from vitmed.parallel.engine import check_shared, sizes
 from vitmed.progress import Bar

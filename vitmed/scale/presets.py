@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from vitmed.job import Config
+from vitmed.job.config import Config
 from vitmed.parallel.engine import sizes
 from vitmed.scale import roofline
 from vitmed.scale.footprint import Footprint, footprint

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitmed.job import Config
+from vitmed.job.config import Config
 from vitmed.scale.hardware import Topology
 
 

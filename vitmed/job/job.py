@@ -1,4 +1,4 @@
-"""A training as its config describes it: the config's keys, the data, and the pure functions that are compiled.
+"""A training made ready: its data, and the pure functions that are compiled.
 
 Every objective is trained by the one ``_update`` here, under whichever engine. Data order and every random draw are
 functions of (seed, step, example), and the state holds all else.
@@ -15,121 +15,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-from vitmed import config as configs
 from vitmed.data import balance, budget, loader
-from vitmed.data.augment import AugmentConfig, augment
-from vitmed.data.dataset import Dataset
+from vitmed.data.augment import augment
 from vitmed.data.keys import example_keys, step_key
-from vitmed.data.loader import DataConfig
-from vitmed.data.streams import Feed
-from vitmed.data.structures import structures_of
-from vitmed.errors import InputError
 from vitmed.evaluate import health
-from vitmed.evaluate.guard import GuardConfig
-from vitmed.evaluate.health import ProbeConfig
-from vitmed.models.build import ModelConfig
+from vitmed.job.config import Config
+from vitmed.job.feeds import feeds_of, learns_from_masks
 from vitmed.models.cost import matmul_flops, short, state_bytes
-from vitmed.objectives import registry, supervised, teacher
+from vitmed.objectives import registry, teacher
 from vitmed.objectives.classifier import Classifier
 from vitmed.objectives.interface import Objective, Spec
-from vitmed.optim.optimiser import OptimConfig, ema_update, schedule
+from vitmed.optim.optimiser import ema_update, schedule
 from vitmed.parallel import processes, shown
-from vitmed.parallel.engine import Engine, ParallelConfig, check_shared, engine
+from vitmed.parallel.engine import Engine, engine
 from vitmed.parallel.microbatches import microbatches
 from vitmed.runs import averaged
-from vitmed.runs.checkpoint import CheckpointConfig
-from vitmed.runs.finetune import FinetuneConfig, Stage
+from vitmed.runs.finetune import Stage
 from vitmed.runs.transfer import adaptations, start_from
 from vitmed.scans.recipe import Recipe, normalise
 
 _AUGMENT, _OBJECTIVE = 0, 1  # separate streams of randomness within a step
 EVALUATION_SEED = 0  # with train=False masks depend on the example alone
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Keys of ``config.train``.
-
-    Attributes:
-        steps: number of updates; give this or ``epochs``.
-        epochs: passes over the training examples (after any label budget).
-        batch_size: the global batch, over all devices and processes.
-        seed: of weights, order, masks and augmentation.
-        log_every: steps between rows of metrics.
-        val_every: steps between passes over the validation split; 0 is never.
-    """
-
-    batch_size: int
-    steps: int | None = None
-    epochs: float | None = None
-    seed: int = 0
-    log_every: int = 20
-    val_every: int = 0
-
-    def __post_init__(self):
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("steps and config.train.epochs: give one of the two")
-        for name, least in (("batch_size", 1), ("log_every", 1), ("val_every", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least {least} was expected")
-        if (self.steps if self.epochs is None else self.epochs) <= 0:
-            raise ValueError("steps or config.train.epochs is not positive; there is nothing to train")
-
-    def total(self, examples: int) -> int:
-        """Number of updates for this many training examples."""
-        return self.steps or max(1, math.ceil(self.epochs * examples / self.batch_size))
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A whole training config, checked: what every file in ``configs/`` returns.
-
-    ``init_from`` is a run whose encoder and recipe to start from, ``init_adapt`` how its weights may be changed to fit
-    (``vitmed.runs.transfer``): "inflate", "channels", "patch", joined by +.
-    """
-
-    data: DataConfig
-    model: ModelConfig
-    objective: dict
-    train: TrainConfig
-    optim: OptimConfig = OptimConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
-    augment: AugmentConfig = AugmentConfig()
-    probe: ProbeConfig = ProbeConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    parallel: ParallelConfig = ParallelConfig()
-    guard: GuardConfig = GuardConfig()
-    init_from: str = ""
-    init_adapt: str = ""
-
-
-def check(values: ConfigDict) -> Config:
-    """The config as dataclasses.
-
-    Raises:
-        InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, or a way of
-            fine-tuning where there is nothing to fine-tune.
-    """
-    config = configs.build(Config, values)
-    config = dataclasses.replace(config, objective=registry.section(config.objective))
-    if config.optim.ema and getattr(config.objective, "averages", False):
-        raise InputError(
-            f"config.optim.ema is {config.optim.ema}, but {config.objective.name!r} keeps a slow average of its own "
-            "(config.objective.momentum), which is what the run gives; set it to 0"
-        )
-    if adaptations(config.init_adapt) and not config.init_from:
-        raise InputError(
-            f"config.init_adapt is {config.init_adapt!r}, but there is no config.init_from to adapt"
-        )
-    config.finetune.check(config.objective, config.init_from)
-    if config.model.pool == "attentive" and not isinstance(config.objective, supervised.Config):
-        raise InputError(
-            f"config.model.pool is 'attentive', which is learned with labels and which {config.objective.name!r} does "
-            "not learn; take another"
-        )
-    return config
 
 
 class Job:
@@ -152,7 +59,7 @@ class Job:
             model=dataclasses.asdict(config.model),
         )
         made = engine(config.parallel, config.train.batch_size)
-        self.feeds = _feeds(self.dataset, config, made)
+        self.feeds = feeds_of(self.dataset, config, made)
         self.examples = self.feeds["main"].examples
         spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples), self._counts())
         self._build(described, spec, made)
@@ -306,7 +213,7 @@ class Job:
 
     def _judged(self) -> np.ndarray | None:
         """Indices of the validation split that say anything of what is learned; None for all of it."""
-        if not _learns_from_masks(self.config):
+        if not learns_from_masks(self.config):
             return None
         return budget.marked(self.dataset, self.config.data.val_split)
 
@@ -443,71 +350,3 @@ class Job:
                 changed = {"image": augmented} if masks is None else dict(zip(("image", "mask"), augmented))
             made[name] = {**stream, **changed}
         return made
-
-
-def _feeds(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed]:
-    """The streams that the config offers, which must be those that the objective learns from."""
-    data, name = config.data, config.objective.name
-    two = "unlabelled" in getattr(config.objective, "streams", ("main",))
-    for key in ("unlabelled", "unlabelled_batch"):
-        if getattr(data, key) and not two:
-            raise InputError(
-                f"config.data.{key} is {getattr(data, key)!r}, but {name!r} learns from the main stream alone; "
-                "leave it out"
-            )
-    held = _held_out(dataset, config)
-    feeds = data.feeds(
-        dataset,
-        config.train.batch_size,
-        config.train.seed,
-        lambda one: _training_examples(
-            one, dataset, config, held if one is dataset else data.left_out(dataset, one)
-        ),
-        _learns_from_labels(config),
-        two,
-        held,
-    )
-    for feed in feeds.values():
-        check_shared(feed.batch_size, feed.key, engine.sizes, config.parallel.accumulate)
-    return feeds
-
-
-def _learns_from_labels(config: Config) -> bool:
-    return getattr(config.objective, "labelled", False)
-
-
-def _learns_from_masks(config: Config) -> bool:
-    return getattr(config.objective, "task", None) == "segmentation"
-
-
-def _training_examples(
-    dataset: Dataset, validated: Dataset, config: Config, held: np.ndarray
-) -> np.ndarray | None:
-    """Indices of the split to train on, or None for all: the label budget, or the labelled ones, without ``held``."""
-    data = config.data
-    if _learns_from_masks(config) and structures_of(dataset.datasheet) != structures_of(validated.datasheet):
-        raise InputError(
-            f"config.data.mix: the structures in the masks of {dataset.path} are not those of {validated.path}; ingest "
-            "the two with the same ones"
-        )
-    if not _learns_from_labels(config):
-        sampling = None if data.sampling == "natural" else data.sampling
-        for key, value in (("labels", data.labels), ("fold", data.fold or None), ("sampling", sampling)):
-            if value is not None:
-                raise InputError(
-                    f"config.data.{key} is {value}, but {config.objective.name!r} uses no labels; leave it out"
-                )
-        return None
-    masks = _learns_from_masks(config)
-    return np.setdiff1d(budget.labelled(dataset, data.split, data.labels, data.label_seed, masks), held)
-
-
-def _held_out(dataset: Dataset, config: Config) -> np.ndarray:
-    """Indices of the examples that ``config.data.fold`` and ``.apart`` leave out; none without them."""
-    data = config.data
-    copied = data.left_out(dataset, dataset)
-    if not (data.fold and _learns_from_labels(config)):
-        return copied
-    masks = _learns_from_masks(config)
-    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, masks)
-    return np.union1d(copied, budget.fold(dataset, data.split, chosen, data.fold, data.label_seed, masks))

@@ -1,0 +1,104 @@
+"""The keys of a training, and which of them fit together."""
+
+import dataclasses
+import math
+
+from ml_collections import ConfigDict
+
+from vitmed import config as configs
+from vitmed.data.augment import AugmentConfig
+from vitmed.data.loader import DataConfig
+from vitmed.errors import InputError
+from vitmed.evaluate.guard import GuardConfig
+from vitmed.evaluate.health import ProbeConfig
+from vitmed.models.build import ModelConfig
+from vitmed.objectives import registry, supervised
+from vitmed.optim.optimiser import OptimConfig
+from vitmed.parallel.engine import ParallelConfig
+from vitmed.runs.checkpoint import CheckpointConfig
+from vitmed.runs.finetune import FinetuneConfig
+from vitmed.runs.transfer import adaptations
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Keys of ``config.train``.
+
+    Attributes:
+        steps: number of updates; give this or ``epochs``.
+        epochs: passes over the training examples (after any label budget).
+        batch_size: the global batch, over all devices and processes.
+        seed: of weights, order, masks and augmentation.
+        log_every: steps between rows of metrics.
+        val_every: steps between passes over the validation split; 0 is never.
+    """
+
+    batch_size: int
+    steps: int | None = None
+    epochs: float | None = None
+    seed: int = 0
+    log_every: int = 20
+    val_every: int = 0
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("steps and config.train.epochs: give one of the two")
+        for name, least in (("batch_size", 1), ("log_every", 1), ("val_every", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least {least} was expected")
+        if (self.steps if self.epochs is None else self.epochs) <= 0:
+            raise ValueError("steps or config.train.epochs is not positive; there is nothing to train")
+
+    def total(self, examples: int) -> int:
+        """Number of updates for this many training examples."""
+        return self.steps or max(1, math.ceil(self.epochs * examples / self.batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole training config, checked: what every file in ``configs/`` returns.
+
+    ``init_from`` is a run whose encoder and recipe to start from, ``init_adapt`` how its weights may be changed to fit
+    (``vitmed.runs.transfer``): "inflate", "channels", "patch", joined by +.
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    objective: dict
+    train: TrainConfig
+    optim: OptimConfig = OptimConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    augment: AugmentConfig = AugmentConfig()
+    probe: ProbeConfig = ProbeConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    guard: GuardConfig = GuardConfig()
+    init_from: str = ""
+    init_adapt: str = ""
+
+
+def check(values: ConfigDict) -> Config:
+    """The config as dataclasses.
+
+    Raises:
+        InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, or a way of
+            fine-tuning where there is nothing to fine-tune.
+    """
+    config = configs.build(Config, values)
+    config = dataclasses.replace(config, objective=registry.section(config.objective))
+    if config.optim.ema and getattr(config.objective, "averages", False):
+        raise InputError(
+            f"config.optim.ema is {config.optim.ema}, but {config.objective.name!r} keeps a slow average of its own "
+            "(config.objective.momentum), which is what the run gives; set it to 0"
+        )
+    if adaptations(config.init_adapt) and not config.init_from:
+        raise InputError(
+            f"config.init_adapt is {config.init_adapt!r}, but there is no config.init_from to adapt"
+        )
+    config.finetune.check(config.objective, config.init_from)
+    if config.model.pool == "attentive" and not isinstance(config.objective, supervised.Config):
+        raise InputError(
+            f"config.model.pool is 'attentive', which is learned with labels and which {config.objective.name!r} does "
+            "not learn; take another"
+        )
+    return config

@@ -1,0 +1,79 @@
+"""What a training learns from: which scans of which datasets, within the label budget and without what is held out."""
+
+import numpy as np
+
+from vitmed.data import budget
+from vitmed.data.dataset import Dataset
+from vitmed.data.streams import Feed
+from vitmed.data.structures import structures_of
+from vitmed.errors import InputError
+from vitmed.job.config import Config
+from vitmed.parallel.engine import Engine, check_shared
+
+
+def feeds_of(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed]:
+    """The streams that the config offers, which must be those that the objective learns from."""
+    data, name = config.data, config.objective.name
+    two = "unlabelled" in getattr(config.objective, "streams", ("main",))
+    for key in ("unlabelled", "unlabelled_batch"):
+        if getattr(data, key) and not two:
+            raise InputError(
+                f"config.data.{key} is {getattr(data, key)!r}, but {name!r} learns from the main stream alone; "
+                "leave it out"
+            )
+    held = held_out(dataset, config)
+    feeds = data.feeds(
+        dataset,
+        config.train.batch_size,
+        config.train.seed,
+        lambda one: _training_examples(
+            one, dataset, config, held if one is dataset else data.left_out(dataset, one)
+        ),
+        _learns_from_labels(config),
+        two,
+        held,
+    )
+    for feed in feeds.values():
+        check_shared(feed.batch_size, feed.key, engine.sizes, config.parallel.accumulate)
+    return feeds
+
+
+def _learns_from_labels(config: Config) -> bool:
+    return getattr(config.objective, "labelled", False)
+
+
+def learns_from_masks(config: Config) -> bool:
+    return getattr(config.objective, "task", None) == "segmentation"
+
+
+def _training_examples(
+    dataset: Dataset, validated: Dataset, config: Config, held: np.ndarray
+) -> np.ndarray | None:
+    """Indices of the split to train on, or None for all: the label budget, or the labelled ones, without ``held``."""
+    data = config.data
+    if learns_from_masks(config) and structures_of(dataset.datasheet) != structures_of(validated.datasheet):
+        raise InputError(
+            f"config.data.mix: the structures in the masks of {dataset.path} are not those of {validated.path}; ingest "
+            "the two with the same ones"
+        )
+    if not _learns_from_labels(config):
+        sampling = None if data.sampling == "natural" else data.sampling
+        for key, value in (("labels", data.labels), ("fold", data.fold or None), ("sampling", sampling)):
+            if value is not None:
+                raise InputError(
+                    f"config.data.{key} is {value}, but {config.objective.name!r} uses no labels; leave it out"
+                )
+        return None
+    masks = learns_from_masks(config)
+    return np.setdiff1d(budget.labelled(dataset, data.split, data.labels, data.label_seed, masks), held)
+
+
+def held_out(dataset: Dataset, config: Config) -> np.ndarray:
+    """Indices of the examples that ``config.data.fold`` and ``.apart`` leave out; none without them."""
+    data = config.data
+    copied = data.left_out(dataset, dataset)
+    if not (data.fold and _learns_from_labels(config)):
+        return copied
+    masks = learns_from_masks(config)
+    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, masks)
+    return np.union1d(copied, budget.fold(dataset, data.split, chosen, data.fold, data.label_seed, masks))
