@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitmed.models import attention
 from vitmed.models.attention import attend
 from vitmed.models.linear import Linear
 from vitmed.models.transformer import Transformer, gelu, stacked, unrolled
@@ -44,7 +45,11 @@ def test_linear_and_its_slopes_are_those_of_flax():
     same(slopes(ours), slopes(theirs), atol=2e-5)
 
 
-def test_attention_and_its_slopes_are_the_definition():
+@pytest.mark.parametrize("whole, part", [(7, 7), (6, 3), (6, 7), (1, 1)])
+def test_attention_and_its_slopes_are_the_definition(monkeypatch, whole, part):
+    """Of all queries at once, and in parts: the last one not full, one alone, one query each."""
+    monkeypatch.setattr(attention, "WHOLE", whole)
+    monkeypatch.setattr(attention, "PART", part)
     qkv = jax.random.normal(jax.random.key(0), (2, 7, 3, 4, 8))
 
     def plain(qkv):
@@ -59,9 +64,17 @@ def test_attention_and_its_slopes_are_the_definition():
     same(slopes(attend), slopes(plain), atol=2e-6)
 
 
-def test_attention_survives_large_scores():
+@pytest.mark.parametrize("tokens", [2, attention.WHOLE + 1])
+def test_attention_survives_large_scores(tokens):
     """exp of a raw score would be infinite here."""
-    assert np.isfinite(attend(jnp.full((1, 2, 3, 1, 4), 100.0))).all()
+    assert np.isfinite(attend(jnp.full((1, tokens, 3, 1, 4), 100.0))).all()
+
+
+def test_attention_over_many_tokens_does_not_hold_the_scores_of_all_pairs():
+    n = 4096  # of which one head's scores take 64 MiB
+    qkv = jax.ShapeDtypeStruct((1, n, 3, 1, 8), jnp.float32)
+    slopes = jax.jit(jax.grad(lambda qkv: jnp.sum(jnp.sin(attend(qkv)))))
+    assert slopes.lower(qkv).compile().memory_analysis().temp_size_in_bytes < 4 * n**2 / 2
 
 
 def test_gelu_is_the_exact_one():

@@ -53,7 +53,8 @@ def _decoder(name: str, feature) -> Decode:
             data = stored[key].bytes_list.value[0]
             return np.frombuffer(zlib.decompress(data) if encoding == "zlib" else data, dtype)
         numbers = stored[key].float_list if dtype.kind == "f" else stored[key].int64_list
-        return np.array(numbers.value, dtype)
+        # A list first: NumPy would ask protobuf's container for its values one by one, three times as slowly.
+        return np.array(numbers.value[:], dtype)
 
     if written:
         return lambda stored: values(stored).reshape(tuple(stored[f"{name}/shape"].int64_list.value))

@@ -2,7 +2,9 @@
 
 The exponentials are divided by their sum after they have weighed the values, and the backward pass takes the
 softmax's inner product from the output rather than from the weights (as FlashAttention does, arXiv:2205.14135):
-three passes fewer over the (N, N) scores.
+three passes fewer over the (N, N) scores. Of many tokens the queries are taken in parts, each over all keys, and the
+backward pass computes their scores again (Rabe and Staats 2021, arXiv:2112.05682): memory then grows with N, not with
+its square.
 
 Queries and keys may be normed before they meet (Dehghani et al. 2023, "ViT-22B", arXiv:2302.05442, section 2), so that
 no score runs away, and turned by their places (``vitmed.models.positions.rotary``).
@@ -17,6 +19,9 @@ import jax.numpy as jnp
 from vitmed.models.linear import Linear
 from vitmed.models.norms import EPSILON, Norm, norm
 from vitmed.models.positions import turned
+
+WHOLE = 1024  # tokens up to which the scores of all pairs are kept: two thirds of the time for 4 MiB a head at most
+PART = 512  # queries of more tokens that are taken at once
 
 
 class Attention(nn.Module):
@@ -44,36 +49,110 @@ class Attention(nn.Module):
         return Linear((dim,), axes=2, dtype=self.dtype, name="out")(attend(qkv))
 
 
-@jax.custom_vjp
 def attend(qkv: jax.Array) -> jax.Array:
     """softmax(query key^T / sqrt(d)) value: of queries, keys and values (B, N, 3, H, d) to (B, N, H, d)."""
-    return _forward(qkv)[0]
+    return _whole(qkv) if qkv.shape[1] <= WHOLE else _in_parts(qkv)
 
 
-def _forward(qkv):
-    query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))  # each (B, H, N, d)
-    scores = _dot("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key)
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    total = weights.sum(axis=-1, keepdims=True)
-    weights = weights.astype(qkv.dtype)
-    mixed = (_dot("bhqk,bhkd->bhqd", weights, value) / total).astype(qkv.dtype)
+@jax.custom_vjp
+def _whole(qkv):
+    return _whole_forward(qkv)[0]
+
+
+def _whole_forward(qkv):
+    query, key, value = _split(qkv)
+    mixed, weights, _, total = _mix(query, key, value)
     return mixed.swapaxes(1, 2), (query, key, value, weights, total, mixed)
 
 
-def _backward(saved, slope):
-    query, key, value, weights, total, mixed = saved
-    shared = (slope.swapaxes(1, 2) / total).astype(query.dtype)
+def _whole_backward(saved, slope):
+    return (_merged(_slopes(*saved, slope.swapaxes(1, 2)), slope.dtype),)
+
+
+_whole.defvjp(_whole_forward, _whole_backward)
+
+
+@jax.custom_vjp
+def _in_parts(qkv):
+    return _parts_forward(qkv)[0]
+
+
+def _parts_forward(qkv):
+    query, key, value = _split(qkv)
+
+    def part(query):
+        mixed, _, top, total = _mix(query, key, value)
+        return mixed, top, total
+
+    mixed, top, total = jax.lax.map(part, _cut(query))
+    return _joined(mixed, qkv.shape[1]).swapaxes(1, 2), (qkv, mixed, top, total)
+
+
+def _parts_backward(saved, slope):
+    qkv, mixed, top, total = saved
+    query, key, value = _split(qkv)
+
+    def part(sums, own):
+        query, mixed, top, total, slope = own
+        weights = jnp.exp(_scores(query, key) - top).astype(query.dtype)
+        to_query, *to_others = _slopes(query, key, value, weights, total, mixed, slope)
+        return jax.tree.map(jnp.add, sums, to_others), to_query.astype(query.dtype)
+
+    # What fills the last part up has a slope of zero, and so no effect on any sum.
+    parts = (_cut(query), mixed, top, total, _cut(slope.swapaxes(1, 2)))
+    sums = [jnp.zeros(key.shape, jnp.float32)] * 2
+    (to_key, to_value), to_query = jax.lax.scan(part, sums, parts)
+    return (_merged((_joined(to_query, qkv.shape[1]), to_key, to_value), slope.dtype),)
+
+
+_in_parts.defvjp(_parts_forward, _parts_backward)
+
+
+def _split(qkv):
+    return jnp.moveaxis(qkv, (2, 3), (0, 2))  # queries, keys and values, each (B, H, N, d)
+
+
+def _merged(slopes, dtype):
+    return jnp.stack([part.astype(dtype).swapaxes(1, 2) for part in slopes], axis=2)
+
+
+def _cut(x):
+    """(B, H, N, d) to (parts, B, H, n, d), the last part filled up with zeros."""
+    parts = -(-x.shape[2] // PART)
+    size = -(-x.shape[2] // parts)
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, parts * size - x.shape[2]), (0, 0)))
+    return jnp.moveaxis(x.reshape(*x.shape[:2], parts, size, x.shape[-1]), 2, 0)
+
+
+def _joined(parts, n):
+    """The inverse of ``_cut`` for ``n`` tokens."""
+    x = jnp.moveaxis(parts, 0, 2)
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :n]
+
+
+def _scores(query, key):
+    return _dot("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key)
+
+
+def _mix(query, key, value):
+    scores = _scores(query, key)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    weights = weights.astype(query.dtype)
+    mixed = (_dot("bhqk,bhkd->bhqd", weights, value) / total).astype(query.dtype)
+    return mixed, weights, top, total
+
+
+def _slopes(query, key, value, weights, total, mixed, slope):
+    shared = (slope / total).astype(query.dtype)
     to_value = _dot("bhqk,bhqd->bhkd", weights, shared)
     inner = (shared * mixed).sum(axis=-1, keepdims=True, dtype=jnp.float32)
     scale = query.shape[-1] ** -0.5
     to_scores = (weights * (_dot("bhqd,bhkd->bhqk", shared, value) - inner)).astype(query.dtype)
     to_query = _dot("bhqk,bhkd->bhqd", to_scores, key) * scale
     to_key = _dot("bhqk,bhqd->bhkd", to_scores, query) * scale
-    slopes = [part.astype(query.dtype).swapaxes(1, 2) for part in (to_query, to_key, to_value)]
-    return (jnp.stack(slopes, axis=2),)
-
-
-attend.defvjp(_forward, _backward)
+    return to_query, to_key, to_value
 
 
 def _dot(shapes, *operands):

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,9 @@ def load(
                 for name, once in timed.items():
                     once()  # untimed: uses up what was made while the others had their turns
                     took[name].append(once())
+                    # Its workers go on until they have filled up what they keep ahead, which is less than a turn: the
+                    # next one's time must not begin before they stand still.
+                    time.sleep(took[name][-1])
                 bar.advance(1, ", ".join(f"{name} {times[-1]:.2f} s" for name, times in took.items()))
     speed = {name: turn * batch / statistics.median(times) for name, times in took.items()}
     return {

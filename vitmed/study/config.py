@@ -13,7 +13,8 @@ class DataSection:
     """Keys of ``config.data``.
 
     Attributes:
-        path: of the dataset; of several folds with ``{fold}`` in it, such as ``data/busi-{fold}``.
+        path: of the dataset; of several folds with ``{fold}`` in it, such as ``data/busi-{fold}``, which a pretraining's
+            ``data.mix`` may have too.
         folds: N, where ``vitmed ingest --split fold:K/N`` made one dataset for each K from 1 to N; 0 is one dataset.
     """
 

@@ -286,7 +286,11 @@ def _name(pretraining: str, seed: int, fold: int) -> str:
 
 
 def _data(checked: StudyConfig, fold: int) -> str:
-    return str(Path(checked.data.path.format(fold=fold) if fold else checked.data.path).resolve())
+    return str(Path(_at(checked.data.path, fold)).resolve())
+
+
+def _at(path: str, fold: int) -> str:
+    return path.replace("{fold}", str(fold)) if fold else path
 
 
 def _pretrain(
@@ -294,6 +298,9 @@ def _pretrain(
 ) -> Cell:
     own = ConfigDict(config, allow_dotted_keys=True)
     _set(own, "data", path=_data(checked, fold))
+    if own.data.get("mix"):
+        mix = {_at(path, fold): weight for path, weight in own.data.mix.items()}
+        own.data = ConfigDict(own.data.to_dict() | {"mix": ConfigDict(mix, allow_dotted_keys=True)})
     if seed or fold > 1:
         # Each with a seed of its own: the luck of one is told from that of another.
         _set(own, "train", seed=own.get("train", {}).get("seed", 0) + seed + 1000 * max(fold - 1, 0))
