@@ -23,7 +23,9 @@ NAMES = [file.stem for file in TRAINING], [file.stem for file in STUDIES]
 
 def scans_for(file: Path, dimensions: int, request) -> Path:
     """The small dataset that a config can learn from: with masks, where those are its task."""
-    masks = configs.load(f"{file}:tiny").objective.get("task") == "segmentation"
+    config = configs.load(f"{file}:tiny")
+    learned = config if "objective" in config else next(iter(config.arms.values())).config
+    masks = learned.objective.get("task") == "segmentation"
     names = {2: ("tiny_dataset", "marked_dataset"), 3: ("tiny_volumes", "marked_volumes")}
     return request.getfixturevalue(names[dimensions][masks])
 
@@ -83,10 +85,12 @@ def test_two_steps_in_3d(file, request, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", STUDIES, ids=NAMES[1])
-def test_two_steps_of_every_arm(file, tiny_dataset, tmp_path):
+def test_two_steps_of_every_arm(file, request, tmp_path):
     """Otherwise a study of hours ends at the first arm whose config does not fit its data or pretraining."""
-    one = {"study.draws": "1", "study.budgets": "(0.5,)", "study.compare": "()"}
-    config = configs.load(f"{file}:tiny", {"data.path": str(tiny_dataset), **one})
+    config = configs.load(f"{file}:tiny")
+    config.data.update(dict(path=str(scans_for(file, 2, request)), folds=0))
+    with config.ignore_type(), config.unlocked():
+        config.study.update(dict(budgets=(0.5,), draws=1, folds=1, compare=()))
     for arm in config.arms.values():
         with arm.ignore_type(), arm.unlocked():
             arm.steps = None

@@ -52,7 +52,7 @@ def get_config(arg=None):
         )
     )
     if tiny:
-        config.study.update(dict(budgets=(0.5, 1.0), draws=1, folds=1))
+        config.study.update(dict(budgets=(0.5, 1.0), draws=(1, 1), folds=(1, 1)))
         config.pretrain.train.steps = 2
         for arm in config.arms.values():
             arm.steps = (2, 2)

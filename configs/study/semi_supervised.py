@@ -21,6 +21,7 @@ from vitmed.config import load
 
 CONFIGS = Path(__file__).parent.parent
 STEPS = (150, 200)  # one a budget, the same for every arm
+BATCH, UNLABELLED = 32, 64  # a batch of 128 would show each of ten labels thirteen times
 
 
 def get_config(arg=None):
@@ -55,8 +56,12 @@ def get_config(arg=None):
     )
     for arm in config.arms.values():
         arm.config.train.val_every = 0
+        if not tiny:
+            arm.config.train.batch_size = BATCH
     for name in ("semi_masked", "semi_teacher"):
         config.arms[name].config.data.apart = ("val", "test")
+        if not tiny:
+            config.arms[name].config.data.unlabelled_batch = UNLABELLED
     if tiny:
         config.study.update(dict(budgets=(6, 8), draws=1))
         for arm in config.arms.values():

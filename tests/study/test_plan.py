@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from vitmed.errors import InputError
 from vitmed.study.plan import check_unchanged, plan
@@ -98,6 +99,18 @@ def test_folds_are_datasets_of_their_own(config, tmp_path):
         )
         assert not cell.start or cell.config.init_from.endswith(f"pretrain-fold{cell.fold}")
     assert len({c.config.train.seed for f in planned.of("scratch", 1.0) for c in f}) == 3
+
+
+def test_a_pretraining_of_a_mix_has_the_scans_of_its_own_fold(config, tmp_path):
+    """Otherwise it learns from what the fold is tested on, beside the other datasets."""
+    config.data = {"path": str(tmp_path / "data-{fold}"), "folds": 3}
+    mix = {str(tmp_path / "data-{fold}"): 1.0, str(tmp_path / "others.v2"): 0.5}
+    config.pretrain.data.mix = ConfigDict(mix, allow_dotted_keys=True)
+    for fold, cell in enumerate(plan(config, tmp_path / "study").pretrains, 1):
+        assert cell.config.data.mix.to_dict() == {
+            str(tmp_path / f"data-{fold}"): 1.0,
+            str(tmp_path / "others.v2"): 0.5,
+        }
 
 
 def test_every_arm_tries_as_much(config, tmp_path):
