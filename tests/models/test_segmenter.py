@@ -9,7 +9,6 @@ import pytest
 
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder, segmenter
-from vitmed.models.convolution import PlaneConvolution
 from vitmed.models.segmenter import depths, ratios
 from vitmed.models.transformer import stacked
 from vitmed.models.unet import UNet, strides
@@ -95,19 +94,6 @@ def test_a_patch_is_put_back_where_it_was_cut(vit, monkeypatch):
     for ratio, old, new in zip(ratios((4, 4, 2))[1:], before[1:], after[1:], strict=True):
         changed = np.any(np.asarray(old != new), -1)[0].reshape(2, ratio[0], 3, ratio[1], 3, ratio[2])
         assert np.argwhere(changed.any((1, 3, 5))).tolist() == [[1, 0, 2]]
-
-
-@pytest.mark.parametrize(
-    ("size", "stride"), [((7, 6, 9), (1, 1, 1)), ((7, 6, 9), (2, 1, 2)), ((4, 5, 8), (2, 2, 2))]
-)
-def test_planes_put_together_are_the_convolution_of_the_volume(size, stride):
-    layer = PlaneConvolution(3, stride)
-    x = jax.random.normal(jax.random.key(0), (2, *size, 2))
-    params = layer.init(jax.random.key(1), x)
-    layout = ("NDHWC", "DHWIO", "NDHWC")
-    kernel = params["params"]["kernel"]
-    whole = jax.lax.conv_general_dilated(x, kernel, stride, "SAME", dimension_numbers=layout)
-    np.testing.assert_allclose(layer.apply(params, x), whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(13, 9), (20, 33), (3, 18, 7)])

@@ -12,36 +12,21 @@ import jax
 import jax.numpy as jnp
 
 
-def conv(width: int, kernel: int, stride: int | tuple[int, ...], axes: int, dtype: Any, name: str) -> nn.Conv:
-    """A convolution without bias over ``axes`` spatial axes, ``kernel`` wide along each; sides are n / stride, rounded up."""
-    he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    strides = (stride,) * axes if isinstance(stride, int) else stride
-    return nn.Conv(
-        width,
-        (kernel,) * axes,
-        strides,
-        padding="SAME",
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=he,
-        name=name,
-    )
-
-
 def group_norm(width: int, name: str, scale=nn.initializers.ones) -> nn.GroupNorm:
     """Group normalisation of ``width`` channels in float32, four or more to a group."""
     groups = math.gcd(width, min(32, max(1, width // 4)))
     return nn.GroupNorm(num_groups=groups, dtype=jnp.float32, scale_init=scale, name=name)
 
 
-class PlaneConvolution(nn.Module):
-    """A convolution without bias, 3 wide along each axis, whose sides are n / stride, rounded up.
+class Convolution(nn.Module):
+    """A convolution without bias, ``kernel`` wide along each axis, whose sides are n / stride, rounded up.
 
     Over a volume it is the sum of three convolutions of its planes: the same numbers to rounding, five times as fast on a
     CPU, where XLA computes those over volumes, and above all their gradients, slowly.
     """
 
     width: int
+    kernel: int = 3
     stride: int | tuple[int, ...] = 1
     dtype: Any = jnp.float32
 
@@ -50,7 +35,7 @@ class PlaneConvolution(nn.Module):
         """(B, *S, C) to (B, *S / stride, width)."""
         axes = x.ndim - 2
         he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        kernel = self.param("kernel", he, (3,) * axes + (x.shape[-1], self.width), jnp.float32)
+        kernel = self.param("kernel", he, (self.kernel,) * axes + (x.shape[-1], self.width), jnp.float32)
         strides = (self.stride,) * axes if isinstance(self.stride, int) else self.stride
         return _convolve(x.astype(self.dtype), kernel.astype(self.dtype), strides)
 
@@ -83,6 +68,6 @@ class TwoConvolutions(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, *S, C) to (B, *S / stride, width)."""
         for number, stride in ((1, self.stride), (2, 1)):
-            x = PlaneConvolution(self.width, stride, self.dtype, name=f"conv{number}")(x)
+            x = Convolution(self.width, 3, stride, self.dtype, name=f"conv{number}")(x)
             x = nn.relu(group_norm(self.width, f"norm{number}")(x)).astype(self.dtype)
         return x

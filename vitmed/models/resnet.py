@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitmed.models.convolution import conv, group_norm
+from vitmed.models.convolution import Convolution, group_norm
 
 BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}
 SMALL = 64  # below this side an image keeps its resolution in the stem, as on CIFAR
@@ -21,16 +21,14 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        axes = x.ndim - 2
-        y = conv(self.width, 3, self.stride, axes, self.dtype, "conv1")(x)
+        y = Convolution(self.width, 3, self.stride, self.dtype, name="conv1")(x)
         y = nn.relu(group_norm(self.width, "norm1")(y)).astype(self.dtype)
-        y = conv(self.width, 3, 1, axes, self.dtype, "conv2")(y)
+        y = Convolution(self.width, 3, 1, self.dtype, name="conv2")(y)
         # A zero scale makes each block start as the identity (arXiv:1706.02677).
         y = group_norm(self.width, "norm2", scale=nn.initializers.zeros)(y)
         if x.shape != y.shape:
-            x = group_norm(self.width, "norm_skip")(
-                conv(self.width, 1, self.stride, axes, self.dtype, "conv_skip")(x)
-            )
+            x = Convolution(self.width, 1, self.stride, self.dtype, name="conv_skip")(x)
+            x = group_norm(self.width, "norm_skip")(x)
         return nn.relu(x + y).astype(self.dtype)
 
 
@@ -48,7 +46,7 @@ class ResNet(nn.Module):
             raise ValueError("a ResNet sees the whole image; it takes no visible patches")
         axes = image.ndim - 2
         small = min(image.shape[1:-1]) < SMALL
-        stem = conv(self.width, 3 if small else 7, 1 if small else 2, axes, self.dtype, "stem")
+        stem = Convolution(self.width, 3 if small else 7, 1 if small else 2, self.dtype, name="stem")
         x = nn.relu(group_norm(self.width, "norm_stem")(stem(image))).astype(self.dtype)
         if not small:
             x = nn.max_pool(x, (3,) * axes, strides=(2,) * axes, padding="SAME")

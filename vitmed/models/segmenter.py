@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitmed.models.convolution import PlaneConvolution, group_norm
+from vitmed.models.convolution import Convolution, group_norm
 from vitmed.models.linear import Linear
 from vitmed.models.norms import norm
 from vitmed.models.patches import grid, unpatchify
@@ -58,7 +58,7 @@ class Segmenter(nn.Module):
 
     def _maps(self, image: jax.Array, features: list[jax.Array]) -> list[jax.Array]:
         cells = grid(image.shape[1:-1], self.patch)
-        stem = PlaneConvolution(self.width, dtype=self.dtype, name="stem")(image)
+        stem = Convolution(self.width, dtype=self.dtype, name="stem")(image)
         maps = [nn.relu(group_norm(self.width, "norm_stem")(stem)).astype(self.dtype)]
         levels = ratios(self.patch)[1:] or [self.patch]
         for level, (tokens, ratio) in enumerate(zip(features, levels, strict=True), start=1):
