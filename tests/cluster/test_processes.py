@@ -72,16 +72,17 @@ def test_two_processes_are_one_each_reads_its_own_rows_and_a_kill_changes_no_bit
     recorder = tmp_path / "recorder"
     recorder.write_text(RECORDER.format(python=sys.executable, log=f"{tmp_path}/rows"))
     recorder.chmod(0o755)
-    pair = launch(2, tiny_dataset, tmp_path / "two", {"VITMED_PYTHON": str(recorder)}, **keys)
-    told = pair.result()
-    assert told["step"] == 10 and pair.log(1) == "" or "Gloo" in pair.log(1), pair.log(1)
+    both = launch(2, tiny_dataset, tmp_path / "two", {"VITMED_PYTHON": str(recorder)}, **keys)
+    told = both.result()
+    assert told["step"] == 10 and both.log(1) == "" or "Gloo" in both.log(1), both.log(1)
     train(MAE, tiny_dataset, tmp_path / "one", **keys)
     curves_are_close(tmp_path / "one", tmp_path / "two")
     assert told["metrics"]["loss"] == pytest.approx(
         run_metrics.read(tmp_path / "one")["loss"][1][-1], rel=1e-4
     )
     read = [[line.split() for line in (tmp_path / f"rows{i}").read_text().splitlines()] for i in (0, 1)]
-    rows = [[one for one in lines if len(one) == 8] for lines in read]  # not one scan, to see what they are like
+    # A line of one scan was read to see what they are like.
+    rows = [[one for one in lines if len(one) == 8] for lines in read]
     for step in range(10):
         batch = [str(k) for k in order.indices(0, step, 16, 36)]
         assert (rows[0][step], rows[1][step]) == (batch[:8], batch[8:])
@@ -131,18 +132,44 @@ def test_one_two_four_and_one_process_go_on_as_one(tiny_dataset, tmp_path, launc
     curves_are_close(tmp_path / "alone", run)
 
 
-def start(index, address, dataset, cwd, *flags):
-    """One of two processes, by itself."""
-    environment = {
-        **os.environ,
-        "VITMED_PROCESSES": "2",
-        "VITMED_PROCESS": str(index),
-        "JAX_COORDINATOR_ADDRESS": address,
-        "PYTHONPATH": str(PROJECT),
-    }
-    command = [sys.executable, "-m", "vitmed", "train", "--config", MAE, "--workdir", "run"]
-    command += [f"--config.data.path={dataset}", "--config.train.batch_size=16", *flags]
-    return subprocess.Popen(command, cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True)
+def pair(command, cwd):
+    """Two processes of ``command(index)`` that find one another, each in a folder of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        address = f"127.0.0.1:{door.getsockname()[1]}"
+    shared = {"VITMED_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": address, "PYTHONPATH": str(PROJECT)}
+    made = []
+    for index in (0, 1):
+        (cwd / str(index)).mkdir()
+        own = {"cwd": cwd / str(index), "env": {**os.environ, **shared, "VITMED_PROCESS": str(index)}}
+        made.append(
+            subprocess.Popen([sys.executable, *command(index)], stderr=subprocess.PIPE, text=True, **own)
+        )
+    return made
+
+
+ENDING = """
+import sys, threading, time
+from vitmed.parallel import processes
+processes.PARTING = 5.0
+processes.start()
+threading.Thread(target=time.sleep, args=(600,)).start()  # such as Python waits for at its end
+if {hangs} and processes.index() == 1:
+    time.sleep(600)
+sys.exit(processes.leave(0))
+"""
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_no_end_is_held_up(tmp_path, hangs):
+    """Neither by a library's thread, nor by a process that hangs: what there is to save is saved by then."""
+    first, second = pair(lambda index: ("-c", ENDING.format(hangs=hangs)), tmp_path)
+    err = first.communicate(timeout=120)[1]
+    assert first.returncode == 0, err
+    assert ("all is saved, but process 1 of 2" in err) == hangs
+    if hangs:
+        second.kill()
+    assert (second.wait(60) == 0) != hangs
+    second.stderr.close()
 
 
 @pytest.mark.parametrize(
@@ -157,13 +184,9 @@ def start(index, address, dataset, cwd, *flags):
 )
 def test_processes_that_were_not_started_alike_are_named(tiny_dataset, tmp_path, flags, words):
     """Another config; the same folder's name on disks of their own. Both say so and end."""
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        address = f"127.0.0.1:{door.getsockname()[1]}"
-    pair = []
-    for index in (0, 1):
-        (tmp_path / str(index)).mkdir()
-        pair.append(start(index, address, tiny_dataset, tmp_path / str(index), *(flags if index else ())))
-    for process in pair:
+    common = f"-m vitmed train --config {MAE} --workdir run --config.data.path={tiny_dataset}".split()
+    common.append("--config.train.batch_size=16")
+    for process in pair(lambda index: (*common, *(flags if index else ())), tmp_path):
         err = process.communicate(timeout=120)[1]
         assert process.returncode == 2 and re.search(words, err), err
 

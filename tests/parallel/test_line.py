@@ -51,6 +51,14 @@ def test_all_learn_what_each_says_in_the_order_of_their_numbers(lines):
     assert {line.name(2) for line in lines} == {"process 2 of 4 (h2, pid 2)"}
 
 
+def test_who_does_not_answer_in_time_is_named(lines):
+    """Else a process that has saved all there is waits for ever for one that hangs."""
+    with pytest.raises(
+        MachineError, match=r"process 1 of 4 \(h1, pid 1\), process 3 .* did not answer within 1 s"
+    ):
+        together([lines[0], lines[2]], lambda line: line.share(None, patience=1.0))
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_all_stop_before_the_same_step_whoever_is_asked_and_when(lines, seed):
     """Steps end with all of them, as sums do: a process that stops by itself would leave the others waiting."""

@@ -144,7 +144,8 @@ class JitEngine:
     def _whole(self, x: Any, wanted: bool) -> Any:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             if not x.is_fully_replicated:
-                x = self._gather(x)
+                # Waited for where it is not wanted too, or all arrays would be gathered there at once.
+                x = jax.block_until_ready(self._gather(x))
             x = x.addressable_data(0)
         return jax.device_get(x) if wanted else None
 

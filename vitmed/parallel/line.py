@@ -64,16 +64,23 @@ class Line:
             threading.Thread(target=self._listen, args=(index,), name=f"line {index}", daemon=True).start()
         threading.Thread(target=self._beat, name="line", daemon=True).start()
 
-    def share(self, value: Any) -> list[Any]:
-        """What every process gave for this same call, by index; values are JSON."""
+    def share(self, value: Any, patience: float | None = None) -> list[Any]:
+        """What every process gave for this same call, by index; values are JSON.
+
+        Raises:
+            MachineError: not all came within ``patience`` seconds; None waits for those who show signs of life.
+        """
         number, self._round = self._round, self._round + 1
         value = json.loads(json.dumps(value))  # as it comes to the others
         self._take_share(number, self.place.index, value)
         if self.place.index:
             self._send({"share": number, "of": self.place.index, "value": value})
         with self._changed:
-            self._changed.wait_for(lambda: len(self._shared.get(number, ())) == self.place.count)
+            self._changed.wait_for(lambda: len(self._shared.get(number, ())) == self.place.count, patience)
             found = self._shared.pop(number)
+        missing = [self.name(index) for index in range(self.place.count) if index not in found]
+        if missing:
+            raise MachineError(f"{', '.join(missing)} did not answer within {patience:.0f} s")
         return [found[index] for index in range(self.place.count)]
 
     def ask_to_stop(self, kind: str) -> None:

@@ -23,6 +23,7 @@ from vitmed.errors import InputError, MachineError, Preempted, VitmedError
 from vitmed.parallel.cluster import place
 from vitmed.parallel.line import Line
 
+PARTING = 30.0  # seconds that a process waits for the others when all is done
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 _line: Line | None = None
@@ -156,24 +157,31 @@ def stop_at(step: int) -> str | None:
 
 
 def leave(code: int, why: str = "") -> int:
-    """The end of this process with an exit code, which it returns where it may end as Python does.
+    """The end of this process with an exit code, which it returns where it is the only one.
 
-    Where all end alike they wait for one another: process 0 may be saving. From a fault of one process alone JAX would not
-    let it go for minutes, as it waits for the others, so it ends at once and they are told ``why``.
+    Where all end alike they wait for one another: process 0 may be saving. When it has, nothing is left to lose, and
+    nothing may hold an end up: neither another process, nor JAX's farewell, which waits for minutes, nor a library's
+    threads, for which Python would wait for ever. From a fault of one process alone it ends at once and the others are
+    told ``why``.
     """
     if _line is None:
         return code
     if code == 0 or (_line.stopping and code in (Preempted.exit_code, 130)):
-        _line.share(None)
+        try:
+            _line.share(None, patience=None if index() else PARTING)
+        except MachineError as error:
+            print(f"vitmed: all is saved, but {error}; not waiting for it", file=sys.stderr)
         _line.leave(0)
         import jax
 
-        jax.distributed.shutdown()
-        return code
-    _line.leave(code, why)
+        farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        farewell.start()
+        farewell.join(PARTING)
+    else:
+        _line.leave(code, why)
+        _line.linger()
     sys.stdout.flush()
     sys.stderr.flush()
-    _line.linger()
     os._exit(code)
 
 

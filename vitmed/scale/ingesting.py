@@ -27,7 +27,7 @@ PEERS = {"pydicom": "dicom", "SimpleITK": "volumes"}  # the loop, and what it re
 
 def ingesting(
     scans: int = 1024,
-    volumes: int = 8,
+    volumes: int = 64,
     repeats: int = 3,
     size: tuple[int, int] = (64, 64),
     volume: tuple[int, int, int] = VOLUME,

@@ -97,7 +97,7 @@ def _telling(data: Dataset) -> Iterator[str]:
             continue
         if vr in _TELLING and _plain(raw.value):
             if tag not in _HARMLESS:
-                yield from _parts(vr, (raw.value or b"").decode("ascii"))
+                yield from _parts(vr, raw.value or b"")
             continue
         element = data[tag]
         if element.VR == "SQ":
@@ -124,10 +124,12 @@ def _plain(value: bytes | None) -> bool:
     return not value or (value.isascii() and b"\x1b" not in value)
 
 
-def _parts(vr: str, text: str) -> Iterator[str]:
-    for value in (text,) if vr in _SINGLE else text.split("\\"):
-        value = value.rstrip("\0 ").strip()
-        yield from _wanted(vr, value)
+@functools.lru_cache(maxsize=4096)  # of a folder's headers most say the same
+def _parts(vr: str, value: bytes) -> tuple[str, ...]:
+    """What a plain value says that may identify."""
+    text = value.decode("ascii")
+    texts = (text,) if vr in _SINGLE else text.split("\\")
+    return tuple(part for one in texts for part in _wanted(vr, one.rstrip("\0 ").strip()))
 
 
 def _wanted(vr: str, text: str) -> Iterator[str]:

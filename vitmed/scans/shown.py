@@ -44,5 +44,6 @@ def _parts(folder: str) -> tuple[str, frozenset[str]]:
     return "/".join(whole for whole, _ in parts), frozenset().union(*(words for _, words in parts))
 
 
+@functools.lru_cache(maxsize=4096)  # values come again with every file of a patient
 def _squash(text: str) -> str:
     return _BESIDE.sub("", text.casefold())
