@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from short_runs import MAE, PROJECT, cut_after, same, train
+from short_runs import MAE, PROJECT, cut_after, flags_of, same, train
 
 import vitmed.runs
 from vitmed.cli.main import main
@@ -132,11 +132,12 @@ def test_one_two_four_and_one_process_go_on_as_one(tiny_dataset, tmp_path, launc
     curves_are_close(tmp_path / "alone", run)
 
 
-def pair(command, cwd):
-    """Two processes of ``command(index)`` that find one another, each in a folder of its own."""
+def pair(command, cwd, devices=1):
+    """Two processes of ``command(index)`` that find one another, each in a folder and with devices of its own."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         address = f"127.0.0.1:{door.getsockname()[1]}"
     shared = {"VITMED_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": address, "PYTHONPATH": str(PROJECT)}
+    shared["XLA_FLAGS"] = flags_of(devices)
     made = []
     for index in (0, 1):
         (cwd / str(index)).mkdir()
@@ -145,6 +146,29 @@ def pair(command, cwd):
             subprocess.Popen([sys.executable, *command(index)], stderr=subprocess.PIPE, text=True, **own)
         )
     return made
+
+
+GATHERING = """
+import sys
+import numpy as np
+from vitmed.parallel import processes
+processes.start()
+from vitmed.parallel.engine import ParallelConfig, engine
+made = engine(ParallelConfig(mesh="data=2,fsdp=2", rules="fsdp"), 4)
+state = made.put_state({"kernel" + str(i): np.full((256, 64), i, np.float32) for i in range(40)})
+for _ in range(20):
+    whole = made.to_host(state, everywhere=False)
+print(whole["kernel39"], file=sys.stderr)
+sys.exit(processes.leave(0))
+"""
+
+
+def test_process_1_gathers_no_faster_than_process_0(tmp_path):
+    """Otherwise all arrays are gathered there at once; with as many threads as cores both wait for ever."""
+    first, second = pair(lambda index: ("-c", GATHERING), tmp_path, devices=2)
+    told = [process.communicate(timeout=120)[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), told
+    assert "39." in told[0] and "None" in told[1]
 
 
 ENDING = """

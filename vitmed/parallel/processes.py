@@ -7,6 +7,7 @@
 import hashlib
 import importlib.metadata
 import os
+import re
 import socket
 import sys
 import threading
@@ -46,6 +47,7 @@ def start() -> None:
     _line = line
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     agree("versions", {**versions, "python": sys.version.split()[0], "vitmed's source": _source()})
+    _room_for_sums()
     port = first(_free_port)
     jax.config.update("jax_enable_preemption_service", False)  # a SIGTERM is for stop_requests
     host = here.address[0]
@@ -208,6 +210,21 @@ def _source() -> str:
     for file in sorted(house.rglob("*.py")):
         digest.update(f"{file.relative_to(house).as_posix()}\n".encode() + file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _room_for_sums() -> None:
+    """Has XLA start more threads where this process has several devices of its processor.
+
+    A sum with other processes holds a thread of each device until they come to it. With as many threads as cores, the sums
+    of a process that runs ahead take them all, and what the others wait for finds none: a deadlock (seen with two
+    devices on two cores, within a few steps; four threads a device were enough).
+    """
+    import jax
+
+    found = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    devices = max(jax.config.jax_num_cpu_devices, int(found[1]) if found else 1)
+    if devices > 1:
+        os.environ.setdefault("NPROC", str(max(4 * devices, os.cpu_count() or 1)))  # read as XLA starts
 
 
 def _free_port() -> int:
