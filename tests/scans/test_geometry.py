@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from vitmed.scans import geometry
 from vitmed.scans.geometry import canonical, fit, resample
 from vitmed.scans.scan import Refused, Scan
 
@@ -69,6 +70,18 @@ def test_shrinking_averages(rng):
     assert small.array.std() < 0.25
     flat, _ = resample(Scan(np.full((9, 9, 1), 7, np.uint8)), (4, 4), (2.25, 2.25))
     assert flat.array.dtype == np.uint8 and (flat.array == 7).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_planes_and_taps_add_up_to_the_same_bits(rng, monkeypatch, dtype, channels):
+    """Otherwise how large a scan is, which decides between them, decides on its values too."""
+    volume = Scan((200 * rng.random((23, 19, 17, channels)) - 20 * (dtype != np.uint8)).astype(dtype))
+    made = []
+    for small in (0, 10**9):
+        monkeypatch.setattr(geometry, "_SMALL", small)
+        made.append(resample(volume, (9, 25, 7), (2.6, 0.75, 2.4))[0].array)
+    assert made[0].flags.c_contiguous and np.array_equal(made[0], made[1]) and made[0].any()
 
 
 def test_images_keep_their_aspect():

@@ -54,7 +54,7 @@ def arguments(parser):
         type=int,
         default=1024,
         metavar="N",
-        help="load: simulated scans to draw from; ingest: DICOM files (default: 1024)",
+        help="load: simulated scans to draw from; ingest: DICOM images, and as many slices of series (default: 1024)",
     )
 
 
@@ -85,14 +85,14 @@ def run(args) -> dict:
     from vitmed.scale import bench, load
 
     if args.what == "ingest":
-        from vitmed.scale.ingesting import PEERS, ingesting
+        from vitmed.scale.ingesting import KINDS, ingesting
 
         result = ingesting(args.scans, repeats=args.repeats or 3)
         console = Console(stderr=args.json)
-        for name, kind in PEERS.items():
+        for kind, (name, _) in KINDS.items():
             console.print(
-                f"{kind}: vitmed ingests {result['files_per_second'][kind]} files/s, {name} alone decodes "
-                f"{result['peers'][name]}: {result['ratio'][name]} of it, {result['cpu_ratio'][name]} by processor time",
+                f"{result['files'][kind]} {kind}: vitmed ingests {result['files_per_second'][kind]} files/s, {name} alone "
+                f"decodes {result['peers'][kind]}: {result['ratio'][kind]} of it, {result['cpu_ratio'][kind]} by processor time",
                 highlight=False,
             )
         return result

@@ -82,7 +82,7 @@ def cut(example: dict, chunk: Shape) -> Iterator[dict]:
         yield {
             "start": start.astype(np.int64),
             "example": example["example"],
-            **{k: np.ascontiguousarray(example[k][block]) for k in ("image", "mask") if k in example},
+            **{k: example[k][block] for k in ("image", "mask") if k in example},
         }
 
 

@@ -4,6 +4,7 @@ DICOM PS3.10 (files), PS3.3 C.7.6 (images).
 """
 
 import dataclasses
+import functools
 import io
 import logging
 import os
@@ -251,13 +252,25 @@ def _refuse_bomb(file, path: str) -> None:
 
 def _syntax(data: Dataset) -> str:
     """The transfer syntax, or what the encoding of the header says where a file has no meta information."""
-    found = data.file_meta.get("TransferSyntaxUID")
-    if found:
-        return str(found)
+    # The raw element, where there is one: as an object it would take longer than all else here together.
+    element = data.file_meta.get_item(_SYNTAX) if _SYNTAX in data.file_meta else None
+    if element is not None and element.value:
+        value = element.value
+        return value.decode("ascii", "replace").rstrip("\0 ") if isinstance(value, bytes) else str(value)
     implicit, little = data.original_encoding
     if not little:
         return uid.ExplicitVRBigEndian
     return uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+
+
+@functools.lru_cache(maxsize=64)
+def _packed(syntax: str) -> bool:
+    """Whether pixels take fewer bytes in the file than they would.
+
+    Raises:
+        ValueError: no transfer syntax.
+    """
+    return uid.UID(syntax).is_compressed or syntax == uid.DeflatedExplicitVRLittleEndian
 
 
 def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> Image:
@@ -278,7 +291,7 @@ def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> 
     samples, frames = get.whole(0x00280002) or 1, int(get.number(0x00280008) or 1)
     allocated = get.whole(0x00280100) or (32 if 0x7FE00008 in get else 0)
     syntax = _syntax(data)
-    packed = uid.UID(syntax).is_compressed or syntax == uid.DeflatedExplicitVRLittleEndian
+    packed = _packed(syntax)
     if frames < 1 or frames > limits.MAX_FRAMES:
         raise Refused("declares more than it holds", f"{frames} frames")
     told = (

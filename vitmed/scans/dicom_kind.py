@@ -47,12 +47,19 @@ def refuse_others(sop_class: str, modality: str) -> None:
     Raises:
         Refused: it is one of them, told in the reason.
     """
-    name = "Label Map Segmentation Storage" if sop_class == _LABEL_MAP else _name(sop_class)
-    for pattern, reason in _CLASSES:
-        if name and re.search(pattern, name):
-            raise Refused(reason, name)
+    reason, name = _other(sop_class)
+    if reason:
+        raise Refused(reason, name)
     if modality in _MODALITIES:
         raise Refused(_MODALITIES[modality], f"its modality is {modality}")
+
+
+@functools.lru_cache(maxsize=256)
+def _other(sop_class: str) -> tuple[str, str]:
+    """Why this class of objects is no image of a patient, "" where it is one, and its name."""
+    name = "Label Map Segmentation Storage" if sop_class == _LABEL_MAP else _name(sop_class)
+    found = (reason for pattern, reason in _CLASSES if name and re.search(pattern, name))
+    return next(found, ""), name
 
 
 def aside(sop_class: str, image_type: tuple[str, ...], description: str) -> tuple[str, str, str] | None:

@@ -4,6 +4,8 @@ Converting a header of a hundred elements to Python objects costs more than read
 twenty are needed.
 """
 
+import functools
+
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -95,5 +97,6 @@ class Values:
         return None
 
 
+@functools.lru_cache(maxsize=4096)
 def _vr(tag: int) -> str | None:
     return dictionary_VR(tag) if dictionary_has_tag(tag) else None

@@ -13,6 +13,9 @@ from scipy import ndimage
 from vitmed.scans import limits
 from vitmed.scans.scan import Refused, Scan
 
+_SMALL = 2048  # pixels of a plane, below which a step of Python for each plane takes longer than the sums
+_RUN = 16  # pixels that must lie beside one another in a plane for it to be read quickly
+
 
 def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Permutes and flips axes so that (0, 1, 2) run most nearly to Superior, Posterior, Left.
@@ -106,7 +109,7 @@ def resample(
         return scan, mask
     along = zip(scan.size, shape, step, strict=True)
     start = tuple((have - 1 - (want - 1) * s) / 2 for have, want, s in along)
-    array = scan.array.astype(np.float32)
+    array = scan.array
     for axis, (length, s, first) in enumerate(zip(shape, step, start, strict=True)):
         centres = first + np.arange(length) * s
         array = _filter(array, axis, centres, max(1.0, s))
@@ -192,11 +195,37 @@ def _filter(array: np.ndarray, axis: int, centres: np.ndarray, width: float) -> 
     taps = np.clip(taps, 0, array.shape[axis] - 1)
     weights[outside, 0] = 1.0
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    # Products and sums of numbers, in the order of the taps and never as a product of matrices: the same bits on any
+    # number of threads.
+    if array.size < _SMALL * array.shape[axis]:
+        return _summed(array, axis, taps, weights)
+    if math.prod(array.shape[axis + 1 :]) < _RUN:
+        rows = np.ascontiguousarray(np.moveaxis(array, axis, 0))
+        return np.ascontiguousarray(np.moveaxis(_summed_by_planes(rows, 0, taps, weights), 0, axis))
+    return _summed_by_planes(array, axis, taps, weights)
+
+
+def _summed(array: np.ndarray, axis: int, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The sum over k of ``weights[:, k]`` times what lies at ``taps[:, k]`` along ``axis``, float32, tap by tap."""
     column = (-1,) + (1,) * (array.ndim - 1 - axis)
-    out = np.zeros((*array.shape[:axis], len(centres), *array.shape[axis + 1 :]), np.float32)
-    for k in range(taps.shape[1]):  # tap by tap: no matrix product, so the same bits on any number of threads
+    out = np.zeros((*array.shape[:axis], len(taps), *array.shape[axis + 1 :]), np.float32)
+    for k in range(taps.shape[1]):
         if weights[:, k].any():
-            out += np.take(array, taps[:, k], axis) * weights[:, k].reshape(column)
+            out += np.take(array, taps[:, k], axis).astype(np.float32) * weights[:, k].reshape(column)
+    return out
+
+
+def _summed_by_planes(array: np.ndarray, axis: int, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The same numbers plane by plane, which stays in the processor's cache: of volumes five times as fast."""
+    out = np.zeros((*array.shape[:axis], len(taps), *array.shape[axis + 1 :]), np.float32)
+    before = (slice(None),) * axis
+    weighted = np.empty((*array.shape[:axis], *array.shape[axis + 1 :]), np.float32)
+    for i in range(len(taps)):
+        target = out[(*before, i)]
+        for tap, weight in zip(taps[i], weights[i], strict=True):
+            if weight:
+                np.multiply(array[(*before, tap)], weight, out=weighted, dtype=np.float32, casting="unsafe")
+                target += weighted
     return out
 
 
