@@ -123,3 +123,18 @@ def test_a_palette_that_is_not_there_is_refused(dicom_slice, tmp_path, left):
     path = dicom_slice(tmp_path / "a", pixels, **PLAIN, PhotometricInterpretation="PALETTE COLOR", **tags)
     with pytest.raises(Refused, match="broken DICOM file.*[Pp]alette"):
         dicom.read((path,))
+
+
+@pytest.mark.parametrize("depth", [8, 10, 16])
+def test_a_voi_table_longer_than_its_values_are_wide(dicom_slice, tmp_path, depth):
+    """Otherwise a radiograph whose table is of 8 bits, as many are, is a picture of one grey."""
+    pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, depth]
+    values = np.arange(4096) * (2**depth - 1) // 4095
+    table.add_new("LUTData", "OW", values.astype("<u2").tobytes())
+    path = dicom_slice(tmp_path / "a", pixels, **PLAIN, BitsStored=12, HighBit=11, VOILUTSequence=[table])
+    scan = dicom.read((path,))
+    assert scan.span == (0.0, 2**depth - 1)
+    np.testing.assert_array_equal(scan.array[..., 0], values.reshape(64, 64))
+    assert list(pydicom.dcmread(path).VOILUTSequence[0].LUTDescriptor) == [4096, 0, depth]

@@ -157,3 +157,47 @@ def test_the_unit_of_time_is_no_matter(tmp_path):
     image.header["xyzt_units"] = 56 + 2
     nib.save(image, tmp_path / "a.nii")
     assert nifti.read(str(tmp_path / "a.nii")).spacing == (2, 2, 2)
+
+
+META = "ObjectType = Image\nNDims = {n}\nDimSize = {size}\nElementType = MET_UCHAR\n{more}ElementDataFile = LOCAL\n"
+NRRD = "NRRD0004\ntype: uint8\ndimension: {n}\nsizes: {size}\nencoding: raw\n{more}\n"
+WHERE = "TransformMatrix = 1 0 0 0 1 0 0 0 1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "more", "reason"),
+    [
+        ("a.mha", META, "", "no voxel spacing"),
+        ("a.mha", META, WHERE, "no voxel spacing"),
+        ("a.mha", META, "ElementSpacing = 1 1 2\n", "orientation unknown"),
+        ("a.mha", META, f"{WHERE}ElementSpacing = 1 1 2\n", None),
+        ("a.nrrd", NRRD, "", "no voxel spacing"),
+        ("a.nrrd", NRRD, "spacings: 1 1 2\n", "orientation unknown"),
+        (
+            "a.nrrd",
+            NRRD,
+            "space dimension: 3\nspace directions: (1,0,0) (0,1,0) (0,0,2)\n",
+            "orientation unknown",
+        ),
+        ("a.nrrd", NRRD, "space: right-anterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,2)\n", None),
+    ],
+)
+def test_a_header_that_does_not_say_where_voxels_lie_is_refused(tmp_path, name, head, more, reason):
+    """Otherwise ITK's own 1 mm along the patient's axes is taken for what the file says."""
+    path = tmp_path / name
+    path.write_bytes(head.format(n=3, size="2 3 4", more=more).encode() + bytes(range(24)))
+    for reader in (itk.read, itk.measure):
+        if reason is None:
+            reader(str(path))
+        else:
+            with pytest.raises(Refused, match=reason):
+                reader(str(path))
+
+
+def test_an_image_of_two_dimensions_may_leave_its_spacing_out(tmp_path):
+    """As a PNG does; 1 mm a pixel would be made up."""
+    path = tmp_path / "a.mha"
+    path.write_bytes(META.format(n=2, size="4 6", more="").encode() + bytes(range(24)))
+    assert itk.read(str(path)).spacing is None
+    path.write_bytes(META.format(n=2, size="4 6", more="ElementSpacing = 2 3\n").encode() + bytes(range(24)))
+    assert itk.read(str(path)).spacing == (3.0, 2.0)

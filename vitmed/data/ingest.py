@@ -150,7 +150,8 @@ def ingest(
                 raise InputError(
                     f"all {len(passed)} scans of {source} are in {out} already; nothing to append"
                 )
-            raise InputError(_nothing(source, refused))
+            files = {s.id: s.files for s in sources}
+            raise InputError(_nothing(source, discreet(refused, files, source, told, names)))
         # What the readers noted is let go: of many scans it is as much as all that is known of them.
         del tasks
         sources = [dataclasses.replace(s, parts=()) for s in sources]

@@ -61,18 +61,39 @@ def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, na
     root = source if source.is_dir() else source.parent
     out = []
     for file, reason, detail in refused:
-        path = str(files[file][0] if file in files else root / file)
         row = told.rows.get(file, Row())
-        values = (row.patient,) if row.patient else ()
-        if file not in files and ".zip" in file.lower():  # a member that was not unpacked cannot be asked
+        values = {row.patient} - {""}
+        asked = [str(files[file][0])] if file in files else _files_of(file, root)
+        if asked is None:
             out.append((names.nothing_of(file), reason, ""))
             continue
-        regular = os.path.isfile(path)  # to open a pipe is to wait for ever
-        if kind_of(path) == "dicom" or (regular and is_dicom(path)):
-            found = said(path).values if regular else None
-            if found is None:
-                out.append((names.nothing_of(file), reason, ""))
-                continue
-            values += found
-        out.append((names.public(file, values), reason, "" if shows(detail, values) else detail))
+        for path in asked:
+            regular = os.path.isfile(path)  # to open a pipe is to wait for ever
+            if kind_of(path) == "dicom" or (regular and is_dicom(path)):
+                found = said(path).values if regular else None
+                if found is None:
+                    out.append((names.nothing_of(file), reason, ""))
+                    break
+                values.update(found)
+        else:
+            out.append((names.public(file, sorted(values)), reason, "" if shows(detail, values) else detail))
     return out
+
+
+def _files_of(name: str, root: Path) -> list[str] | None:
+    """The files that tell of what was refused by a name: a file, or all in the folder that a series is called by.
+
+    None where nobody can be asked: a member of an archive that was not unpacked.
+    """
+    if ".zip" in name.lower():
+        return None
+    for called in (
+        name,
+        name.rpartition("#")[0],
+    ):  # a word follows where one series or file holds several scans
+        place = root if called == root.resolve().name else root / called
+        if called and place.is_dir():
+            return sorted(entry.path for entry in os.scandir(place) if entry.is_file())
+        if called and os.path.lexists(place):
+            return [str(place)]
+    return [str(root / name)]

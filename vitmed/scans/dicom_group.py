@@ -49,7 +49,7 @@ def sources(
         patients = {i.patient for i in group if i.patient}
         if len(patients) > 1:
             reason = "several patients in one series"
-            refused.append((called, reason, " and ".join(sorted(patients)[:3])))
+            refused.append((called, reason, f"{len(patients)} of them, by their ids"))
             continue
         group, twice = _once(group, names)
         refused += twice

@@ -5,6 +5,7 @@ Pixels that lie in the file as they are (most CT and MR) are read from their pla
 through pydicom and its decoders.
 """
 
+import copy
 import functools
 import os
 import re
@@ -81,9 +82,22 @@ def _through_tables(pixels: np.ndarray, image: Image, plane: Plane, grey: bool):
     elif grey:
         pixels = _rescaled(pixels, plane.slope, plane.intercept)
     if grey and image.modality not in ("CT", "MR") and data.get("VOILUTSequence"):
-        pixels = apply_voi(pixels, data)
+        pixels = _through_voi_table(pixels, data)
         span = (0.0, float(2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1))
     return pixels, span
+
+
+def _through_voi_table(pixels: np.ndarray, data: Dataset) -> np.ndarray:
+    """The values that the VOI table gives, as 16-bit numbers.
+
+    pydicom counts the places of a table of 8-bit values in 8 bits, so that a longer table came back to its beginning.
+    """
+    wide = Dataset()
+    wide.file_meta = data.file_meta
+    wide.VOILUTSequence = copy.deepcopy(data.VOILUTSequence)
+    descriptor = wide.VOILUTSequence[0]["LUTDescriptor"]
+    descriptor.value = [*descriptor.value[:2], 16]
+    return apply_voi(pixels, wide)
 
 
 def _plain(image: Image) -> bool:

@@ -17,6 +17,13 @@ SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _BYTES = {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 8: 8, 9: 8, 10: 4, 11: 8}  # of SimpleITK's pixel ids
 _DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 _HERE = ("local", "list")
+_NRRD = (".nrrd", ".nhdr")
+# Any of these keys tells it: in a MetaImage header, in one of NRRD (http://teem.sourceforge.net/nrrd/format.html; without
+# "space" the directions are those of nobody knows what).
+_SPACING = (("ElementSpacing", "ElementSize"), ("space directions", "spacings"))
+_DIRECTIONS = (("TransformMatrix", "Rotation", "Orientation"), ("space",))
+# NRRD has a name for no space of four dimensions but one, and ITK writes LPS without.
+_DIRECTIONS_4D = (_DIRECTIONS[0], ("space", "space dimension"))
 
 
 def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
@@ -49,12 +56,10 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
         raise Refused("not a volume of numbers", f"they are {array.dtype}")
     array = grey_if_equal(array) if dimension < 4 else array
     span = (0.0, 255.0) if array.dtype == np.uint8 else None
-    spacing = np.asarray(image.GetSpacing(), float)
-    if not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise Refused("no voxel spacing", f"the header says {tuple(spacing)}")
     if dimension == 2:
-        return Scan(array, span=span, spacing=tuple(spacing[::-1].tolist()))
-    affine = _affine(image, dimension)
+        known = _says(path, _SPACING)
+        return Scan(array, span=span, spacing=tuple(_spacing(image)[::-1].tolist()) if known else None)
+    affine = _affine(path, image, dimension)
     orientation = axes_of(affine)
     array, affine = canonical(array, affine)
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
@@ -73,19 +78,39 @@ def measure(path: str) -> tuple[tuple[int, ...], np.ndarray | None]:
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     reader.ReadImageInformation()
-    return size[2::-1], _affine(reader, len(size))
+    return size[2::-1], _affine(path, reader, len(size))
 
 
-def _affine(image: sitk.Image | sitk.ImageFileReader, dimension: int) -> np.ndarray:
-    """Index (z, y, x) to LPS millimetres."""
-    spacing = np.asarray(image.GetSpacing(), float)
-    if not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise Refused("no voxel spacing", f"the header says {tuple(spacing)}")
+def _affine(path: str, image: sitk.Image | sitk.ImageFileReader, dimension: int) -> np.ndarray:
+    """Index (z, y, x) to LPS millimetres.
+
+    Raises:
+        Refused: the header does not say it, for which ITK would put voxels of 1 mm along the axes of the patient.
+    """
+    directions = _DIRECTIONS if dimension < 4 else _DIRECTIONS_4D
+    for keys, reason in ((_SPACING, "no voxel spacing"), (directions, "orientation unknown")):
+        if not _says(path, keys):
+            raise Refused(reason, f"the header has no {keys[path.lower().endswith(_NRRD)][0]}")
+    spacing = _spacing(image)
     direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
     affine = np.eye(4)
     affine[:3, :3] = (direction * spacing[:3])[:, ::-1]
     affine[:3, 3] = image.GetOrigin()[:3]
     return affine
+
+
+def _spacing(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+    spacing = np.asarray(image.GetSpacing(), float)
+    if not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise Refused("no voxel spacing", f"the header says {tuple(spacing)}")
+    return spacing
+
+
+def _says(path: str, keys: tuple[tuple[str, ...], tuple[str, ...]]) -> bool:
+    """Whether a header has one of the keys of its format."""
+    words = keys[path.lower().endswith(_NRRD)]
+    said = {re.split(b"[=:]", line, maxsplit=1)[0].strip().lower() for line in _head(path).split(b"\n")}
+    return any(word.lower().encode() in said for word in words)
 
 
 def volumes(path: str) -> int:
@@ -130,14 +155,7 @@ def _data_file(path: str) -> str:
     Raises:
         Refused: it cannot be opened, or lies outside the folder of the header.
     """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(65536)
-    except OSError as error:
-        raise Refused("cannot be opened", error.strerror or str(error)) from None
-    found = _DATA_FILE.search(
-        head.partition(b"\n\n")[0] if path.lower().endswith((".nrrd", ".nhdr")) else head
-    )
+    found = _DATA_FILE.search(_head(path))
     name = os.fsdecode(found.group(1)) if found else "LOCAL"
     if name.lower() == "local":
         return path
@@ -151,6 +169,20 @@ def _data_file(path: str) -> str:
     if not os.path.realpath(beside).startswith(os.path.realpath(os.path.dirname(path)) + os.sep):
         raise Refused("data file outside its folder", f"{name[:60]!r} is a link")
     return beside
+
+
+def _head(path: str) -> bytes:
+    """The text of a header, and with it, where nothing says where it ends, some of the voxels.
+
+    Raises:
+        Refused: it cannot be opened.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(65536)
+    except OSError as error:
+        raise Refused("cannot be opened", error.strerror or str(error)) from None
+    return re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0] if path.lower().endswith(_NRRD) else head
 
 
 def _last_line(error: Exception) -> str:
