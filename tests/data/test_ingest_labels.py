@@ -117,3 +117,57 @@ def test_patients_come_from_a_pattern(tmp_path):
         known.with_patients(known.Annotations(), found, r"patient(\d+)")
     with pytest.raises(InputError, match="not a regular expression"):
         known.with_patients(known.Annotations(), found, "(")
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("path,pneumonia,patient_id", "column patient_id, which reads as whose a scan is; call it patient"),
+        ("path,label,PatientID", "column PatientID, which reads as whose"),
+        ("path,label,MRN", "column MRN, which reads as whose"),
+        ("path,Label,site", "column Label; write label"),
+        ("path,label,Patient", "column Patient; write patient"),
+    ],
+)
+def test_a_column_that_is_all_but_one_that_means_something_is_refused(tmp_path, header, words):
+    """Otherwise a hospital's number is learned and stored as a label, and its patients lie in two splits."""
+    with pytest.raises(InputError, match=words):
+        table(tmp_path, f"{header}\na.png,0,1001\nb.png,1,1002\n", sources("a.png", "b.png"))
+
+
+def test_a_second_number_of_patients_may_stay_beside_what_is_named(tmp_path):
+    (tmp_path / "labels.csv").write_text("path,sick,patient,mrn\na.png,0,x,1\nb.png,1,y,2\n")
+    found = sources("a.png", "b.png")
+    read = known.from_table(tmp_path / "labels.csv", tmp_path, found, set(), learn=("sick",))
+    assert read.columns == ("sick",) and read.rows["b.png"].patient == "y"
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "NULL"])
+def test_what_is_missing_is_no_class(tmp_path, missing):
+    """As R, pandas, databases and BIDS write it; in small letters "na" is a word."""
+    found = encoded(tmp_path, f"path,label\na.png,x\nb.png,{missing}\nc.png,na\n", "a.png", "b.png", "c.png")
+    assert found.classes == ["na", "x"] and found.weight.ravel().tolist() == [1, 0, 1]
+
+
+def test_whole_numbers_are_one_class_however_they_are_written(tmp_path):
+    """pandas writes 1 as 1.0 as soon as a cell of the column is missing, and a set that grows had two classes then."""
+    found = encoded(tmp_path, "path,label\na.png,1.0\nb.png,1\nc.png,0\n", "a.png", "b.png", "c.png")
+    assert (found.task, found.classes) == ("multiclass", ["0", "1"]) and found.label.ravel().tolist() == [
+        1,
+        1,
+        0,
+    ]
+
+
+def test_what_is_uncertain_is_not_a_number_to_learn(tmp_path):
+    """Otherwise CheXpert's findings become a regression of -1, 0 and 1, without a word."""
+    with pytest.raises(InputError, match="-1 beside 0 and 1 in 2 label columns, as CheXpert"):
+        encoded(tmp_path, "path,a,b\na.png,1,-1\nb.png,0,\n", "a.png", "b.png")
+
+
+def test_a_name_that_several_scans_have_is_said_to_be_unclear(tmp_path):
+    """Not to be missing, which sends a person looking for a file that is there."""
+    with pytest.raises(
+        InputError, match="names 000 in line 2, which may be any of A/000.png, B/000.png; write more"
+    ):
+        table(tmp_path, "id,label\n000,x\n", sources("A/000.png", "B/000.png"))

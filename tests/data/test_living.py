@@ -195,6 +195,19 @@ def test_withdrawing_takes_one_patient_and_moves_nobody(grown, capsys):
     assert len(where(folder / "set")) == 96
 
 
+def test_who_withdrew_does_not_come_back_with_the_next_append(grown):
+    """Otherwise the folder that still holds their scans brings them back, and nobody hears of it."""
+    folder = grown[0]
+    withdraw("MRN7", folder / "set", progress=False)
+    table = scans(folder / "s", 51, first=50)
+    made = ingest(folder / "s", folder / "set", labels=table, append=True, progress=False)
+    there = where(folder / "set")
+    assert not {"s014.png", "s015.png"} & set(there) and {"s100.png", "s101.png"} <= set(there)
+    assert any("2 scans of patients who were withdrawn" in note for note in made["notes"])
+    with pytest.raises(InputError, match=r"are in .* already, or of patients who were withdrawn \(2\)"):
+        ingest(folder / "s", folder / "set", labels=table, append=True, progress=False)
+
+
 def test_another_key_is_no_use(grown):
     """Otherwise a patient is not found, or is taken for another person and lands in two splits."""
     folder = grown[0]
@@ -250,7 +263,10 @@ def test_a_site_is_left_out_whole(tmp_path):
     opened = Dataset.open(tmp_path / "set")
     assert set(opened.sites("test")) == {"site1"} and made["examples"]["test"] == 40
     assert set(opened.sites("train")) == set(opened.sites("val")) == {"site0"}
-    with pytest.raises(InputError, match="site:north leaves nothing.*site0, site1"):
+    with pytest.raises(
+        InputError,
+        match="site:north leaves nothing to test: 0 of 40 patients are of it, and there are 2 sites",
+    ):
         ingest(tmp_path / "s", tmp_path / "other", labels=table, split="site:north", progress=False)
 
 

@@ -152,6 +152,41 @@ def test_no_attribute_of_the_basic_profile_gets_through(tmp_path, capsys):
     assert str(tmp_path / "key") in log.out and "made now" in log.out.replace("\n", " ")
 
 
+@pytest.mark.parametrize("rule", [None, 'format = 1\ndescription = ["lung"]'])
+def test_a_series_that_is_refused_as_a_whole_says_nothing_of_its_patient(tmp_path, capsys, rule):
+    """Otherwise folders called by people are listed by them, with ids and descriptions, where their series are refused."""
+    for k in range(3):
+        plant(tmp_path / "x" / "good" / f"{k}.dcm", k, SeriesInstanceUID="1.2.1", SeriesDescription="lung")
+        same = {"SeriesInstanceUID": "1.2.2", "StudyInstanceUID": "1.2.9", "PatientName": "Zorkmund^Alice"}
+        if rule is None:  # two people in one series
+            plant(tmp_path / "x" / "Zorkmund_Alice" / f"{k}.dcm", k, PatientID=f"MUNDO{k % 2}", **same)
+        else:  # a series that the rule does not take
+            named = {"SeriesDescription": "Zorkmund Alice thorax"}
+            plant(
+                tmp_path / "x" / "Zorkmund_Alice" / "s1" / f"{k}.dcm", k, PatientID="MUNDO1", **same, **named
+            )
+    command = ["ingest", str(tmp_path / "x"), "--out", str(tmp_path / "out"), "--key", str(tmp_path / "key")]
+    if rule is not None:
+        (tmp_path / "rule.toml").write_text(rule)
+        command += ["--series", str(tmp_path / "rule.toml")]
+    assert main(command) == 0
+    log = capsys.readouterr()
+    found = everything(tmp_path / "out") | {"log": (log.out + log.err).encode()}
+    assert sum(read(tmp_path / "out")["refused"].values()) == 1
+    for where, content in found.items():
+        assert not any(word in content for word in (b"Zorkmund", b"Alice", b"MUNDO")), where
+
+
+def test_a_folder_of_which_nothing_can_be_used_does_not_say_whose_it_is(tmp_path, capsys):
+    for k in range(3):
+        named = {"SeriesInstanceUID": "1.2.2", "PatientName": "Zebulonxx^Ann", "PatientID": f"ANN{k}"}
+        plant(tmp_path / "x" / "Zebulonxx_Ann" / f"{k}.dcm", k, **named)
+    command = ["ingest", str(tmp_path / "x"), "--out", str(tmp_path / "out"), "--key", str(tmp_path / "key")]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "several patients in one series" in told and "Zebulonxx" not in told and "ANN" not in told
+
+
 def test_an_exposed_value_is_found_by_the_search_above(tmp_path):
     """Otherwise the test above passes because it cannot see into the records."""
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "QX0042ZW.png")

@@ -15,6 +15,7 @@ from vitmed.errors import MachineError
 from vitmed.scans.find import find
 from vitmed.scans.how import How
 from vitmed.scans.read import read
+from vitmed.scans.scan import Refused
 
 MR = {"Modality": "MR", "RescaleIntercept": None, "RescaleSlope": None}
 
@@ -74,6 +75,35 @@ def test_acquisitions_one_after_the_other_are_one_volume(tmp_path, dicom, rng):
         dicom(tmp_path / "s" / f"{k}", volume[k], position=(0, 0, k), AcquisitionNumber=k // 4)
     (source,), refused = find(tmp_path)
     assert refused == [] and read(source).size == (8, 4, 6)
+
+
+def test_a_slice_that_was_sent_twice_does_not_take_an_interleaved_series_in_half(tmp_path, dicom, rng):
+    """Otherwise its even slices are stored as a whole volume, of twice the spacing."""
+    (tmp_path / "s").mkdir()
+    for k in range(13):
+        slot = k if k < 12 else 4  # the last is another image at the place of the fifth
+        tags = {"position": (0, 0, 3 * slot), **MR, "AcquisitionNumber": slot % 2 + 1 if k < 12 else 2}
+        dicom(tmp_path / "s" / f"{k:02}", rng.integers(0, 1000, (4, 6)).astype(np.int16), **tags)
+    found, refused = find(tmp_path)
+    assert [s.id for s in found] == ["s"] and refused == []
+    with pytest.raises(Refused, match="place|position|slice"):
+        read(found[0])
+
+
+def test_the_phases_of_a_heart_are_volumes_though_their_times_differ_from_slice_to_slice(
+    tmp_path, dicom, rng
+):
+    """Otherwise every slice is a picture of its own, and the volumes beside them cannot be ingested."""
+    volumes = rng.integers(0, 1000, (3, 4, 4, 6)).astype(np.int16)
+    (tmp_path / "s").mkdir()
+    for phase in range(3):
+        for k in range(4):
+            tags = {"position": (0, 0, 8 * k), **MR, "TriggerTime": 30.0 * phase + 0.5 * k}
+            dicom(tmp_path / "s" / f"{(5 * phase + 3 * k) % 7}{phase}{k}", volumes[phase, k], **tags)
+    found, refused = find(tmp_path)
+    assert [s.id for s in found] == ["s#phase-1", "s#phase-2", "s#phase-3"] and refused == []
+    for source, volume in zip(found, volumes, strict=True):
+        np.testing.assert_array_equal(read(source).array[..., 0], volume)
 
 
 def test_radiographs_of_one_series_are_images_of_their_own(tmp_path, dicom, rng):

@@ -12,8 +12,12 @@
 
 labels.csv has a column path (relative to SOURCE; for a DICOM series its folder or a file of it) or id,
 optional patient, site, split, mask, study, series, view and timepoint, and label columns: words or whole numbers
-in one column are classes, several columns of 0 and 1 are findings, other numbers are regression, empty is missing.
-SOURCE may itself be such a CSV.
+in one column are classes, several columns of 0 and 1 are findings, other numbers are regression, empty is missing (so
+are NA, nan, n/a and NULL). SOURCE may itself be such a CSV.
+
+A mask has the value of each structure, 0 where there is none, and 255 where nobody has looked; a picture of 0 and 255 alone
+is one structure, white on black. It is named by the column mask, or by its file beside the scan: 12_mask.png is that of
+12.png (so are _seg, _label and _gt, in all formats but DICOM, and 12_mask_1.png is a second of the same scan).
 
 DICOM files need no suffix. Those of a series are put together by their positions, apart by orientation, echo,
 b-value and time point. Localisers, secondary captures (pictures of a screen), dose reports, structured documents

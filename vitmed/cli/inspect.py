@@ -94,6 +94,10 @@ def show(sheet: dict, path, console) -> None:
     drawn = f"{how} by {by}, seed {sheet['splits']['seed']}"
     drawn += ", what looks alike together" * sheet["splits"].get("dedupe", False)
     line("splits", {"given": "as they came", "train": "all to train"}.get(how, drawn))
+    if sheet["task"]:
+        many = len(sheet["classes"])
+        told = {"multiclass": f"one of {many} classes", "multilabel": f"{many} findings, each there or not"}
+        line("labels", told.get(sheet["task"], f"{many} number{'s' * (many > 1)} (regression)"))
     console.print(_table(sheet))
     for name, key in (("exact copies", "duplicates"), ("near-copies", "near_duplicates")):
         if sheet.get(key):

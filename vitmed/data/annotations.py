@@ -22,6 +22,22 @@ NOT_LABELS += TOLD
 _DATE = re.compile(
     r"(19|20)\d\d([-/.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])|\d{1,2}[-/.]\d{1,2}[-/.](\d\d){1,2}"
 )
+# What a column of patients' ids is often called, without case and punctuation.
+_PEOPLE = {
+    *(
+        "patient",
+        "patients",
+        "patientid",
+        "patientids",
+        "subject",
+        "subjectid",
+        "participant",
+        "participantid",
+    ),
+    *("person", "personid", "pid", "mrn", "medicalrecordnumber"),
+}
+_MISSING = {"nan", "n/a", "#n/a", "<na>"}  # as pandas and BIDS write it, in any case
+_MISSING_EXACTLY = {"NA", "NULL", "null"}  # as R and databases do; "na" may be a word
 _SPLITS = {name: "val" for name in ("val", "valid", "validation")}
 _SPLITS |= {"train": "train", "training": "train", "test": "test"}
 
@@ -118,6 +134,7 @@ def from_table(
     if key is None or (key == SUBJECT and not subjects):
         raise InputError(f"{path} has the columns {', '.join(header)}; a column path (or id) is needed")
     columns = tuple(name for name in header if name not in NOT_LABELS)
+    _refuse_other_spellings(path, header, columns, learn)
     notes = []
     if key == SUBJECT:
         lines = _by_scan(lines, subjects, path, notes)
@@ -132,13 +149,18 @@ def from_table(
         others = ", ".join(name for name in columns if name != "label")
         notes.append(f"Labels are the column label of {path.name}; not used: {others}.")
         columns = ("label",)
-    where = _lookup(sources, root)
+    where, unclear = _lookup(sources, root)
     rows: dict[str, Row] = {}
     missing = []
     for number, line in _each(enumerate(lines, 2), key, sources):
         name = _normal(line[key])
         scan = where.get(name)
         if scan is None:
+            if name in unclear:
+                raise InputError(
+                    f"{path} names {line[key]} in line {number}, which may be any of {_some(unclear[name])}; write more of "
+                    "its path"
+                )
             if name not in refused and not any(r.startswith(name + "/") for r in refused):
                 missing.append(line[key])
             continue
@@ -162,6 +184,28 @@ def from_table(
             f"the column {key} must give paths relative to it"
         )
     return Annotations(columns, rows, asked=bool(columns), origin=str(path), notes=tuple(notes))
+
+
+def _refuse_other_spellings(
+    path: Path, header: list[str], columns: tuple[str, ...], learn: tuple[str, ...]
+) -> None:
+    """Refuses columns that are all but called as one that means something, which would be learned from as labels.
+
+    Raises:
+        InputError: such a column, unless ``learn`` says what the labels are and patients are told.
+    """
+    for name in columns:
+        meant = next(
+            (known for known in (*NOT_LABELS, "label") if name != known and name.casefold() == known), None
+        )
+        if meant is not None:
+            raise InputError(f"{path} has the column {name}; write {meant}, in small letters")
+        people = re.sub(r"[\W_]+", "", name).casefold() in _PEOPLE
+        if people and not (learn and name not in learn and "patient" in header):
+            raise InputError(
+                f"{path} has the column {name}, which reads as whose a scan is; call it patient, and it is hidden by a "
+                "keyed hash and nobody is split in two. If it is a label: rename it"
+            )
 
 
 def _by_scan(
@@ -284,6 +328,7 @@ def encode(annotations: Annotations, ids: list[str]) -> Labels:
     columns = annotations.columns
     empty = ("",) * len(columns)
     table = [annotations.rows[i].labels if i in annotations.rows else empty for i in ids]
+    table = [tuple(map(_as_whole, row)) for row in table]
     values = {cell for row in table for cell in row} - {""}
     if not columns or not values:
         if annotations.asked:
@@ -318,7 +363,13 @@ def _task(columns, values, origin) -> str:
     if len(columns) == 1:
         return "regression" if numbers and not all(_whole(v) for v in values) else "multiclass"
     if numbers:
-        return "multilabel" if {float(v) for v in values} <= {0.0, 1.0} else "regression"
+        found = {float(v) for v in values}
+        if found <= {-1.0, 0.0, 1.0} and -1.0 in found:
+            raise InputError(
+                f"{origin} has -1 beside 0 and 1 in {len(columns)} label columns, as CheXpert marks what is uncertain; "
+                "write 0 or 1 there, or leave those cells empty"
+            )
+        return "multilabel" if found <= {0.0, 1.0} else "regression"
     word = next(v for v in sorted(values) if not _number(v))
     raise InputError(
         f"{origin} has the label columns {', '.join(columns)}, with words such as {word!r} in them; "
@@ -340,7 +391,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
                     raise InputError(
                         f"{path} has {len(cells)} cells in line {reader.line_num}, but {len(header)} columns"
                     )
-                lines.append({name: _cell(cell, table) for name, cell in zip(header, cells, strict=True)})
+                lines.append({name: _cell(cell) for name, cell in zip(header, cells, strict=True)})
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; a CSV with a column path or id was expected") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -371,10 +422,9 @@ def paths_in(path: Path) -> list[Path]:
     return paths
 
 
-def _cell(text: str, tabs: bool) -> str:
+def _cell(text: str) -> str:
     text = text.strip()
-    missing = ("nan", "n/a") if tabs else ("nan",)  # BIDS writes n/a
-    return "" if text.lower() in missing else text
+    return "" if text.lower() in _MISSING or text in _MISSING_EXACTLY else text
 
 
 def _split(text: str, path: Path, number: int) -> str:
@@ -404,8 +454,11 @@ def _each(lines, key: str, sources: list[Source]):
             yield number, {**line, key: scan}
 
 
-def _lookup(sources: list[Source], root: Path) -> dict[str, str]:
-    """Every name a table may call a scan by: its id, any of its files, its path without suffix, its stem."""
+def _lookup(sources: list[Source], root: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
+    """Every name a table may call a scan by: its id, any of its files, its path without suffix, its stem.
+
+    Then those that several scans could be called by.
+    """
     exact: dict[str, str] = {}
     loose: dict[str, set[str]] = {}
     for source in sources:
@@ -421,11 +474,21 @@ def _lookup(sources: list[Source], root: Path) -> dict[str, str]:
     for name, scans in loose.items():
         if len(scans) == 1:
             exact.setdefault(name, next(iter(scans)))
-    return exact
+    return exact, {name: scans for name, scans in loose.items() if name not in exact}
 
 
 def _normal(name: str) -> str:
     return os.path.normpath(name.replace("\\", "/")).replace(os.sep, "/") if name else name
+
+
+def _some(names: set[str]) -> str:
+    held = sorted(names)
+    return ", ".join(held[:3]) + (f" and {len(held) - 3} more" if len(held) > 3 else "")
+
+
+def _as_whole(text: str) -> str:
+    """``1.0``, as pandas writes whole numbers of a column with gaps, as ``1``."""
+    return re.sub(r"^([-+]?\d+)\.0+$", r"\1", text)
 
 
 def _scans(names: list[str]) -> str:

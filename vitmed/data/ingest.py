@@ -102,19 +102,19 @@ def ingest(
         None if size == fingerprint.AUTO else _positive(size, "size"),
     )
     chunk = _chunk(chunk)
-    old = None
-    if append:
-        old = living.open_for_change(out)
+    simulated = ((source if source.is_dir() else source.parent) / "phantoms.json").is_file()
+    old = living.open_for_change(out) if append else None
+    names = Names(key, asked=not simulated, made_with=living.key_of(old))
+    if old is not None:
+        split = _hidden_site(split, [living.rule_of(old)[0] or ""], names)
         living.same_rule(old, split, seed, dedupe)
         split, seed, dedupe = living.rule_of(old)
         plan = living.same_plan(old, plan)
         chunk = living.same_chunk(old, chunk)
-    simulated = ((source if source.is_dir() else source.parent) / "phantoms.json").is_file()
     if old is not None and simulated != old.datasheet["simulated"]:
         raise InputError(
             f"of {out} and {source} one holds simulated scans and the other real ones; keep them apart"
         )
-    names = Names(key, asked=not simulated, made_with=living.key_of(old))
     how = How(frames, tuple(include), None if series is None else str(series), tuple(bids_suffix))
     with partial_of(out, replace=append) as partial:
         how = how.unpacking(partial / "unpacked", workers)
@@ -159,13 +159,22 @@ def ingest(
         entries = [_entry(m, by_id[m.id], told.rows.get(m.id, Row()), names) for m in fresh]
         again = [e for e in entries if e.id in there]
         new = [e for e in entries if e.id not in there]
+        gone = living.withdrawn(old)
+        found = len(new)
+        new = [e for e in new if living.mark_of(e.patient) not in gone]
+        back = found - len(new)
         if not new:
-            raise InputError(f"all scans of {source} are in {out} already; nothing to append")
+            withdrawn = f", or of patients who were withdrawn ({back})" if back else ""
+            raise InputError(f"all scans of {source} are in {out} already{withdrawn}; nothing to append")
         entries = living.entries(old, kept) + new
         notes = [*told.notes, *filter(None, [plan.why if old is None else ""])]
         if passed or again:
             notes.append(f"{len(passed) + len(again)} scans were in the dataset already and are passed over.")
-        split = _hidden_site(split, entries, names)
+        if back:
+            notes.append(
+                f"{back} scan{'s' * (back > 1)} of patients who were withdrawn from the dataset stay{'s' * (back == 1)} out."
+            )
+        split = _hidden_site(split, [f"site:{e.site}" for e in entries], names)
         files = {s.id: s.files for s in sources}
         chosen = [{"id": e.id, "chosen": by_id[e.meta.id].chosen} for e in new if by_id[e.meta.id].chosen]
         sheet = assemble(
@@ -284,13 +293,17 @@ def _entry(meta: Stored, source: Source, row: Row, names: Names) -> Entry:
     )
 
 
-def _hidden_site(rule: str | None, entries: list[Entry], names: Names) -> str | None:
-    """``site:NAME`` of a name that headers give, by its pseudonym: the rule is written into the datasheet."""
+def _hidden_site(rule: str | None, there: list[str], names: Names) -> str | None:
+    """``site:NAME`` of a name that headers give, by its pseudonym: the rule is written into the datasheet.
+
+    Args:
+        there: ``site:`` and the name of what there is, as it is written.
+    """
     site = splits.parse(rule).site if rule else ""
-    if site and all(e.site != site for e in entries):
-        hidden = names.hide("site", site)
-        if any(e.site == hidden for e in entries):
-            return f"site:{hidden}"
+    if site and rule not in there:
+        hidden = f"site:{names.hide('site', site)}"
+        if hidden in there:
+            return hidden
     return rule
 
 

@@ -5,6 +5,7 @@ up as if its scans had just been read, together with new ones or without some.
 """
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,17 @@ def series(dataset: Dataset | None, staying: list[Entry]) -> list[dict]:
 def key_of(dataset: Dataset | None) -> str | None:
     """The name of the key that a dataset's pseudonyms were made with, None where it has none."""
     return None if dataset is None else dataset.datasheet["privacy"]["key"]
+
+
+def mark_of(patient: str) -> str:
+    """What a dataset remembers a patient by who was withdrawn: not the pseudonym, under which others may know them."""
+    return hashlib.sha256(f"withdrawn {patient}".encode()).hexdigest()[:16]
+
+
+def withdrawn(dataset: Dataset | None) -> set[str]:
+    """The marks of the patients who were taken out of a dataset and must not come back."""
+    told = [] if dataset is None else dataset.datasheet["history"]
+    return {state["withdrawn"] for state in told if state.get("withdrawn")}
 
 
 def history(dataset: Dataset | None) -> list[dict]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from vitmed.data import alike, exposed
 from vitmed.scans import geometry, intensity
+from vitmed.scans.kinds import kind_of
 from vitmed.scans.layout import UNMARKED, Mask
 from vitmed.scans.read import read, read_mask
 from vitmed.scans.recipe import window_of
@@ -174,8 +175,27 @@ def _mask(mask: Mask, scan: Scan) -> np.ndarray:
         from vitmed.scans import dicom_seg
 
         return dicom_seg.read(mask, scan)
+    values = _values(mask.files[0], mask, scan)
+    for file in mask.files[1:]:  # several lesions of one scan, each in a file of its own
+        more = _values(file, mask, scan)
+        if ((values > 0) & (more > 0) & (values != more)).any():
+            raise Refused(
+                "masks that overlap", "a voxel has one value in one of its files and another in the next"
+            )
+        values = np.maximum(values, more)
+    named = {0, UNMARKED, mask.ignore, *(value for _, value in mask.values)}
+    unnamed = set(np.flatnonzero(np.bincount(values.ravel())).tolist()) - named
+    if mask.values and unnamed:
+        raise Refused("mask with values that nobody named", ", ".join(map(str, sorted(unnamed))))
+    if mask.ignore is not None:
+        values[values == mask.ignore] = UNMARKED
+    return values
+
+
+def _values(file: str, mask: Mask, scan: Scan) -> np.ndarray:
+    """What one file says of a scan's voxels, (*S) uint8."""
     try:
-        found = read_mask(mask.files[0])
+        found = read_mask(file)
     except Refused as fault:  # the id of the scan stands beside it, whose own file may be whole
         raise Refused(
             "mask that cannot be read", ": ".join(filter(None, (fault.reason, fault.detail)))
@@ -191,12 +211,13 @@ def _mask(mask: Mask, scan: Scan) -> np.ndarray:
             "mask that holds no labels", "whole numbers from 0 to 254 (255: unmarked) were expected"
         )
     values = values.astype(np.uint8)
-    named = {0, UNMARKED, mask.ignore, *(value for _, value in mask.values)}
-    unnamed = set(np.flatnonzero(np.bincount(values.ravel())).tolist()) - named
-    if mask.values and unnamed:
-        raise Refused("mask with values that nobody named", ", ".join(map(str, sorted(unnamed))))
-    if mask.ignore is not None:
-        values[values == mask.ignore] = UNMARKED
+    if mask.ignore is None and not mask.values and values.max() == UNMARKED and not (values % UNMARKED).any():
+        if kind_of(file) != "image":
+            raise Refused(
+                "mask of 0 and 255 alone",
+                "255 is what nobody has looked at; write the structure as 1, or make it a picture",
+            )
+        values = values // UNMARKED  # white on black, as pictures of one structure are
     return values
 
 

@@ -159,8 +159,12 @@ def make(
             g for g, site in zip(groups, sites or [""] * len(ids), strict=True) if site == chosen.site
         }
         if not held_out or len(held_out) == count:
-            there = ", ".join(sorted({s or "unknown" for s in sites or [""]}))
-            raise InputError(f"--split {asked} leaves nothing to test or to train on; the sites are {there}")
+            many = len(set(sites or [""]))
+            raise InputError(
+                f"--split {asked} leaves nothing to {'test' if not held_out else 'train on'}: {len(held_out)} of {count} {by}s "
+                f"are of it, and there are {many} sites. Give a site as the column site names it, or else the header "
+                "(InstitutionName), whose names are not repeated here"
+            )
         settled = {**dict.fromkeys(held_out, "test"), **settled}
         where = draw(groups, strata, chosen.fractions, seed, settled, drawn_by=names, apart=held_out)
     else:

@@ -41,7 +41,9 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
         raise InputError(f"{path} holds scans of that patient alone; remove the folder")
     sheet = old.datasheet
     rule, seed, dedupe = living.rule_of(old)
-    hashes = [state["content_hash"] for state in living.history(old)]
+    history = living.history(old)
+    hashes = [state["content_hash"] for state in history]
+    history[-1] = {**history[-1], "withdrawn": living.mark_of(name)}
     with partial_of(path, replace=True) as partial:
         new = assemble(
             partial,
@@ -57,7 +59,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
             simulated=sheet["simulated"],
             key=living.key_of(old),
             series=living.series(old, staying),
-            history=living.history(old),
+            history=history,
             progress=progress,
             chunk=living.chunk_of(old),
         )

@@ -18,7 +18,8 @@ from vitmed.scans.scan import Refusals, Source
 
 Part = tuple[Image, int]  # a file's image and the frame of it
 
-# What makes two images different at any place, and what does only where several lie at one.
+# What makes two images different at any place, and what does only where several lie at one and each of the kinds has
+# the same places for the most part: the halves of an interleaved series, one slice of which was sent twice, are none.
 _ALWAYS = ("stack", "echo", "b", "time")
 _IF_REPEATED = ("type", "trigger", "acquisition")
 
@@ -65,12 +66,50 @@ def stacks(parts: list[Part]) -> list[tuple[str, list[Part]]]:
     for name in _ALWAYS:
         groups = _split(groups, lambda part, name=name: _value(part, name), name)
     for name in _IF_REPEATED:
-        more = []
-        for label, held in groups:
-            one = [(label, held)]
-            more += _split(one, lambda part, name=name: _value(part, name), name) if _repeated(held) else one
-        groups = more
+        groups = [made for group in groups for made in _apart(group, name)]
     return groups
+
+
+def _apart(group: tuple[str, list[Part]], name: str) -> list[tuple[str, list[Part]]]:
+    """A group as volumes of its places, where ``name`` tells them apart; else the group as it is."""
+    if not _repeated(group[1]):
+        return [group]
+    made = _split([group], lambda part: _value(part, name), name)
+    if _alike([parts for _, parts in made]):
+        return made
+    if name == "trigger" and (phase := _phases(group[1])) is not None:
+        return _split([group], lambda part: phase[id(part)], "phase")
+    return [group]
+
+
+def _phases(parts: list[Part]) -> dict[int, int] | None:
+    """The number, from 1, of each part among those of its place in the order of their trigger times, by its ``id``.
+
+    Of a heart the trigger times of a phase differ a little from slice to slice. None where places have different
+    numbers of parts, or a time is missing.
+    """
+    places: dict[tuple, list[Part]] = defaultdict(list)
+    for part in parts:
+        places[_where(part)].append(part)
+    counts = {len(held) for held in places.values()}
+    if len(counts) > 1 or any(_value(part, "trigger") is None for part in parts):
+        return None
+    return {
+        id(part): number
+        for held in places.values()
+        for number, part in enumerate(sorted(held, key=lambda part: _value(part, "trigger")), 1)
+    }
+
+
+def _alike(groups: list[list[Part]]) -> bool:
+    """Whether all have more than half of the places of the largest in common with it."""
+    sets = [{_where(part) for part in parts} for parts in groups]
+    largest = max(sets, key=len)
+    return all(len(held & largest) > len(held) / 2 for held in sets)
+
+
+def _where(part: Part) -> tuple:
+    return tuple(round(v, 3) for v in part[0].plane(part[1]).position)
 
 
 def _scans(group: list[Image], called: str, names: dict[str, str], how: How) -> tuple[list[Source], Refusals]:
@@ -193,4 +232,4 @@ def _repeated(parts: list[Part]) -> bool:
     planes = [image.plane(frame) for image, frame in parts]
     if any(p.position is None for p in planes):
         return False
-    return len({tuple(round(v, 3) for v in p.position) for p in planes}) < len(planes)
+    return len(set(map(_where, parts))) < len(planes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitmed.errors import InputError, MachineError
 from vitmed.pool import pool
+from vitmed.scans import siblings
 from vitmed.scans.how import How
 from vitmed.scans.kinds import in_file, is_beside, kind_of
 from vitmed.scans.layout import Survey, Told
@@ -48,6 +49,11 @@ def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -
     names = _unpacked(names, how, root, refused)
     laid = _laid_out(names, root, how) if only is None else Survey([], [])
     refused += laid.refused
+    told = laid.told
+    if only is None and not told.layout:
+        beside, unpaired = siblings.match(names)
+        refused += unpaired
+        told = dataclasses.replace(told, masks=beside.masks, notes=(*told.notes, *beside.notes))
     sources: list[Source] = list(laid.sources)
     dicom: list[str] = []
     for path, name in sorted(names.items()):
@@ -72,7 +78,6 @@ def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -
         sources, others = choice.choose(sources, how.series)
         refused += others
     sources, refused = _named_once(sorted(sources, key=lambda s: s.id), refused)
-    told = laid.told
     if segs:
         from vitmed.scans import dicom_seg
 

@@ -1,0 +1,92 @@
+"""Masks that are told by their names, and what lies in them."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitmed.data.dataset import Dataset
+from vitmed.data.ingest import ingest
+from vitmed.scans.find import survey
+
+
+def picture(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, np.uint8)).save(path)
+
+
+def noise(k):
+    return np.random.Generator(np.random.Philox(key=k)).integers(0, 256, (12, 10))
+
+
+@pytest.fixture
+def busi(tmp_path):
+    """Six pictures as BUSI has them: a mask beside each, two masks of the first, white on black."""
+    for k in range(6):
+        mask = np.zeros((12, 10))
+        mask[2 : 4 + k, 3:5] = 255
+        picture(tmp_path / "x" / "benign" / f"benign ({k}).png", noise(k))
+        picture(tmp_path / "x" / "benign" / f"benign ({k})_mask.png", mask)
+    second = np.zeros((12, 10))
+    second[9:11, 7:9] = 255
+    picture(tmp_path / "x" / "benign" / "benign (0)_mask_1.png", second)
+    return tmp_path / "x"
+
+
+def test_masks_go_with_the_scans_beside_them(busi, tmp_path):
+    """Otherwise they are learned from as pictures, and copies of nothing but black lie in every split."""
+    made = ingest(busi, tmp_path / "set", progress=False, split="train")
+    assert made["examples"]["train"] == 6 and made["refused"] == {}
+    assert any("7 files called as masks" in note and "6 scans" in note for note in made["notes"])
+    opened = Dataset.open(tmp_path / "set")
+    masks = {e["id"]: e["mask"] for e in opened.records("train")}
+    first = masks["benign/benign (0).png"]
+    assert set(np.unique(first)) == {0, 1} and first.sum() == 4 + 4
+    assert masks["benign/benign (3).png"].sum() == 2 * 5
+    assert opened.datasheet["marked"]["structures"].keys() == {"1"}
+
+
+def test_a_mask_without_its_scan_is_refused_where_others_have_theirs(busi):
+    picture(busi / "benign" / "benign (9)_mask.png", np.zeros((12, 10)))
+    held = survey(busi)
+    assert len(held.sources) == 6
+    assert held.refused == [
+        ("benign/benign (9)_mask.png", "mask without a scan", "no scan of that name lies beside it")
+    ]
+
+
+def test_pictures_that_are_only_called_so_are_scans(tmp_path):
+    """A folder of masks alone, or of pictures that somebody labelled in their names."""
+    for k in range(3):
+        picture(tmp_path / f"{k}_label.png", noise(k))
+    held = survey(tmp_path)
+    assert len(held.sources) == 3 and held.told.masks == {}
+
+
+@pytest.mark.parametrize("ending", ["_seg.nii.gz", "-label.nii", "_MASK.nii.gz"])
+def test_volumes_too(tmp_path, ending):
+    for k in range(2):
+        nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.int16), np.eye(4)), tmp_path / f"p{k}.nii.gz")
+        nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.eye(4)), tmp_path / f"p{k}{ending}")
+    held = survey(tmp_path)
+    assert [s.id for s in held.sources] == ["p0.nii.gz", "p1.nii.gz"] == sorted(held.told.masks)
+
+
+def test_white_alone_is_a_structure_in_a_picture_and_refused_in_a_volume(tmp_path):
+    """255 is what nobody has looked at: a mask of 0 and 255 was one of a scan in which nothing is marked."""
+    for k in range(2):
+        volume = np.random.Generator(np.random.Philox(key=k)).integers(0, 900, (6, 5, 4)).astype(np.int16)
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / f"p{k}.nii.gz")
+        mask = np.zeros((6, 5, 4), np.uint8)
+        mask[2:4] = 255 if k else 1
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / f"p{k}_mask.nii.gz")
+    made = ingest(tmp_path, tmp_path / "set", modality="mr", progress=False)
+    assert made["refused"] == {"mask of 0 and 255 alone": 1} and made["examples"]["train"] == 1
+
+
+def test_masks_of_one_scan_that_disagree_are_refused(busi, tmp_path):
+    overlapping = np.zeros((12, 10))
+    overlapping[2:5, 3:5] = 2
+    picture(busi / "benign" / "benign (4)_mask_1.png", overlapping)
+    made = ingest(busi, tmp_path / "set", progress=False)
+    assert made["refused"] == {"masks that overlap": 1}
