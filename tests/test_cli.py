@@ -373,3 +373,21 @@ def test_a_full_disk(tiny_dataset, tmp_path):
     last = err.strip().splitlines()[-1]
     assert last.startswith("vitmed: ") and "disk" in last and str(disk) in last
     assert out.split() == [], "a checkpoint that is not whole was left"
+
+
+def test_a_terminated_ingest_leaves_nothing(tmp_path):
+    """Otherwise a job that is out of time leaves unpacked scans in the open beside its folder, without a word."""
+    (tmp_path / "x").mkdir()
+    for k in range(3000):
+        pixels = np.random.Generator(np.random.Philox(key=k)).integers(0, 256, (64, 64)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "x" / f"{k}.png")
+    command = [sys.executable, "-m", "vitmed", "ingest", "x", "--out", "set", "--workers", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    partial = tmp_path / "set.partial"
+    while not (partial / "spool").is_dir():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "nothing was left half done" in err
+    assert not partial.exists() and not (tmp_path / "set").exists()

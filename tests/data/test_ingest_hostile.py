@@ -23,6 +23,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless, generate_uid
 
+from vitmed.cli.main import main
 from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
 from vitmed.data.pseudonyms import hidden, open_key
@@ -561,3 +562,24 @@ def test_a_decoder_that_crashes_costs_one_scan(with_a_crash, tmp_path):
     )
     result = ingest(folder, tmp_path / "out", include=("secondary",), progress=False, workers=1)
     assert sum(result["examples"].values()) >= 1 and result["refused"].get("broken DICOM file") == 1
+
+
+def test_names_that_are_printed_alike_leave_a_dataset_with_a_page(tmp_path):
+    """Otherwise one of them, not UTF-8, stands raw in the datasheet, which then can never be opened."""
+    (tmp_path / "x").mkdir(exist_ok=True)
+    for k, name in enumerate((b"caf\xe9.png", b"caf\\xe9.png")):
+        with open(os.path.join(os.fsencode(tmp_path / "x"), name), "wb") as file:
+            Image.fromarray(np.full((8, 8), k, np.uint8) + np.arange(8, dtype=np.uint8)).save(file, "PNG")
+    assert main(["ingest", str(tmp_path / "x"), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "datasheet.html").is_file()
+
+
+def test_a_dataset_inside_the_source_is_no_heap_of_unknown_files(tmp_path):
+    for k in range(3):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), k, np.uint8) + np.arange(8, dtype=np.uint8)).save(
+            tmp_path / "x" / f"{k}.png"
+        )
+    ingest(tmp_path / "x", tmp_path / "x" / "set", progress=False)
+    made = ingest(tmp_path / "x", tmp_path / "x" / "set2", progress=False)
+    assert made["refused"] == {} and sum(made["examples"].values()) == 3

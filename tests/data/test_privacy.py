@@ -3,6 +3,7 @@
 import datetime
 import os
 import stat
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,48 @@ def test_a_series_that_is_refused_as_a_whole_says_nothing_of_its_patient(tmp_pat
     assert sum(read(tmp_path / "out")["refused"].values()) == 1
     for where, content in found.items():
         assert not any(word in content for word in (b"Zorkmund", b"Alice", b"MUNDO")), where
+
+
+def test_members_of_an_archive_that_are_refused_are_not_named(tmp_path, capsys):
+    """Otherwise a zip as hospitals export it, folders called by people, lists those whose files were left out."""
+    for k in range(3):
+        plant(tmp_path / "x" / "good" / f"{k}.dcm", k, SeriesInstanceUID="1.2.1")
+    plant(tmp_path / "x" / "Zorkmund_Alice" / "IM1", Modality="SR", PatientName="Zorkmund^Alice")
+    long = "L" * 300 + ".png"
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for file in sorted((tmp_path / "x").rglob("*")):
+            archive.write(file, file.relative_to(tmp_path / "x"))
+        archive.writestr(f"Zorkmund_Alice/{long}", b"x")
+    command = [
+        "ingest",
+        str(tmp_path / "x.zip"),
+        "--out",
+        str(tmp_path / "out"),
+        "--key",
+        str(tmp_path / "key"),
+    ]
+    assert main(command) == 0
+    log = capsys.readouterr()
+    found = everything(tmp_path / "out") | {"log": (log.out + log.err).encode()}
+    assert sum(read(tmp_path / "out")["refused"].values()) == 2
+    assert not [where for where, content in found.items() if b"Zorkmund" in content]
+
+
+def test_a_scan_of_somebody_else_does_not_tell_whose_folder_it_lies_in(tmp_path):
+    """Otherwise a stray scan of B in the folder of A carries A's name into its id."""
+    for k in range(2):
+        plant(
+            tmp_path / "x" / "Zorkmund_Alice" / f"{k}.dcm",
+            k,
+            PatientName="Zorkmund^Alice",
+            SeriesInstanceUID="1.2.1",
+        )
+        other = {"PatientName": "B^C", "PatientID": "B77", "SeriesInstanceUID": "1.2.2"}
+        plant(tmp_path / "x" / "Zorkmund_Alice" / "stray" / f"{k}.dcm", k, **other)
+    (tmp_path / "x" / "Zorkmund_Alice" / "note.dat").write_text("no scan")
+    made = ingest(tmp_path / "x", tmp_path / "out", progress=False, key=tmp_path / "key")
+    assert sum(made["examples"].values()) == 2 and made["refused"] != {}
+    assert not [where for where, content in everything(tmp_path / "out").items() if b"Zorkmund" in content]
 
 
 def test_a_folder_of_which_nothing_can_be_used_does_not_say_whose_it_is(tmp_path, capsys):

@@ -94,3 +94,18 @@ def test_counting_integers_gives_what_sorting_them_gives(rng, modality, dtype):
     assert counts.sum() == values.size and counts @ levels == values.sum(dtype=np.int64)
     with pytest.raises(Refused, match="blank"):
         intensity.store(Scan(np.full((40, 50, 60, 1), 7, np.int16)), "mr")
+
+
+@pytest.mark.parametrize("offset", [0, 2e9, 1.7e12, -1e15])
+def test_values_far_from_nothing_keep_their_levels(offset):
+    """Otherwise a picture of 235 levels on top of a large number is one of 3, or of none."""
+    levels = np.arange(235.0).reshape(5, 47, 1) + offset
+    stored, scale, shift, _ = intensity.store(Scan(levels), "xray")
+    np.testing.assert_allclose(
+        stored[..., 0] * scale[0] + shift[0], np.arange(235).reshape(5, 47) / 234, atol=1e-4
+    )
+
+
+def test_values_beyond_float32_are_no_black_picture():
+    stored, *_ = intensity.store(Scan(np.arange(20.0).reshape(4, 5, 1) * 1e200), "xray")
+    assert len(np.unique(stored)) == 20

@@ -18,7 +18,7 @@ from vitmed.data import chunks, datasheet, fingerprint, living, splits, spool
 from vitmed.data.annotations import Row
 from vitmed.data.assembly import Entry, assemble
 from vitmed.data.look import look
-from vitmed.data.names import Names, discreet
+from vitmed.data.names import Names, Neighbours, discreet
 from vitmed.data.prepare import Plan, Task
 from vitmed.data.replacing import partial_of
 from vitmed.data.spool import Stored
@@ -156,7 +156,10 @@ def ingest(
         del tasks
         sources = [dataclasses.replace(s, parts=()) for s in sources]
         by_id = {s.id: s for s in sources}
-        entries = [_entry(m, by_id[m.id], told.rows.get(m.id, Row()), names) for m in fresh]
+        neighbours = Neighbours()
+        for m in fresh:
+            neighbours.add(m.id, (*m.telling, m.patient, told.rows.get(m.id, Row()).patient))
+        entries = [_entry(m, by_id[m.id], told.rows.get(m.id, Row()), names, neighbours) for m in fresh]
         again = [e for e in entries if e.id in there]
         new = [e for e in entries if e.id not in there]
         gone = living.withdrawn(old)
@@ -186,7 +189,7 @@ def ingest(
             rule=split,
             seed=seed,
             dedupe=dedupe,
-            refused=[*{*discreet(refused, files, source, told, names), *living.refused(old)}],
+            refused=[*{*discreet(refused, files, source, told, names, neighbours), *living.refused(old)}],
             notes=notes,
             simulated=simulated,
             key=living.key_of(old) if names.key is None else names.key.name,
@@ -265,6 +268,8 @@ def _one_kind_of_channels(kept: list[Stored], refused: Refusals) -> tuple[list[S
 
 
 def _nothing(source: Path, refused: Refusals) -> str:
+    if source.name.upper() == "DICOMDIR":
+        return f"{source} is a table of contents of DICOM files; give the folder that it lies in"
     if not refused:
         return f"{source} holds no scan: no DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, BMP or npy file in it"
     file, reason, detail = min(refused)
@@ -272,9 +277,11 @@ def _nothing(source: Path, refused: Refusals) -> str:
     return f"{source} holds no scan that can be used: {len(refused)} refused, the first is {file}: {why}"
 
 
-def _entry(meta: Stored, source: Source, row: Row, names: Names) -> Entry:
+def _entry(meta: Stored, source: Source, row: Row, names: Names, neighbours: Neighbours) -> Entry:
     patient = row.patient or meta.patient
     values = (*meta.telling, patient) if patient else meta.telling
+    if others := neighbours.of(meta.id) - set(values):
+        values = (*values, *sorted(others))
     name = names.public(meta.id, values)
     return Entry(
         id=name,

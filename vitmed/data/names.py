@@ -52,7 +52,35 @@ class Names:
         return self.key
 
 
-def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, names: Names) -> Refusals:
+class Neighbours:
+    """What the headers of a set say of the people that folders are called by: a scan of somebody else may lie there too."""
+
+    def __init__(self):
+        self._values: dict[str, set[str]] = {}
+
+    def add(self, path: str, values: Iterable[str]) -> None:
+        """Notes what a scan's header says, as far as a folder in its path shows it."""
+        values = [value for value in values if value]
+        for part in path.split("/") if values else ():
+            found = {value for value in values if shows(part, (value,))}
+            if found:
+                self._values.setdefault(part, set()).update(found)
+
+    def of(self, path: str) -> set[str]:
+        """What the folders of a path show of anybody."""
+        if not self._values:
+            return set()
+        return set().union(*(self._values.get(part, ()) for part in path.split("/")))
+
+
+def discreet(
+    refused: Refusals,
+    files: dict,
+    source: Path,
+    told: Annotations,
+    names: Names,
+    neighbours: Neighbours | None = None,
+) -> Refusals:
     """What was refused and why, without what a DICOM header says of the person; nothing of an unreadable one."""
     if not refused:
         return []
@@ -63,7 +91,12 @@ def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, na
     for file, reason, detail in refused:
         row = told.rows.get(file, Row())
         values = {row.patient} - {""}
-        asked = [str(files[file][0])] if file in files else _files_of(file, root)
+        values |= neighbours.of(file) if neighbours else set()
+        packed = ".zip" in file.lower() or (source.is_file() and source.suffix.lower() == ".zip")
+        if file in files:
+            asked = [str(files[file][0])]
+        else:  # a member of an archive that was not unpacked cannot be asked
+            asked = None if packed else _files_of(file, root)
         if asked is None:
             out.append((names.nothing_of(file), reason, ""))
             continue
@@ -80,19 +113,14 @@ def discreet(refused: Refusals, files: dict, source: Path, told: Annotations, na
     return out
 
 
-def _files_of(name: str, root: Path) -> list[str] | None:
-    """The files that tell of what was refused by a name: a file, or all in the folder that a series is called by.
-
-    None where nobody can be asked: a member of an archive that was not unpacked.
-    """
-    if ".zip" in name.lower():
-        return None
+def _files_of(name: str, root: Path) -> list[str]:
+    """The files that tell of what was refused by a name: a file, or all in the folder that a series is called by."""
     for called in (
         name,
         name.rpartition("#")[0],
     ):  # a word follows where one series or file holds several scans
         place = root if called == root.resolve().name else root / called
-        if called and place.is_dir():
+        if called and os.path.isdir(place):
             return sorted(entry.path for entry in os.scandir(place) if entry.is_file())
         if called and os.path.lexists(place):
             return [str(place)]

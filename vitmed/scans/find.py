@@ -243,7 +243,9 @@ def _named_once(sources: list[Source], refused: list) -> Found:
     kept: dict[str, Source] = {}
     for source in sources:
         if source.id in kept:
-            refused.append((source.id, "two scans of one name", " and ".join(source.files[:1])))
+            refused.append(
+                (source.id, "two scans of one name", "another file has a name that is printed alike")
+            )
         else:
             kept[source.id] = source
     return list(kept.values()), sorted(refused)

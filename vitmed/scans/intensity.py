@@ -145,7 +145,10 @@ def _counted_percentiles(every: np.ndarray, counted: np.ndarray) -> tuple[float,
 def _relative(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if not high > low:
         raise Refused("blank scan", "every pixel has the same value")
-    return (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    # Values far from 0 beside their range (such as seconds since 1970) have no room in the 24 bits of float32.
+    far = max(abs(low), abs(high))
+    kind = np.float64 if far > 2**10 * (high - low) or far > 1e30 else np.float32
+    return (values.astype(kind) - kind(low)) / kind(high - low)
 
 
 def _round(values: np.ndarray, dtype) -> np.ndarray:

@@ -72,6 +72,6 @@ def _count(path: str, kind: str) -> int:
 
 
 def is_beside(path: str) -> bool:
-    """Whether a file is one of those that lie beside scans: a table, a note, the data part of another."""
+    """Whether a file is one of those that lie beside scans: a table, a note, the data part of another, a dataset's own."""
     name = os.path.basename(path).lower()
-    return os.path.splitext(name)[1] in _BESIDE or name in _BESIDE_NAMES
+    return os.path.splitext(name)[1] in _BESIDE or name in _BESIDE_NAMES or ".array_record-" in name
