@@ -44,9 +44,9 @@ def get_config(arg=None):
     config.pretrain = _load("pretrain_mae", tiny)
     config.pretrain.data.apart = ("val", "test")
     arms = dict(
-        finetuned=("finetune_classify", "Fine-tuned"),
-        semi_masked=("semi_masked", "With masked modelling"),
-        semi_teacher=("semi_teacher", "With pseudo-labels"),
+        finetuned=("finetune_classify", "Fine-tuning alone"),
+        semi_masked=("semi_masked", "Masked modelling beside"),
+        semi_teacher=("semi_teacher", "Pseudo-labels beside"),
     )
     config.arms = ConfigDict(
         {

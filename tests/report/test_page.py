@@ -260,3 +260,18 @@ def test_the_opening_claims_no_more_than_the_comparisons(favours, holds, said):
     row = {"budget": 0.1, "metric": "auroc", "label": "Scratch", "favours": favours, "holds": holds}
     study = {"budgets": [0.1], "draws": [3], "metrics": ["auroc"], "reference": "mae", "comparisons": [row]}
     assert findings._verdict(study, 0.1) == said
+
+
+def test_the_opening_of_several_arms_claims_no_more_either():
+    """Else "is better" stands above a table that says correction leaves it unsettled."""
+    given = {"budget": 10, "labels": 10, "reference_label": "Fine-tuned"}
+    found = [
+        {"label": "A", "verdict": "better", "holds": False, **given},
+        {"label": "B", "verdict": "better", "holds": True, **given},
+        {"label": "C", "verdict": "open", "holds": False, **given},
+    ]
+    text = findings._against_best(found)
+    assert (
+        "B is better; A is better, which correction for several comparisons leaves unsettled; C is not settled."
+        in text
+    )

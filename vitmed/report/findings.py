@@ -4,6 +4,8 @@ from typing import Any
 
 from vitmed.report import words
 
+_LOOSE = "which correction for several comparisons leaves unsettled"
+
 
 def lead(datasets: list[dict], runs: list[dict], studies: list[dict]) -> list[str]:
     """A few plain sentences."""
@@ -107,9 +109,14 @@ def _against_best(found: list[dict[str, Any]]) -> str:
     kinds = {"better": "better", "worse": "worse", "not worse": "not worse by more than the margin"}
     parts = []
     for verdict, text in (*kinds.items(), ("", "not settled")):
-        names = [c["label"] for c in found if (c["verdict"] if c["verdict"] in kinds else "") == verdict]
-        if names:
-            parts.append(f"{words.listed(names)} {'is' if len(names) == 1 else 'are'} {text}")
+        held = [c for c in found if (c["verdict"] if c["verdict"] in kinds else "") == verdict]
+        loose = [c for c in held if verdict and c.get("holds") is False]
+        for names, more in (
+            ([c["label"] for c in held if c not in loose], ""),
+            ([c["label"] for c in loose], f", {_LOOSE}"),
+        ):
+            if names:
+                parts.append(f"{words.listed(names)} {'is' if len(names) == 1 else 'are'} {text}{more}")
     first = found[0]
     return (
         f"With {words.budget(first['budget'])} ({words.plural(first['labels'], 'scan')}), against "
@@ -127,12 +134,11 @@ def _verdict(study: dict[str, Any], budget: int | float) -> str:
         for c in study["comparisons"]
         if c["budget"] == budget and c["metric"] == metric and c.get("main", True)
     ]
-    loose = "which correction for several comparisons leaves unsettled"
     kinds = {
         (True, True): "a real gain over {}",
-        (True, False): f"a gain over {{}}, {loose}",
+        (True, False): f"a gain over {{}}, {_LOOSE}",
         (False, True): "really worse than {}",
-        (False, False): f"worse than {{}}, {loose}",
+        (False, False): f"worse than {{}}, {_LOOSE}",
         (None, True): "no difference from {} that these scans can show",
     }
     said: dict[tuple[bool | None, bool], list[str]] = {}
