@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vitmed.data import annotations as known
+from vitmed.data import tables
 from vitmed.errors import InputError
 from vitmed.scans.scan import Source
 
@@ -15,7 +16,7 @@ def sources(*ids):
 def table(tmp_path, text, found, refused=()):
     path = tmp_path / "labels.csv"
     path.write_text(text)
-    return known.from_table(path, tmp_path, found, set(refused))
+    return tables.from_table(path, tmp_path, found, set(refused))
 
 
 def encoded(tmp_path, text, *ids):
@@ -138,7 +139,7 @@ def test_a_column_that_is_all_but_one_that_means_something_is_refused(tmp_path, 
 def test_a_second_number_of_patients_may_stay_beside_what_is_named(tmp_path):
     (tmp_path / "labels.csv").write_text("path,sick,patient,mrn\na.png,0,x,1\nb.png,1,y,2\n")
     found = sources("a.png", "b.png")
-    read = known.from_table(tmp_path / "labels.csv", tmp_path, found, set(), learn=("sick",))
+    read = tables.from_table(tmp_path / "labels.csv", tmp_path, found, set(), learn=("sick",))
     assert read.columns == ("sick",) and read.rows["b.png"].patient == "y"
 
 

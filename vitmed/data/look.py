@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from vitmed.data import annotations as known
+from vitmed.data import tables
 from vitmed.data.annotations import Annotations, Row
 from vitmed.data.prepare import Plan
 from vitmed.data.structures import Structures, numbered
@@ -46,10 +47,10 @@ def look(
         if plan.modality is None and name is not None:
             plan = dataclasses.replace(plan, modality=name.modality)
     elif source.suffix.lower() == ".csv" and source.is_file():
-        found = survey(source.parent, known.paths_in(source), how)
+        found = survey(source.parent, tables.paths_in(source), how)
         beside, bad = numbered(found.told, held)
         sources, refused = found.sources, found.refused + bad
-        told = known.from_table(source, source.parent, sources, {r[0] for r in refused}, learn=learn)
+        told = tables.from_table(source, source.parent, sources, {r[0] for r in refused}, learn=learn)
         told = _with_rest(told, known.from_layout(beside))
     else:
         found = survey(source, how=how)
@@ -68,7 +69,7 @@ def look(
             )
     if labels is not None:
         root = source if source.is_dir() else source.parent
-        table = known.from_table(
+        table = tables.from_table(
             Path(labels), root, sources, {r[0] for r in refused}, learn=learn, subjects=subjects
         )
         told = _with_rest(table, told)
