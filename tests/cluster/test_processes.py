@@ -132,12 +132,12 @@ def test_one_two_four_and_one_process_go_on_as_one(tiny_dataset, tmp_path, launc
     curves_are_close(tmp_path / "alone", run)
 
 
-def pair(command, cwd, devices=1):
+def pair(command, cwd, devices=1, **environment):
     """Two processes of ``command(index)`` that find one another, each in a folder and with devices of its own."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         address = f"127.0.0.1:{door.getsockname()[1]}"
     shared = {"VITMED_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": address, "PYTHONPATH": str(PROJECT)}
-    shared["XLA_FLAGS"] = flags_of(devices)
+    shared |= {"XLA_FLAGS": flags_of(devices), **environment}
     made = []
     for index in (0, 1):
         (cwd / str(index)).mkdir()
@@ -165,10 +165,41 @@ sys.exit(processes.leave(0))
 
 def test_process_1_gathers_no_faster_than_process_0(tmp_path):
     """Otherwise all arrays are gathered there at once; with as many threads as cores both wait for ever."""
-    first, second = pair(lambda index: ("-c", GATHERING), tmp_path, devices=2)
+    # With as many threads as devices, which a process of several would not have by itself.
+    first, second = pair(lambda index: ("-c", GATHERING), tmp_path, devices=2, NPROC="2")
     told = [process.communicate(timeout=120)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), told
     assert "39." in told[0] and "None" in told[1]
+
+
+AHEAD = """
+import sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from vitmed.parallel import processes
+processes.start()
+mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("data", "fsdp"))
+split, rows = (NamedSharding(mesh, PartitionSpec(axes)) for axes in ("fsdp", ("data", "fsdp")))
+state, batch = jax.jit(
+    lambda: ([jax.numpy.ones((64, 64))] * 40, jax.numpy.ones((16, 64))), out_shardings=([split] * 40, rows)
+)()
+@jax.jit
+def step(state, batch):
+    made = [jax.lax.with_sharding_constraint(jax.numpy.tanh(x @ x + batch.mean()), split) for x in state]
+    return made, sum(x.sum() for x in made)
+for turn in range(300):
+    state, loss = step(state, batch)
+    if processes.index() == 0:  # the other has as much in the queue as XLA takes
+        jax.block_until_ready(loss)
+sys.exit(processes.leave(0))
+"""
+
+
+def test_a_process_that_runs_ahead_does_not_stop_all(tmp_path):
+    """Otherwise its sums hold every thread of its devices, and what the other waits for finds none (seen on two cores)."""
+    first, second = pair(lambda index: ("-c", AHEAD), tmp_path, devices=2)
+    told = [process.communicate(timeout=120)[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), told
 
 
 ENDING = """

@@ -90,6 +90,23 @@ def test_a_slice_that_was_sent_twice_does_not_take_an_interleaved_series_in_half
         read(found[0])
 
 
+def test_kinds_of_image_are_apart_wherever_they_lie(tmp_path, dicom, rng):
+    """Otherwise projections that lie askew of the slices, two at one place, take the volume with them."""
+    (tmp_path / "s").mkdir()
+    volume = rng.integers(0, 1000, (6, 4, 6)).astype(np.int16)
+    for k in range(6):
+        tags = {"position": (0, 0, 3 * k), **MR, "ImageType": ["ORIGINAL", "PRIMARY", "M"]}
+        dicom(tmp_path / "s" / f"{k:02}", volume[k], **tags)
+    for k in range(3):
+        place = (0, 0, 3 * k if k < 1 else 100 + k)
+        dicom(
+            tmp_path / "s" / f"p{k}", volume[k], position=place, **MR, ImageType=["DERIVED", "PRIMARY", "MIP"]
+        )
+    found, _ = find(tmp_path)
+    assert [s.id for s in found] == ["s#type-M", "s#type-MIP"]
+    np.testing.assert_array_equal(read(found[0]).array[..., 0], volume)
+
+
 def test_the_phases_of_a_heart_are_volumes_though_their_times_differ_from_slice_to_slice(
     tmp_path, dicom, rng
 ):

@@ -147,3 +147,12 @@ def test_a_spacing_that_makes_too_many_voxels_is_refused(size, have, want):
     scan = Scan(np.zeros((*size, 1), np.uint8), spacing=have)
     with pytest.raises(Refused, match="too large"):
         fit(scan, want, None, 0.0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.7e9, -1e12])
+def test_resampling_keeps_values_that_lie_far_from_nothing(offset):
+    """Otherwise a scan of 500 levels on top of a large number has three of them after it is brought to a size."""
+    ramp = np.add.outer(np.arange(20.0), 25 * np.arange(20.0))[..., None]
+    small, far = (resample(Scan(ramp + shift), (10, 10), (2.0, 2.0))[0].array for shift in (0.0, offset))
+    np.testing.assert_allclose(far.astype(np.float64) - offset, small, atol=1e-2)
+    assert small.dtype == np.float32

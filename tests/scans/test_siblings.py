@@ -90,3 +90,24 @@ def test_masks_of_one_scan_that_disagree_are_refused(busi, tmp_path):
     picture(busi / "benign" / "benign (4)_mask_1.png", overlapping)
     made = ingest(busi, tmp_path / "set", progress=False)
     assert made["refused"] == {"masks that overlap": 1}
+
+
+def test_a_mask_of_a_file_of_several_pages_is_refused(busi, tmp_path):
+    """It is of no page in particular; otherwise it is counted as taken and lost without a word."""
+    pages = [Image.fromarray(noise(k).astype(np.uint8)) for k in range(2)]
+    pages[0].save(busi / "two.tif", save_all=True, append_images=pages[1:])
+    picture(busi / "two_mask.png", np.zeros((12, 10)))
+    held = survey(busi)
+    assert ("two_mask.png", "mask of several scans") in [fault[:2] for fault in held.refused]
+    made = ingest(busi, tmp_path / "set", progress=False)
+    assert sum(made["examples"].values()) == 8 and made["refused"] == {"mask of several scans": 1}
+
+
+def test_what_a_mask_is_named_after_is_a_scan_whatever_it_is_called(tmp_path):
+    """Otherwise a picture called 0_label.png, whose mask lies beside it, is refused as a mask without a scan."""
+    for k in range(3):
+        picture(tmp_path / "x" / f"{k}_label.png", noise(k))
+        picture(tmp_path / "x" / f"{k}_label_mask.png", np.eye(12, 10) * 255)
+    held = survey(tmp_path / "x")
+    assert [s.id for s in held.sources] == [f"{k}_label.png" for k in range(3)] == sorted(held.told.masks)
+    assert held.refused == []

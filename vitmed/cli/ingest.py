@@ -69,9 +69,6 @@ wait in DATASET.partial; headers are looked through, and shards written, by the 
       --beam-option environment_type=EXTERNAL --beam-option environment_config=localhost:50000     on a cluster
 """
 
-import signal
-import threading
-
 HELP = "scans to dataset: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npy or a MedMNIST npz"
 
 
@@ -211,9 +208,6 @@ def run(args) -> dict:
     from vitmed.errors import InputError
     from vitmed.report import datasheet
 
-    if threading.current_thread() is threading.main_thread():
-        # As ctrl-C: what was begun, unpacked scans among it, is cleared away.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     source = args.source
     if source.startswith(published.PREFIX):
         source = published.file_of(source, args.published)

@@ -151,7 +151,8 @@ def ingest(
                     f"all {len(passed)} scans of {source} are in {out} already; nothing to append"
                 )
             files = {s.id: s.files for s in sources}
-            raise InputError(_nothing(source, discreet(refused, files, source, told, names)))
+            first = discreet(sorted(refused)[:1], files, source, told, names)
+            raise InputError(_nothing(source, len(refused), first))
         # What the readers noted is let go: of many scans it is as much as all that is known of them.
         del tasks
         sources = [dataclasses.replace(s, parts=()) for s in sources]
@@ -267,14 +268,14 @@ def _one_kind_of_channels(kept: list[Stored], refused: Refusals) -> tuple[list[S
     return [m for m in kept if m.shape[-1] == most], refused + others
 
 
-def _nothing(source: Path, refused: Refusals) -> str:
+def _nothing(source: Path, refused: int, first: Refusals) -> str:
     if source.name.upper() == "DICOMDIR":
         return f"{source} is a table of contents of DICOM files; give the folder that it lies in"
-    if not refused:
+    if not first:
         return f"{source} holds no scan: no DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, BMP or npy file in it"
-    file, reason, detail = min(refused)
+    ((file, reason, detail),) = first
     why = f"{reason} ({detail})" if detail else reason
-    return f"{source} holds no scan that can be used: {len(refused)} refused, the first is {file}: {why}"
+    return f"{source} holds no scan that can be used: {refused} refused, the first is {file}: {why}"
 
 
 def _entry(meta: Stored, source: Source, row: Row, names: Names, neighbours: Neighbours) -> Entry:

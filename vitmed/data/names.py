@@ -115,10 +115,8 @@ def discreet(
 
 def _files_of(name: str, root: Path) -> list[str]:
     """The files that tell of what was refused by a name: a file, or all in the folder that a series is called by."""
-    for called in (
-        name,
-        name.rpartition("#")[0],
-    ):  # a word follows where one series or file holds several scans
+    whole = name.rpartition("#")[0]  # a word follows where one series or file holds several scans
+    for called in (name, whole):
         place = root if called == root.resolve().name else root / called
         if called and os.path.isdir(place):
             return sorted(entry.path for entry in os.scandir(place) if entry.is_file())

@@ -8,6 +8,8 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 from vitmed.errors import InputError, MachineError
@@ -41,7 +43,8 @@ def partial_of(out: Path, replace: bool = False):
             for stale in partial.iterdir():
                 if stale.name != ".lock":
                     shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-            yield partial
+            with _terminated_as_interrupted():
+                yield partial
             (partial / ".lock").unlink()
             if replace:
                 _give_way(out)
@@ -58,6 +61,20 @@ def partial_of(out: Path, replace: bool = False):
     finally:
         if lock is not None:
             os.close(lock)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted():
+    """Within it SIGTERM is a ctrl-C: what was begun, unpacked scans among it, must not be left lying."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _give_way(out: Path) -> None:

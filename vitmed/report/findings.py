@@ -146,9 +146,7 @@ def _verdict(study: dict[str, Any], budget: int | float) -> str:
         better = None if c["favours"] is None else c["favours"] == study["reference"]
         settled = better is None or c.get("holds") is not False
         said.setdefault((better, settled), []).append(c["label"])
-    return (
-        "; ".join(text.format(words.listed(said[kind])) for kind, text in kinds.items() if kind in said) + "."
-    )
+    return "; ".join(text.format(words.listed(said[kind])) for kind, text in kinds.items() if kind in said) + "."
 
 
 def _run(run: dict[str, Any], test: dict[str, Any]) -> str:

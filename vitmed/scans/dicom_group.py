@@ -18,10 +18,12 @@ from vitmed.scans.scan import Refusals, Source
 
 Part = tuple[Image, int]  # a file's image and the frame of it
 
-# What makes two images different at any place, and what does only where several lie at one and each of the kinds has
-# the same places for the most part: the halves of an interleaved series, one slice of which was sent twice, are none.
+# What makes two images different at any place, what does only where several lie at one, and what does there only if it
+# gives volumes of the same places for the most part: the halves of an interleaved series, one slice of which was sent
+# twice, are none.
 _ALWAYS = ("stack", "echo", "b", "time")
 _IF_REPEATED = ("type", "trigger", "acquisition")
+_IF_ALIKE = ("trigger", "acquisition")
 
 
 def sources(
@@ -75,7 +77,7 @@ def _apart(group: tuple[str, list[Part]], name: str) -> list[tuple[str, list[Par
     if not _repeated(group[1]):
         return [group]
     made = _split([group], lambda part: _value(part, name), name)
-    if _alike([parts for _, parts in made]):
+    if name not in _IF_ALIKE or _alike([parts for _, parts in made]):
         return made
     if name == "trigger" and (phase := _phases(group[1])) is not None:
         return _split([group], lambda part: phase[id(part)], "phase")

@@ -11,7 +11,7 @@ from vitmed.pool import pool
 from vitmed.scans import siblings
 from vitmed.scans.how import How
 from vitmed.scans.kinds import in_file, is_beside, kind_of
-from vitmed.scans.layout import Survey, Told
+from vitmed.scans.layout import Names, Survey, Told
 from vitmed.scans.scan import Refusals, Refused, Source
 
 _MANY = 4000  # DICOM headers that are read faster by worker processes, which take a second to start
@@ -50,8 +50,9 @@ def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -
     laid = _laid_out(names, root, how) if only is None else Survey([], [])
     refused += laid.refused
     told = laid.told
+    taken: Names = {}
     if only is None and not told.layout:
-        beside, unpaired = siblings.match(names)
+        beside, unpaired, taken = siblings.match(names)
         refused += unpaired
         told = dataclasses.replace(told, masks=beside.masks, notes=(*told.notes, *beside.notes))
     sources: list[Source] = list(laid.sources)
@@ -77,6 +78,9 @@ def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -
 
         sources, others = choice.choose(sources, how.series)
         refused += others
+    for scan in {s.part_of for s in sources} & told.masks.keys() if taken else ():
+        detail = f"{scan} holds them; name the mask of each in a manifest"
+        refused += [(taken[file], "mask of several scans", detail) for file in told.masks[scan].files]
     sources, refused = _named_once(sorted(sources, key=lambda s: s.id), refused)
     if segs:
         from vitmed.scans import dicom_seg

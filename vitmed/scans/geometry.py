@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from vitmed.scans import limits
+from vitmed.scans import limits, precision
 from vitmed.scans.scan import Refused, Scan
 
 _SMALL = 2048  # pixels of a plane, below which a step of Python for each plane takes longer than the sums
@@ -103,16 +103,17 @@ def resample(
     """Samples a scan every ``step`` voxels onto ``shape`` voxels about the same centre.
 
     Separable triangle filter, as wide as the step where the scan shrinks, so that nothing aliases.
-    8-bit scans stay 8-bit; others become float32.
+    8-bit scans stay 8-bit; others become float32, or float64 where that is too coarse (``vitmed.scans.precision``).
     """
     if shape == scan.size and all(abs(s - 1) < 1e-6 for s in step):
         return scan, mask
     along = zip(scan.size, shape, step, strict=True)
     start = tuple((have - 1 - (want - 1) * s) / 2 for have, want, s in along)
     array = scan.array
+    dtype = precision.working(array.dtype, float(array.min()), float(array.max()))
     for axis, (length, s, first) in enumerate(zip(shape, step, start, strict=True)):
         centres = first + np.arange(length) * s
-        array = _filter(array, axis, centres, max(1.0, s))
+        array = _filter(array, axis, centres, max(1.0, s), dtype)
         if mask is not None:
             nearest = np.clip(np.rint(centres), 0, mask.shape[axis] - 1).astype(int)
             mask = np.take(mask, nearest, axis)
@@ -186,7 +187,7 @@ def crop_or_pad(
     return dataclasses.replace(_moved(scan, start, (1.0,) * len(size)), array=array), mask
 
 
-def _filter(array: np.ndarray, axis: int, centres: np.ndarray, width: float) -> np.ndarray:
+def _filter(array: np.ndarray, axis: int, centres: np.ndarray, width: float, dtype: type) -> np.ndarray:
     """Triangle-weighted means about ``centres`` along one axis; taps outside the scan do not count."""
     taps = np.floor(centres - width).astype(int)[:, None] + np.arange(int(np.ceil(2 * width)) + 2)
     weights = np.maximum(0.0, 1.0 - np.abs(taps - centres[:, None]) / width)
@@ -194,7 +195,7 @@ def _filter(array: np.ndarray, axis: int, centres: np.ndarray, width: float) -> 
     outside = weights.sum(1) == 0  # beyond the border by more than the filter: the border voxel
     taps = np.clip(taps, 0, array.shape[axis] - 1)
     weights[outside, 0] = 1.0
-    weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    weights = (weights / weights.sum(1, keepdims=True)).astype(dtype)
     # Products and sums of numbers, in the order of the taps and never as a product of matrices: the same bits on any
     # number of threads.
     if array.size < _SMALL * array.shape[axis]:
@@ -206,25 +207,27 @@ def _filter(array: np.ndarray, axis: int, centres: np.ndarray, width: float) -> 
 
 
 def _summed(array: np.ndarray, axis: int, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The sum over k of ``weights[:, k]`` times what lies at ``taps[:, k]`` along ``axis``, float32, tap by tap."""
+    """The sum over k of ``weights[:, k]`` times what lies at ``taps[:, k]`` along ``axis``, tap by tap, in the weights' type."""
     column = (-1,) + (1,) * (array.ndim - 1 - axis)
-    out = np.zeros((*array.shape[:axis], len(taps), *array.shape[axis + 1 :]), np.float32)
+    out = np.zeros((*array.shape[:axis], len(taps), *array.shape[axis + 1 :]), weights.dtype)
     for k in range(taps.shape[1]):
         if weights[:, k].any():
-            out += np.take(array, taps[:, k], axis).astype(np.float32) * weights[:, k].reshape(column)
+            out += np.take(array, taps[:, k], axis).astype(weights.dtype) * weights[:, k].reshape(column)
     return out
 
 
 def _summed_by_planes(array: np.ndarray, axis: int, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The same numbers plane by plane, which stays in the processor's cache: of volumes five times as fast."""
-    out = np.zeros((*array.shape[:axis], len(taps), *array.shape[axis + 1 :]), np.float32)
+    out = np.zeros((*array.shape[:axis], len(taps), *array.shape[axis + 1 :]), weights.dtype)
     before = (slice(None),) * axis
-    weighted = np.empty((*array.shape[:axis], *array.shape[axis + 1 :]), np.float32)
+    weighted = np.empty((*array.shape[:axis], *array.shape[axis + 1 :]), weights.dtype)
     for i in range(len(taps)):
         target = out[(*before, i)]
         for tap, weight in zip(taps[i], weights[i], strict=True):
             if weight:
-                np.multiply(array[(*before, tap)], weight, out=weighted, dtype=np.float32, casting="unsafe")
+                np.multiply(
+                    array[(*before, tap)], weight, out=weighted, dtype=weights.dtype, casting="unsafe"
+                )
                 target += weighted
     return out
 

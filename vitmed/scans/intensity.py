@@ -5,6 +5,7 @@ The meaning of units by modality is told in ``vitmed.scans.recipe``.
 
 import numpy as np
 
+from vitmed.scans import precision
 from vitmed.scans.scan import Refused, Scan
 
 AIR = -1000.0  # HU, by definition
@@ -145,9 +146,7 @@ def _counted_percentiles(every: np.ndarray, counted: np.ndarray) -> tuple[float,
 def _relative(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if not high > low:
         raise Refused("blank scan", "every pixel has the same value")
-    # Values far from 0 beside their range (such as seconds since 1970) have no room in the 24 bits of float32.
-    far = max(abs(low), abs(high))
-    kind = np.float64 if far > 2**10 * (high - low) or far > 1e30 else np.float32
+    kind = precision.working(values.dtype, low, high)
     return (values.astype(kind) - kind(low)) / kind(high - low)
 
 

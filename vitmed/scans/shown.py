@@ -31,6 +31,7 @@ def _stands(wanted: str, whole: str, words: frozenset[str]) -> bool:
     return bool(wanted) and (wanted in words or (len(wanted) >= _SHORT and wanted in whole))
 
 
+@functools.lru_cache(maxsize=4096)
 def _written(text: str) -> tuple[str, frozenset[str]]:
     """A text without case and punctuation, and the words in it, also those that digits and letters part."""
     words = set(re.findall(r"[^\W_]+", text.casefold()))

@@ -14,43 +14,50 @@ _NAMED = re.compile(
 _KINDS = {"image", "array", "nifti", "itk"}
 
 
-def match(names: Names) -> tuple[Told, Refusals]:
+def match(names: Names) -> tuple[Told, Refusals, Names]:
     """The masks that lie beside their scans, which are taken out of ``names``.
 
     A file called as a mask is one where the scan that it names is there. Where some are, the rest are refused: they would
-    be learned from as pictures. Where none is, all are scans, whatever they are called.
+    be learned from as pictures. Where none is, all are scans, whatever they are called; so is what a mask is named after.
+
+    Returns:
+        What is told, what is refused, and the files that are taken as masks, with their names.
     """
+    places = {
+        path: (str(PurePosixPath(n).parent), _stem(n)) for path, n in names.items() if kind_of(path) in _KINDS
+    }
+    found = ((path, folder, _NAMED.match(stem)) for path, (folder, stem) in places.items())
+    called = {path: (folder, named["scan"]) for path, folder, named in found if named}
+    wanted = set(called.values())
     scans: dict[tuple[str, str], list[str]] = {}
-    called: dict[str, tuple[str, str]] = {}
-    for path, name in names.items():
-        if kind_of(path) not in _KINDS:
-            continue
-        folder, stem = str(PurePosixPath(name).parent), _stem(name)
-        scans.setdefault((folder, stem), []).append(name)
-        if named := _NAMED.match(stem):
-            called[path] = folder, named["scan"]
+    for path, place in places.items():
+        if place in wanted:
+            scans.setdefault(place, []).append(path)
     masks: dict[str, list[str]] = {}
     refused: Refusals = []
     for path, scan in called.items():
         beside = scans.get(scan, [])
         if len(beside) == 1:
-            masks.setdefault(beside[0], []).append(path)
+            masks.setdefault(names[beside[0]], []).append(path)
         elif beside:
-            refused.append((names[path], "mask of several scans", " and ".join(sorted(beside))))
+            told = " and ".join(sorted(names[one] for one in beside))
+            refused.append((names[path], "mask of several scans", told))
+        elif places[path] not in wanted:
+            refused.append((names[path], "mask without a scan", "no scan of that name lies beside it"))
     if not masks:
-        return Told(), []
-    alone = [path for path, scan in called.items() if scan not in scans]
-    refused += [(names[path], "mask without a scan", "no scan of that name lies beside it") for path in alone]
-    for path in called:
+        return Told(), [], {}
+    taken = {path: names[path] for files in masks.values() for path in files}
+    scans_of_their_own = {
+        path for path, scan in called.items() if scan not in scans and places[path] in wanted
+    }
+    for path in called.keys() - scans_of_their_own:
         del names[path]
-    count = sum(map(len, masks.values()))
     note = (
-        f"{count} file{'s' * (count > 1)} called as masks (_mask, _seg, _label) {'are' if count > 1 else 'is'} taken as those of "
-        f"the {len(masks)} scan{'s' * (len(masks) > 1)} beside them."
+        f"{len(taken)} file{'s' * (len(taken) > 1)} called as masks (_mask, _seg, _label) {'are' if len(taken) > 1 else 'is'} taken "
+        f"as those of the {len(masks)} scan{'s' * (len(masks) > 1)} beside them."
     )
-    return Told(
-        masks={scan: Mask(tuple(sorted(files))) for scan, files in masks.items()}, notes=(note,)
-    ), refused
+    told = Told(masks={scan: Mask(tuple(sorted(files))) for scan, files in masks.items()}, notes=(note,))
+    return told, refused, taken
 
 
 def _stem(name: str) -> str:
