@@ -172,34 +172,26 @@ def test_process_1_gathers_no_faster_than_process_0(tmp_path):
     assert "39." in told[0] and "None" in told[1]
 
 
-AHEAD = """
-import sys
-import jax, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+ROOM = """
+import pathlib, sys
+import jax
 from vitmed.parallel import processes
 processes.start()
-mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("data", "fsdp"))
-split, rows = (NamedSharding(mesh, PartitionSpec(axes)) for axes in ("fsdp", ("data", "fsdp")))
-state, batch = jax.jit(
-    lambda: ([jax.numpy.ones((64, 64))] * 40, jax.numpy.ones((16, 64))), out_shardings=([split] * 40, rows)
-)()
-@jax.jit
-def step(state, batch):
-    made = [jax.lax.with_sharding_constraint(jax.numpy.tanh(x @ x + batch.mean()), split) for x in state]
-    return made, sum(x.sum() for x in made)
-for turn in range(300):
-    state, loss = step(state, batch)
-    if processes.index() == 0:  # the other has as much in the queue as XLA takes
-        jax.block_until_ready(loss)
+jax.block_until_ready(jax.numpy.ones((512, 512)) @ jax.numpy.ones((512, 512)))
+threads = [task.read_text() for task in pathlib.Path("/proc/self/task").glob("*/comm")]
+print("threads", sum("XLAEigen" in name for name in threads), file=sys.stderr)
 sys.exit(processes.leave(0))
 """
 
 
-def test_a_process_that_runs_ahead_does_not_stop_all(tmp_path):
-    """Otherwise its sums hold every thread of its devices, and what the other waits for finds none (seen on two cores)."""
-    first, second = pair(lambda index: ("-c", AHEAD), tmp_path, devices=2)
-    told = [process.communicate(timeout=120)[1] for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), told
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at threads as Linux tells of them")
+def test_a_process_of_several_devices_has_four_threads_for_each(tmp_path):
+    """With as many threads as cores, the sums of one that runs ahead may hold all of them: a deadlock within a step or
+    a thousand, so that a test of training itself finds it by chance (seen with two devices on two cores)."""
+    both = pair(lambda _: ("-c", ROOM), tmp_path, devices=2)
+    told = [process.communicate(timeout=120)[1] for process in both]
+    found = [int(re.search(r"threads (\d+)", text)[1]) for text in told]
+    assert min(found) >= 8, found
 
 
 ENDING = """
