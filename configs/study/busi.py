@@ -10,7 +10,17 @@
 70 runs: in each of five folds two pretrainings of as many steps (one of ultrasound alone, one of ultrasound, CT, MR and
 X-ray), and 4 arms of three draws of the seed with all labels. No modality is named at ingest, so that all may share one model: each scan is
 normalised by the range that it is stored in. Near-duplicates stay in one fold (`--dedupe`); patients are not known, so
-folds are by image. Argument: `:tiny` (a minute, for tests).
+folds are by image.
+
+Sonographers measure what worries them, and their marks stay in the pictures. What marks alone tell is a study of 15 runs:
+
+  python docs/busi_overlay.py busi/ data/busi-1 busi-overlay/
+  for k in 1 2 3 4 5; do
+    python -m vitmed ingest busi-overlay/overlay.csv --out data/busi-overlay-$k --size 64,64 --split fold:$k/5 --dedupe
+  done
+  python -m vitmed study --config configs/study/busi.py:overlay --workdir studies/busi-overlay --jobs 2
+
+Arguments: `:overlay`, or `:tiny` (a minute, for tests).
 """
 
 from pathlib import Path
@@ -55,6 +65,13 @@ def get_config(arg=None):
         arm.steps = (2,) if tiny else STEPS
     if tiny:
         config.study.update(dict(draws=1, folds=1))
+    if arg == "overlay":
+        config.data.path = "data/busi-overlay-{fold}"
+        config.study.update(
+            dict(name="BUSI, marks alone", arms=("resnet",), reference="resnet", baselines=(), compare=())
+        )
+        config.pretrains = ConfigDict()
+        config.arms = ConfigDict(dict(resnet=config.arms.resnet.to_dict()))
     return config
 
 

@@ -54,6 +54,7 @@ def test_what_scans_have_in_common_is_held_once():
             file="spool/0",
             start=k,
             mask_bytes=0,
+            check=k,
             **{name: np.full(3, np.nan, np.float32) for name in common},
         )
         for k in range(1, 3)

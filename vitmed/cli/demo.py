@@ -9,7 +9,6 @@ The same command goes on from where it stands.
 """
 
 HELP = "the whole path on simulated scans (or --data PATH): minutes on two cores, ends with a report"
-GOES_ON = True
 
 PATIENTS = {"ct": 480, "xray": 40, "ultrasound": 40, "mr": 40}
 SCANS = {"ct": 4, "xray": 2, "ultrasound": 2, "mr": 2}  # a patient
@@ -21,6 +20,10 @@ MAIN = "ct"
 SHORT_STEPS = 40
 TOKENS = 64
 STUDY = "demo.py"  # in configs/study/
+
+
+def goes_on(args) -> str:
+    return "what was saved"
 
 
 def arguments(parser):

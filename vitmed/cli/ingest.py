@@ -61,6 +61,10 @@ changed: likely burned-in text and faces in head MR are named in the datasheet.
 Copies and near-duplicates (re-encoded, resized, of another brightness, mirrored) are looked for among all scans and
 counted within and across splits; --dedupe brings what looks alike to one split. DATASET/datasheet.html shows it all.
 
+An ingest that is interrupted (ctrl-C, SIGTERM, a kill, a full disk) goes on when the same command is given again, and
+makes the same bytes. What it has read waits in DATASET.partial, for your eyes only and as large as the scans are
+unpacked; headers are looked through again, and files that have changed are read again. Remove that folder to give up.
+
 Sets that take one machine too long are read by the workers of an Apache Beam runner (pip install 'vitmed[beam]'); the
 dataset is the same to the byte. SOURCE and DATASET must lie where all workers have them under one path, for scans
 wait in DATASET.partial; headers are looked through, and shards written, by the process that was started.
@@ -194,6 +198,17 @@ def arguments(parser):
         default=[],
         metavar="NAME=VALUE",
         help="an option of the runner, such as direct_num_workers=2 or flink_master=HOST:8081; may be given again",
+    )
+
+
+def goes_on(args) -> str:
+    import os
+
+    partial = f"{os.path.normpath(args.out)}.partial"
+    return (
+        f"the scans that were read, which wait in {partial} (remove it to give up)"
+        if os.path.isdir(partial)
+        else ""
     )
 
 

@@ -2,9 +2,9 @@
 
 A verb is a module of this folder with ``HELP`` (one line), ``arguments(parser)`` and ``run(args) -> dict``. It is
 imported when it is called, and imports its rooms when it runs, so that ``--help`` answers at once. ``TAKES_CONFIG``
-says that it takes ``--config.KEY=VALUE``, ``GOES_ON`` that the same command goes on after an interruption, ``TOGETHER``
-that it can run as several processes, which a launcher starts (``vitmed.parallel.cluster``), and ``code(result)`` gives an
-exit code of its own where it is not 0.
+says that it takes ``--config.KEY=VALUE``, ``TOGETHER`` that it can run as several processes, which a launcher starts
+(``vitmed.parallel.cluster``), ``goes_on(args)`` gives what the same command goes on from after an interruption ("" where
+there is nothing), and ``code(result)`` an exit code of its own where it is not 0.
 """
 
 import argparse
@@ -157,11 +157,8 @@ def _run(verb, args) -> tuple[int, str]:
         result = verb.run(args)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        rest = (
-            "the same command goes on from what was saved"
-            if getattr(verb, "GOES_ON", False)
-            else "nothing was left half done"
-        )
+        saved = verb.goes_on(args) if hasattr(verb, "goes_on") else ""
+        rest = f"the same command goes on from {saved}" if saved else "nothing was left half done"
         print(f"\ninterrupted; {rest}", file=sys.stderr)
         return INTERRUPTED, "interrupted"
     except BrokenPipeError:

@@ -19,7 +19,10 @@ table on validation, for choosing. Of datasets made by `ingest --split fold:K/5`
 
 HELP = "many runs as one experiment: initialisations x label budgets x draws, one table"
 TAKES_CONFIG = True
-GOES_ON = True
+
+
+def goes_on(args) -> str:
+    return "what was saved"
 
 
 def arguments(parser):

@@ -2,19 +2,21 @@
 
 Scans are prepared one by one (``prepare``) by worker processes of this machine (``spool``) or of a cluster (``beam``),
 wait in ``DATASET.partial/``, are assembled to a set (``assembly``), and appear as ``DATASET`` by one rename
-(``replacing``). A fault of a file is refused and counted; a fault of the set ends it. The bytes depend neither on the
-driver nor on the number of workers.
+(``replacing``). A fault of a file is refused and counted; a fault of the set ends it; after an interruption the same
+command goes on from what was read (``resume``). The bytes depend neither on the driver, nor on the number of workers,
+nor on interruptions.
 """
 
 import contextlib
 import dataclasses
 import json
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
 from vitmed.data import annotations as known
-from vitmed.data import chunks, datasheet, fingerprint, living, splits, spool
+from vitmed.data import chunks, datasheet, fingerprint, living, resume, splits, spool
 from vitmed.data.annotations import Row
 from vitmed.data.assembly import Entry, assemble
 from vitmed.data.look import look
@@ -81,12 +83,14 @@ def ingest(
             ``vitmed.data.beam.Runner`` has them; None for processes of this machine.
 
     Returns:
-        ``dataset examples patients refused notes``, as ``vitmed ingest --json`` prints them, ``key`` (its path, or
-        None where none was needed) and ``key_made`` (whether it was made now).
+        ``dataset examples patients refused notes``, as ``vitmed ingest --json`` prints them, ``read_before`` (how many
+        scans an interrupted ingest had read), ``key`` (its path, or None where none was needed) and ``key_made``
+        (whether it was made now).
 
     Raises:
         InputError: a fault of the set; nothing is left behind.
-        MachineError: the disk is full or refuses, or a worker died; likewise.
+        MachineError: the disk is full or refuses, or a worker died. What was read waits in ``OUT.partial`` for the same
+            call, as it does after a KeyboardInterrupt (or SIGTERM, which becomes one) and after a SIGKILL.
     """
     source, out = Path(source), Path(out)
     if not append and out.exists():
@@ -116,7 +120,7 @@ def ingest(
             f"of {out} and {source} one holds simulated scans and the other real ones; keep them apart"
         )
     how = How(frames, tuple(include), None if series is None else str(series), tuple(bids_suffix))
-    with partial_of(out, replace=append) as partial:
+    with partial_of(out, replace=append, keep=resume.FOLDER, worth=resume.holds) as partial:
         how = how.unpacking(partial / "unpacked", workers)
         sources, refused, told, plan = look(
             source, labels, label_from, label_columns, plan, how, living.structures(old)
@@ -128,9 +132,15 @@ def ingest(
         there = living.ids(old)
         passed = [s.id for s in sources if s.id in there]
         tasks = [_task(s, told.rows.get(s.id)) for s in sources if s.id not in there]
-        spooled = partial / "spool"
-        spooled.mkdir()
+        spool_folder = partial / resume.FOLDER
+        spooled = resume.begin(spool_folder, plan, how)
+        before, tasks = spool.found(spool_folder, tasks, progress)
+        if before and progress:
+            print(f"going on: {len(before)} scans were read before", file=sys.stderr)
         kept = living.kept(old)
+        for outcome in before:
+            _same_set(outcome, kept, plan, sources)
+            kept.append(outcome)
         # Closed before anything is cleared away, so that no worker still writes there.
         with (
             Bar("reading", len(tasks), "scans", quiet=not progress or not tasks) as bar,
@@ -199,12 +209,13 @@ def ingest(
             progress=progress,
             chunk=chunk or chunks.AUTO,
         )
-        shutil.rmtree(spooled)
+        shutil.rmtree(spool_folder)
         shutil.rmtree(how.unpack)
         (partial / datasheet.FILE).write_text(json.dumps(sheet, indent=2) + "\n")
     return {
         "dataset": str(out),
         **{name: sheet[name] for name in ("examples", "patients", "refused", "notes")},
+        "read_before": len(before),
         "key": None if names.key is None else str(names.key.path),
         "key_made": names.key is not None and names.key.made,
     }

@@ -10,19 +10,23 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from vitmed.errors import InputError, MachineError
 
 
 @contextlib.contextmanager
-def partial_of(out: Path, replace: bool = False):
+def partial_of(
+    out: Path, replace: bool = False, keep: str | None = None, worth: Callable[[Path], bool] = Path.is_dir
+):
     """``OUT.partial/`` to work in, which becomes ``out`` at the end and is gone after any fault.
 
     A folder left by a killed command is cleared; one that another command holds is not touched.
 
     Args:
         replace: ``out`` is there, and gives way at the end.
+        keep: a folder in it that outlives an interruption and a fault of the machine, if ``worth(folder)``.
     """
     partial = out.with_name(out.name + ".partial")
     made = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
@@ -41,7 +45,7 @@ def partial_of(out: Path, replace: bool = False):
                     f"{out} is being made by another command; wait for it or give another"
                 ) from None
             for stale in partial.iterdir():
-                if stale.name != ".lock":
+                if stale.name not in (".lock", keep):
                     shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
             with _terminated_as_interrupted():
                 yield partial
@@ -51,9 +55,15 @@ def partial_of(out: Path, replace: bool = False):
             os.rename(partial, out)
         if replace:
             shutil.rmtree(former_of(out))
-    except BaseException:
+    except BaseException as error:
         if lock is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+            goes_on = keep is not None and isinstance(error, (KeyboardInterrupt, MachineError, OSError))
+            if goes_on and worth(partial / keep):
+                for other in partial.iterdir():
+                    if other.name not in (".lock", keep):
+                        shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink()
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()

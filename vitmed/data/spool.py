@@ -1,7 +1,8 @@
 """Prepared scans on their way to the shards: workers write them to files, and hand back what they are.
 
 What a set is made of (its channels, its type, its splits) is known only when the last scan has been read, and
-prepared scans need not fit in memory; so they wait on disk, in ``DATASET.partial/spool``.
+prepared scans need not fit in memory; so they wait on disk, in ``DATASET.partial/spool``, where the next ingest finds
+them if this one is interrupted.
 """
 
 import collections
@@ -9,6 +10,7 @@ import dataclasses
 import functools
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -16,10 +18,12 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from vitmed.data import resume
 from vitmed.data.alike import KEPT
-from vitmed.data.prepare import Plan, Prepared, Read, Task, prepare
+from vitmed.data.prepare import Plan, Prepared, Read, Task, digest, prepare
 from vitmed.errors import MachineError
 from vitmed.pool import pool
+from vitmed.progress import Bar
 from vitmed.scans.scan import Refused
 
 # Scans prepared by one call of a worker: enough to make the call worth it, few enough for the bar to move.
@@ -38,6 +42,7 @@ class Stored(Read):
     file: str
     start: int
     mask_bytes: int
+    check: int
 
     def load(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The image (*S, C) and the mask (*S) or None, from the spool."""
@@ -58,6 +63,14 @@ class Stored(Read):
             found = np.fromfile(file, np.float16, KEPT[ndim] ** ndim)
         return found.reshape((KEPT[ndim],) * ndim)
 
+    def is_whole(self) -> bool:
+        """Whether the spool holds what was written: after a power cut a file may be longer than what reached the disk."""
+        try:
+            image, mask = self.load()
+            return digest(image) == self.digest and _check(mask, self.signature) == self.check
+        except (OSError, ValueError):
+            return False
+
 
 Outcome = Stored | tuple[str, str, str]
 
@@ -76,6 +89,25 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
     known: dict = {}
     for outcome in _prepared(tasks, plan, folder, workers):
         yield _lean(outcome, known) if isinstance(outcome, Stored) else outcome
+
+
+def found(folder: Path, tasks: list[Task], progress: bool = False) -> tuple[list[Stored], list[Task]]:
+    """What of ``tasks`` an interrupted ingest has left whole in ``folder`` (``resume``), and the rest."""
+    wanted: dict[bytes, int] = {}
+    times: dict = {}
+    known: dict = {}
+    held: dict[int, Stored] = {}
+    if resume.holds(folder):
+        wanted = {mark: i for i, task in enumerate(tasks) if (mark := resume.mark(task, times))}
+    with Bar("finding what was read before", len(wanted), "scans", quiet=not progress or not wanted) as bar:
+        for mark, scan, file in resume.noted(folder):
+            number = wanted.get(mark)
+            scan = dataclasses.replace(scan, file=file)  # the command may be given from elsewhere now
+            if number is not None and number not in held and scan.is_whole():
+                held[number] = _lean(scan, known)
+                bar.advance()
+        bar.expect(len(held))
+    return [held[i] for i in sorted(held)], [task for i, task in enumerate(tasks) if i not in held]
 
 
 def _prepared(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Iterator[Outcome]:
@@ -155,13 +187,21 @@ def _weight(task: Task) -> str:
 
 def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:
     outcomes: list[Outcome] = []
+    stored: list[tuple[bytes, Stored]] = []
+    times: dict = {}
     # One thread a process: a worker has one core, and the products are too small to be shared out.
     with open(path, "wb") as file, _threads().limit(limits=1):
         for task in tasks:
+            mark = resume.mark(task, times)  # before it is read, or a change meanwhile would go unseen
             try:
-                outcomes.append(_store(prepare(task, plan), file, path))
+                scan = _store(prepare(task, plan), file, path)
+                outcomes.append(scan)
+                if mark is not None:
+                    stored.append((mark, scan))
             except Refused as fault:
                 outcomes.append((task.source.id, fault.reason, fault.detail))
+    if stored:
+        resume.note(path, stored)
     return outcomes
 
 
@@ -184,7 +224,14 @@ def _store(scan: Prepared, file, path: str) -> Stored:
         file=path,
         start=start,
         mask_bytes=0 if scan.mask is None else scan.mask.size,
+        check=_check(scan.mask, scan.signature),
     )
+
+
+def _check(mask: np.ndarray | None, signature: np.ndarray) -> int:
+    """Of what lies beside the image, whose own digest tells of it."""
+    found = zlib.crc32(np.ascontiguousarray(signature).data)
+    return found if mask is None else zlib.crc32(np.ascontiguousarray(mask).data, found)
 
 
 def _lean(scan: Stored, known: dict) -> Stored:
@@ -196,7 +243,7 @@ def _lean(scan: Stored, known: dict) -> Stored:
         value = getattr(scan, field.name)
         if field.name == "histogram":
             held[field.name] = value.astype(np.min_scalar_type(int(value.max())))
-        elif field.name in ("id", "digest", "total", "square", "start"):
+        elif field.name in ("id", "digest", "total", "square", "start", "check"):
             held[field.name] = value
         elif isinstance(value, np.ndarray):
             held[field.name] = known.setdefault((value.dtype.str, value.shape, value.tobytes()), value)

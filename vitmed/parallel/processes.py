@@ -4,7 +4,6 @@
 (files, a fit on the host) the first does, and the others are told the result.
 """
 
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -13,13 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import vitmed
-from vitmed import durable
+from vitmed import durable, source
 from vitmed.errors import InputError, MachineError, Preempted, VitmedError
 from vitmed.parallel.cluster import place
 from vitmed.parallel.line import Line
@@ -46,7 +43,7 @@ def start() -> None:
     line = Line(here, {"host": socket.gethostname(), "pid": os.getpid()})
     _line = line
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    agree("versions", {**versions, "python": sys.version.split()[0], "vitmed's source": _source()})
+    agree("versions", {**versions, "python": sys.version.split()[0], "vitmed's source": source.mark()})
     _room_for_sums()
     port = first(_free_port)
     jax.config.update("jax_enable_preemption_service", False)  # a SIGTERM is for stop_requests
@@ -201,15 +198,6 @@ def from_first(tree: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
-
-
-def _source() -> str:
-    """A hash of the source that runs."""
-    house = Path(vitmed.__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(house.rglob("*.py")):
-        digest.update(f"{file.relative_to(house).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _room_for_sums() -> None:

@@ -20,7 +20,8 @@ MAX_MEMBERS = 1_000_000
 
 
 def unpack(path: str, folder: Path) -> tuple[list[tuple[Path, str]], Refusals]:
-    """Unpacks an archive into ``folder``, which is made.
+    """Unpacks an archive into ``folder``, which is made. Files get the archive's time of change, so that they are known
+    again when it is unpacked anew.
 
     Returns:
         (file, name in the archive) of each member, and (name, reason, detail) of those left out.
@@ -36,7 +37,7 @@ def unpack(path: str, folder: Path) -> tuple[list[tuple[Path, str]], Refusals]:
             _check(members, os.path.getsize(path))
             members = [m for m in members if not _beside(m.filename)]
             folder.mkdir(parents=True)
-            return _members(archive, members, folder)
+            return _members(archive, members, folder, os.stat(path).st_mtime_ns)
     except OSError as error:
         if error.errno in limits.DISK:
             raise
@@ -74,7 +75,7 @@ def _check(members: list[zipfile.ZipInfo], packed: int) -> None:
         raise Refused("zip bomb", f"{packed} bytes that unpack to {size}")
 
 
-def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path):
+def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path, changed: int):
     kept, refused = [], []
     for member in members:
         name = member.filename
@@ -91,6 +92,7 @@ def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: P
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as packed, open(target, "xb") as file:
                 shutil.copyfileobj(packed, file, 2**20)  # never more than the member declares
+            os.utime(target, ns=(changed, changed))
             kept.append((target, name))
         except Refused as fault:
             refused.append((name, fault.reason, fault.detail))

@@ -46,7 +46,7 @@ class How:
 
     def unpacking(self, folder: Path, workers: int | None) -> "How":
         """The same with a folder for archives, which is made, and the number of processes (None: one a core)."""
-        folder.mkdir()
+        folder.mkdir(mode=0o700)  # what archives hold is their owner's
         return dataclasses.replace(self, unpack=str(folder), workers=workers or os.cpu_count() or 1)
 
 
