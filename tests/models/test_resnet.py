@@ -43,3 +43,14 @@ def test_bf16_keeps_parameters_float32():
     made = ResNet(ONE, 8, jnp.bfloat16).init_with_output
     features, variables = jax.eval_shape(made, jax.random.key(0), jnp.ones((1, 8, 8, 1)))
     assert {leaf.dtype for leaf in jax.tree.leaves((features, variables))} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(("stem", "side"), [("auto", 12), ("full", 12), ("half", 6)])
+def test_the_stem_keeps_the_resolution_that_it_is_told(stem, side):
+    """Otherwise a volume's ResNet takes eight times as long as was asked, or sees an eighth of it."""
+    model = ResNet(ONE, width=8, stem=stem)
+    seen = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x, capture_intermediates=True)[1],
+        jnp.ones((1, 12, 12, 12, 1)),
+    )
+    assert seen["intermediates"]["stem"]["__call__"][0].shape == (1, side, side, side, 8)

@@ -13,7 +13,7 @@ from vitmed.models.norms import EPSILON, Norm
 from vitmed.models.patches import grid
 from vitmed.models.positions import Positions
 from vitmed.models.predictor import Predictor
-from vitmed.models.resnet import BLOCKS, ResNet
+from vitmed.models.resnet import BLOCKS, ResNet, Stem
 from vitmed.models.segmenter import Segmenter, depths
 from vitmed.models.transformer import MLP, Remat, Style
 from vitmed.models.unet import UNet, strides
@@ -47,7 +47,7 @@ class ModelConfig:
     ``patch_size`` has one entry an axis, in array order; a ResNet and a U-Net have none. ``dtype`` is that of the products:
     parameters, norms and the loss are float32 always. ``pool`` makes one feature vector of a ViT's tokens
     (``vitmed.models.head.pooled``). ``width`` is a ResNet's, a U-Net's and that of the decoder of masks, in channels at
-    the finest level. ``decoder_*`` are those of a masked autoencoder's decoder and of I-JEPA's predictor, which are plain whatever the encoder is. ``shape`` (dim, depth, heads, mlp_dim) is that
+    the finest level; ``stem`` is a ResNet's (``vitmed.models.resnet.Stem``). ``decoder_*`` are those of a masked autoencoder's decoder and of I-JEPA's predictor, which are plain whatever the encoder is. ``shape`` (dim, depth, heads, mlp_dim) is that
     of the variant "custom". ``epsilon`` is added to the variance in the encoder's norms.
 
     ``positions`` (``vitmed.models.positions``), ``registers`` (how many), ``layer_scale`` (its start; 0 is off),
@@ -65,6 +65,7 @@ class ModelConfig:
     decoder_depth: int = 8
     decoder_heads: int = 16
     width: int = 64
+    stem: Stem = "auto"
     drop_path: float = 0.0
     preset: Literal["plain", "modern"] = "plain"
     registers: int | None = None
@@ -108,6 +109,8 @@ class ModelConfig:
                 )
 
     def _check_vit(self):
+        if self.stem != "auto":
+            raise ValueError(f"stem is {self.stem!r}, but variant {self.variant!r} has none; leave it out")
         if not self.patch_size:
             raise ValueError(
                 f"patch_size is missing; variant {self.variant!r} needs one entry an axis, e.g. (16, 16)"
@@ -143,7 +146,7 @@ def encoder(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -
     """
     dtype = jnp.dtype(config.dtype)
     if config.variant in BLOCKS:
-        return ResNet(BLOCKS[config.variant], config.width, dtype)
+        return ResNet(BLOCKS[config.variant], config.width, dtype, config.stem)
     if config.variant == "unet":
         return UNet(config.width, dtype)
     return ViT(

@@ -1,6 +1,6 @@
 """A residual CNN in any number of dimensions (He et al. 2016, arXiv:1512.03385): the baseline beside every ViT."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,9 @@ from vitmed.models.convolution import Convolution, group_norm
 
 BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}
 SMALL = 64  # below this side an image keeps its resolution in the stem, as on CIFAR
+# "auto": by the side, a quarter of it otherwise (ImageNet's stem); "full" and "half" of it whatever the side: a volume
+# of 28 voxels a side is small, and yet an eighth of the work at half.
+Stem = Literal["auto", "full", "half"]
 
 
 class ResidualBlock(nn.Module):
@@ -38,6 +41,7 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...]
     width: int = 64
     dtype: Any = jnp.float32
+    stem: Stem = "auto"
 
     @nn.compact
     def __call__(self, image: jax.Array, keep: None = None, keys: jax.Array | None = None) -> jax.Array:
@@ -45,10 +49,11 @@ class ResNet(nn.Module):
         if keep is not None:
             raise ValueError("a ResNet sees the whole image; it takes no visible patches")
         axes = image.ndim - 2
-        small = min(image.shape[1:-1]) < SMALL
-        stem = Convolution(self.width, 3 if small else 7, 1 if small else 2, self.dtype, name="stem")
+        large = self.stem == "auto" and min(image.shape[1:-1]) >= SMALL
+        full = self.stem == "full" or (self.stem == "auto" and not large)
+        stem = Convolution(self.width, 7 if large else 3, 1 if full else 2, self.dtype, name="stem")
         x = nn.relu(group_norm(self.width, "norm_stem")(stem(image))).astype(self.dtype)
-        if not small:
+        if large:
             x = nn.max_pool(x, (3,) * axes, strides=(2,) * axes, padding="SAME")
         for stage, count in enumerate(self.blocks):
             for block in range(count):
