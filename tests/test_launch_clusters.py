@@ -146,12 +146,12 @@ def tpu(tmp_path):
     (tmp_path / "gcloud").write_text(GCLOUD)
     (tmp_path / "gcloud").chmod(0o755)
 
-    def run(*words, states=("READY",), codes=(0,)):
+    def run(*words, states=("READY",), codes=(0,), **said):
         for name, lines in (("states", states), ("codes", codes), ("log", ())):
             (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
         env = {"STATES": "states", "CODES": "codes", "LOG": "log"}
         env = {key: str(tmp_path / name) for key, name in env.items()}
-        done = call("tpu_vm/tpu.sh", *words, PATH=f"{tmp_path}:/usr/bin:/bin", TPU_SH_WAIT="0", **env)
+        done = call("tpu_vm/tpu.sh", *words, PATH=f"{tmp_path}:/usr/bin:/bin", TPU_SH_WAIT="0", **env, **said)
         return done, (tmp_path / "log").read_text().splitlines()
 
     return run
@@ -204,7 +204,7 @@ def test_bad_input_ends_it(tpu):
 
 def test_a_worker_knows_its_place_in_the_slice(tmp_path):
     """Otherwise every worker of a pod trains by itself, and all write one run."""
-    shutil.copytree(LAUNCH / "tpu_vm", tmp_path / "clone" / "launch" / "tpu_vm")
+    shutil.copytree(LAUNCH, tmp_path / "clone" / "launch")
     vitmed = tmp_path / "clone" / ".venv" / "bin" / "vitmed"
     vitmed.parent.mkdir(parents=True)
     vitmed.write_text('#!/bin/sh\necho "$VITMED_PROCESS/$VITMED_PROCESSES at $JAX_COORDINATOR_ADDRESS: $*"\n')
@@ -215,12 +215,35 @@ def test_a_worker_knows_its_place_in_the_slice(tmp_path):
     for program in (vitmed, curl):
         program.chmod(0o755)
 
-    def run(workers):
+    def run(workers, **staged):
         return subprocess.run(
             ["bash", str(tmp_path / "clone" / "launch" / "tpu_vm" / "worker.sh"), "train", "a b"],
-            env={"PATH": f"{tmp_path}:/usr/bin:/bin", "WORKERS": workers},
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin", "WORKERS": workers, **staged},
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
 
     assert run("w0:8470:10.0.0.2,w1:8470:10.0.0.3") == "1/2 at 10.0.0.2:8476: train a b\n"
     assert run("w0:8470:10.0.0.2") == "/ at : train a b\n", "one worker is alone"
+    assert run("w0:8470:10.0.0.2", VITMED_DATA="gs://b/x=/d", VITMED_RUN="/r=gs://b/r").splitlines() == [
+        "/ at : stage gs://b/x /d",
+        "/ at : stage --if-there gs://b/r /r",
+        "/ at : train a b",
+    ], "data and run are not brought in first"
+
+
+def test_buckets_are_handed_on_to_the_workers(tpu):
+    """Otherwise data is looked for on an empty disk."""
+    done, asked = tpu(
+        "run",
+        *SLICE,
+        "--",
+        "train",
+        "--workdir",
+        "/r",
+        codes=(0,),
+        VITMED_DATA="gs://b/x=/d",
+        VITMED_RUN="/r=gs://b/r",
+    )
+    (line,) = (line for line in asked if "train" in line)
+    assert done.returncode == 0
+    assert "VITMED_DATA=gs://b/x=/d VITMED_RUN=/r=gs://b/r bash launch/tpu_vm/worker.sh train" in line

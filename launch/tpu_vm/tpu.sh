@@ -22,7 +22,9 @@ delete  gives the slice back: it costs money until then.
   bash launch/tpu_vm/tpu.sh run mae --zone us-west4-a --type v5litepod-16 --spot -- \
       train --config configs/pretrain_mae.py:l16,224 --config.data.path=/mnt/data/chest --workdir /mnt/data/runs/mae
 
-Datasets and runs must lie where every worker sees them under one path: a Filestore or a mounted bucket (gcsfuse).
+Datasets and runs must lie where every worker sees them under one path: a Filestore or a mounted bucket (gcsfuse). A
+dataset that lies in a bucket is copied to each worker's own disk where VITMED_DATA=gs://BUCKET/FOLDER=/FOLDER is set for
+run (launch/stage.sh, which also keeps the run of a slice with one worker in a bucket: VITMED_RUN=/FOLDER=gs://BUCKET/FOLDER).
 Needs gcloud, signed in, with a project set. `vitmed plan --topology v5e:4x4` says beforehand whether it fits.
 TEXT
 }
@@ -62,7 +64,7 @@ set_up() {
   git -C "$project" archive --format=tar.gz -o "$archive" HEAD
   vm scp "$archive" "$name:vitmed.tar.gz" --worker=all
   rm -f "$archive"
-  everywhere 'set -e; mkdir -p vitmed && tar xzf vitmed.tar.gz -C vitmed && cd vitmed && (command -v python3.11 >/dev/null || { sudo apt-get update -q && sudo apt-get install -y -q python3.11-venv; }) && python3.11 -m venv .venv && .venv/bin/pip install -q -e ".[tpu]"'
+  everywhere 'set -e; mkdir -p vitmed && tar xzf vitmed.tar.gz -C vitmed && cd vitmed && (command -v python3.11 >/dev/null || { sudo apt-get update -q && sudo apt-get install -y -q python3.11-venv; }) && python3.11 -m venv .venv && .venv/bin/pip install -q -e ".[tpu,cloud]"'
 }
 
 # Waits until the slice is there again, making it where it was taken away.
@@ -85,10 +87,14 @@ run() {
   [ $# -gt 0 ] || stop "nothing to run; end with -- train --config ... --workdir ..."
   local words try code
   words=$(printf ' %q' "$@")
+  local staged=""
+  for name_of in VITMED_DATA VITMED_RUN; do
+    [ -z "${!name_of:-}" ] || staged+="$name_of=$(printf %q "${!name_of}") "
+  done
   for ((try = 1; try <= tries; try++)); do
     mend
     code=0
-    everywhere "cd vitmed && bash launch/tpu_vm/worker.sh$words" || code=$?
+    everywhere "cd vitmed && ${staged}bash launch/tpu_vm/worker.sh$words" || code=$?
     case $code in
       0) return 0 ;;
       1 | 2 | 3 | 130) [ "$(state)" != READY ] || { told "ended with code $code"; return "$code"; } ;;

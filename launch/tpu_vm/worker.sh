@@ -11,4 +11,10 @@ if [ ${#workers[@]} -gt 1 ]; then
   VITMED_PROCESS=$(told agent-worker-number)
   export VITMED_PROCESS VITMED_PROCESSES=${#workers[@]} JAX_COORDINATOR_ADDRESS="${workers[0]##*:}:8476"
 fi
+staged=()
+[ -z "${VITMED_DATA:-}" ] || staged+=(--data "$VITMED_DATA")
+[ -z "${VITMED_RUN:-}" ] || staged+=(--run "$VITMED_RUN")
+if [ ${#staged[@]} -gt 0 ]; then
+  exec bash "$project/launch/stage.sh" "${staged[@]}" -- "$@"
+fi
 exec "$project/.venv/bin/vitmed" "$@"
