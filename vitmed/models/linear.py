@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from vitmed.parallel.activations import by_examples
+
 PRODUCT = "product"  # the name by which rematerialisation may keep what a Linear computes
 
 xavier = nn.initializers.xavier_uniform()
@@ -40,7 +42,7 @@ class Linear(nn.Module):
         )
         bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
         y = checkpoint_name(product(x.reshape(-1, flat[0]).astype(self.dtype), kernel.reshape(flat)), PRODUCT)
-        return (y + bias.reshape(-1).astype(self.dtype)).reshape(*lead, *self.features)
+        return by_examples((y + bias.reshape(-1).astype(self.dtype)).reshape(*lead, *self.features))
 
 
 @jax.custom_vjp

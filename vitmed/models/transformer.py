@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from vitmed.models.attention import Attention
 from vitmed.models.linear import PRODUCT, Linear
 from vitmed.models.norms import EPSILON, Norm, norm
+from vitmed.parallel.activations import by_examples
 
 Remat = Literal["none", "dots", "full"]
 MLP = Literal["gelu", "swiglu"]
@@ -94,6 +95,7 @@ class Block(nn.Module):
         """x (B, N, D) -> (B, N, D); ``layer`` and ``rate`` are this block's number and its drop-path rate."""
         style = self.style
         qk_norm = style.norm if style.qk_norm else None
+        x = by_examples(x)
         y = norm("norm1", self.epsilon, style.norm)(x).astype(self.dtype)
         y = Attention(self.heads, self.dtype, qk_norm, self.epsilon, name="attention")(y, angles)
         x = x + self._drop(self._scaled(y, "scale1"), 2 * layer, rate, keys)

@@ -4,6 +4,7 @@
 state. They give the same result to float rounding. An engine is handed pure functions and knows nothing of models.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -125,11 +126,21 @@ class JitEngine:
             state: its shapes; they may be left out where it is not sharded.
         """
         places = self._replicated if state is None else self.shardings(state)
-        return jax.jit(update, donate_argnums=0, out_shardings=(places, self._replicated))
+        return jax.jit(self._within(update), donate_argnums=0, out_shardings=(places, self._replicated))
 
     def compile_read(self, function: Callable) -> Callable:
         """``function(state, batch) -> metrics``, compiled; nothing is donated."""
-        return jax.jit(function, out_shardings=self._replicated)
+        return jax.jit(self._within(function), out_shardings=self._replicated)
+
+    def _within(self, function: Callable) -> Callable:
+        """The function, traced where its networks see the mesh (``vitmed.parallel.activations``)."""
+
+        @functools.wraps(function)
+        def traced(*args):
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return function(*args)
+
+        return traced
 
     def to_host(self, tree: Any, everywhere: bool = True) -> Any:
         """Host copies of whole arrays; all processes must ask.

@@ -68,7 +68,7 @@ def draw(config: Config, devices: Sequence[jax.Device] | None = None) -> Drawing
         patch_size=config.model.patch_size or None,
         model=dataclasses.asdict(config.model),
     )
-    classes = range(len(getattr(config.objective, "class_weights", ())) or CLASSES)
+    classes = [str(n) for n in range(len(getattr(config.objective, "class_weights", ())) or CLASSES)]
     sheet = {"task": "multiclass" if labelled else None, "classes": classes if labelled else None}
     spec = Spec.of(recipe, sheet, config.train.steps or 1)
     job = Job.on_paper(config, recipe, spec, engine(config.parallel, config.train.batch_size, devices))
