@@ -61,7 +61,16 @@ send() {
 work=$!
 trap 'kill -TERM $work 2>/dev/null || true' TERM
 trap 'kill -INT $work 2>/dev/null || true' INT
-while sleep "$every"; do send; done &
+(
+  # Ended while it waits at once, and while it sends when that is done.
+  trap 'kill "$nap" 2>/dev/null || true; exit 0' TERM
+  while :; do
+    sleep "$every" >/dev/null 2>&1 &
+    nap=$!
+    wait "$nap" || true
+    send
+  done
+) &
 sender=$!
 while :; do
   code=0

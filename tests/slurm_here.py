@@ -7,6 +7,7 @@ since Slurm starts jobs as their users, and it names its nodes in /etc/hosts, wh
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -59,8 +60,11 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 class Slurm:
     """The cluster, up. ``environment`` is what its commands need."""
 
+    daemons: contextlib.ExitStack  # what ends them
+
     def __init__(self, folder: Path):
         self.folder = folder
+        self.nodes: dict[str, subprocess.Popen] = {}  # the daemon of each
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
             "SLURM_CONF": str(folder / "slurm.conf"),
@@ -89,6 +93,23 @@ class Slurm:
 
     def ended(self, number: str) -> bool:
         return self.job(number)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+    def start(self, node: str) -> None:
+        """Starts the daemon of a node."""
+        conf = str(self.folder / "slurm.conf")
+        self.nodes[node] = _start(self.daemons, self, "slurmd", "-D", "-N", node, "-f", conf)
+
+    def lose(self, node: str) -> None:
+        """What a power cut does to a node: its daemon and all that runs there are gone, without a word."""
+        self.nodes[node].kill()
+        self.nodes[node].wait()
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"SLURMD_NODENAME={node}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    if Path("/proc", parent, "comm").read_text().startswith("slurmstepd"):
+                        os.kill(int(parent), signal.SIGKILL)
+                    os.kill(int(entry.name), signal.SIGKILL)
 
     def said(self) -> str:
         """The last lines of the daemons' logs."""
@@ -141,19 +162,15 @@ def running(folder: Path) -> Iterator[Slurm]:
         )
         slurm.wait((folder / "munge.socket").exists, 20, "munged's socket")
         _start(daemons, slurm, "slurmctld", "-D", "-f", str(folder / "slurm.conf"))
+        slurm.daemons = daemons
         for node in NODES:
-            start_node(daemons, slurm, node)
+            slurm.start(node)
         slurm.wait(
             lambda: slurm("sinfo", "-h", "-p", "low", "-t", "idle", "-o", "%D", check=False) == "2",
             60,
             "nodes",
         )
         yield slurm
-
-
-def start_node(daemons: contextlib.ExitStack, slurm: Slurm, node: str) -> subprocess.Popen:
-    """The daemon of one node."""
-    return _start(daemons, slurm, "slurmd", "-D", "-N", node, "-f", str(slurm.folder / "slurm.conf"))
 
 
 def _start(daemons: contextlib.ExitStack, slurm: Slurm, *words: str) -> subprocess.Popen:

@@ -114,6 +114,18 @@ def test_a_lost_node_ends_the_step_and_the_job_comes_back(submit, slurm, tmp_pat
     assert submit.rows("run") >= 200 and "going on from step" in submit.log(job)
 
 
+def test_a_node_that_is_lost_with_its_daemon_ends_the_job_which_comes_back(submit, slurm, tmp_path):
+    """A power cut: otherwise the other node waits for ever, or what the lost one had begun is never taken up."""
+    job = submit("run", "--config.checkpoint.every=5", steps=200)
+    slurm.wait(lambda: submit.rows("run") > 20, 300, "the run's first steps")
+    slurm.lose(slurm_here.NODES[1])
+    slurm.wait(lambda: slurm.job(job)["JobState"] != "RUNNING", 150, f"the end of job {job} as it was")
+    slurm.start(slurm_here.NODES[1])
+    submit.finished(job)
+    assert int(slurm.job(job)["Restarts"]) >= 1
+    assert submit.rows("run") >= 200 and "going on from step" in submit.log(job)
+
+
 def test_bad_input_is_not_queued_again(submit, slurm):
     job = submit("run", "--config.train.lr=1")
     slurm.wait(lambda: slurm.ended(job), 200, f"job {job}")

@@ -66,8 +66,9 @@ makes the same bytes. What it has read waits in DATASET.partial, for your eyes o
 unpacked; headers are looked through again, and files that have changed are read again. Remove that folder to give up.
 
 Sets that take one machine too long are read by the workers of an Apache Beam runner (pip install 'vitmed[beam]'); the
-dataset is the same to the byte. SOURCE and DATASET must lie where all workers have them under one path, for scans
-wait in DATASET.partial; headers are looked through, and shards written, by the process that was started.
+dataset is the same to the byte. SOURCE and DATASET must lie where all workers have them under one path, and workers must
+run as you, for scans wait in DATASET.partial, which nobody else may read; headers are looked through, and shards written,
+by the process that was started.
   vitmed ingest scans/ --out data/chest --beam DirectRunner --beam-option direct_num_workers=2     on this machine
   vitmed ingest /nfs/scans --out /nfs/chest --beam FlinkRunner --beam-option flink_master=HOST:8081 \\
       --beam-option environment_type=EXTERNAL --beam-option environment_config=localhost:50000     on a cluster
