@@ -10,8 +10,9 @@ bash launch/stage.sh [--data ADDRESS=FOLDER]... [--run FOLDER=ADDRESS]... [--eve
 Runs vitmed VERB ... on this machine with data and runs that are kept in object storage (s3://, gs://; extra cloud):
 
   --data ADDRESS=FOLDER   copied to FOLDER before; what is there already is not copied again
-  --run FOLDER=ADDRESS    brought to FOLDER before, if ADDRESS has it, so that the run goes on; sent back every so often and
-                          at the end, however it ends. Old checkpoints are removed there as they are here
+  --run FOLDER=ADDRESS    brought to FOLDER before, if ADDRESS has it and FOLDER has not come as far, so that the run goes
+                          on; sent back every so often and at the end, however it ends. Old checkpoints are removed there
+                          as they are here
   --every SECONDS         between two sendings (default 300)
 
 The exit code is that of vitmed, also where the last sending fails, which is said. TERM is handed on: the run saves itself,
@@ -46,19 +47,27 @@ done
 for pair in ${data[@]+"${data[@]}"}; do [[ $pair == *://*=* ]] || stop "--data $pair is not ADDRESS=FOLDER"; done
 for pair in ${runs[@]+"${runs[@]}"}; do [[ $pair == *=*://* ]] || stop "--run $pair is not FOLDER=ADDRESS"; done
 
+# FOLDER=ADDRESS, of which the folder's own name may hold a "=".
+address() { local scheme=${1%%://*}; echo "${scheme##*=}://${1#*://}"; }
+folder() { local scheme=${1%%://*}; echo "${scheme%=*}"; }
+
 for pair in ${data[@]+"${data[@]}"}; do "$vitmed" stage "${pair%=*}" "${pair##*=}"; done
-for pair in ${runs[@]+"${runs[@]}"}; do "$vitmed" stage --if-there "${pair#*=}" "${pair%%=*}"; done
+for pair in ${runs[@]+"${runs[@]}"}; do "$vitmed" stage --if-there --goes-on "$(address "$pair")" "$(folder "$pair")"; done
 
 send() {
   [ "${VITMED_PROCESS:-${SLURM_PROCID:-0}}" = 0 ] || return 0
   for pair in ${runs[@]+"${runs[@]}"}; do
     # A run that ended before it had a folder has nothing to send.
-    [ ! -d "${pair%%=*}" ] || "$vitmed" stage --delete "${pair%%=*}" "${pair#*=}" || echo "stage.sh: ${pair%%=*} was not sent" >&2
+    [ ! -d "$(folder "$pair")" ] || "$vitmed" stage --delete "$(folder "$pair")" "$(address "$pair")" ||
+      echo "stage.sh: $(folder "$pair") was not sent" >&2
   done
 }
 
+# In a group of its own: bash has others that it starts beside it pass over ctrl-C.
+set -m
 "$vitmed" "$@" &
 work=$!
+set +m
 trap 'kill -TERM $work 2>/dev/null || true' TERM
 trap 'kill -INT $work 2>/dev/null || true' INT
 (

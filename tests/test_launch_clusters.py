@@ -226,7 +226,7 @@ def test_a_worker_knows_its_place_in_the_slice(tmp_path):
     assert run("w0:8470:10.0.0.2") == "/ at : train a b\n", "one worker is alone"
     assert run("w0:8470:10.0.0.2", VITMED_DATA="gs://b/x=/d", VITMED_RUN="/r=gs://b/r").splitlines() == [
         "/ at : stage gs://b/x /d",
-        "/ at : stage --if-there gs://b/r /r",
+        "/ at : stage --if-there --goes-on gs://b/r /r",
         "/ at : train a b",
     ], "data and run are not brought in first"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,13 +78,14 @@ def test_a_folder_comes_back_as_it_went_and_nothing_is_copied_twice(bucket, tmp_
         "there": 3,
         "bytes": 0,
         "deleted": 0,
+        "strays": 0,
     }
     assert stage(f"{bucket}/run", str(tmp_path / "back"), progress=False)["copied"] == 3
     assert held(tmp_path / "back") == {
         k: v for k, v in held(tmp_path / "run").items() if not k.startswith(".")
     }
     assert stage(f"{bucket}/run", str(tmp_path / "back"), progress=False)["there"] == 3
-    assert not (tmp_path / "back.partial").exists()
+    assert not (tmp_path / ".back.staging").exists()
 
 
 def test_what_has_changed_is_copied_though_it_is_as_long_and_as_old(bucket, tmp_path):
@@ -103,7 +105,6 @@ def test_large_files_are_told_by_size_and_time(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "SMALL", 10)
     write(tmp_path / "set", shard="x" * 100)
     assert stage(str(tmp_path / "set"), f"{bucket}/set", progress=False)["copied"] == 1
-    time.sleep(1.1)  # S3 counts time in seconds
     assert stage(str(tmp_path / "set"), f"{bucket}/set", progress=False)["copied"] == 0
     assert stage(f"{bucket}/set", str(tmp_path / "back"), progress=False)["copied"] == 1
     assert stage(f"{bucket}/set", str(tmp_path / "back"), progress=False)["copied"] == 0
@@ -171,9 +172,87 @@ def test_several_that_ask_for_one_folder_get_it_once(bucket, tmp_path):
     assert sorted(d["copied"] for d in done) == [0, 0, 6]
 
 
-@pytest.mark.parametrize("words", [("a", "b"), ("s3://x/a", "s3://x/b"), ("ftp://x/a", "b")])
+def test_a_folder_that_is_there_is_exchanged_whole(bucket, tmp_path, monkeypatch):
+    """Otherwise a training reads new shards beside old ones, or half an update stays."""
+    write(tmp_path / "set", a="1", b="1", c="1", **{"dataset_info.json": "1"})
+    write(tmp_path / "back", a="0", b="1", old="0", **{".lock": "", "dataset_info.json": "0"})
+    stage(str(tmp_path / "set"), f"{bucket}/set", progress=False)
+    before, get = held(tmp_path / "back"), staging._Bucket.get
+
+    def cut(self, name, path, file):
+        if name == "c":
+            raise KeyboardInterrupt
+        get(self, name, path, file)
+
+    monkeypatch.setattr(staging._Bucket, "get", cut)
+    with pytest.raises(KeyboardInterrupt):
+        stage(f"{bucket}/set", str(tmp_path / "back"), progress=False)
+    assert held(tmp_path / "back") == before
+    monkeypatch.setattr(staging._Bucket, "get", get)
+    assert stage(f"{bucket}/set", str(tmp_path / "back"), progress=False)["strays"] == 1
+    assert held(tmp_path / "back") == held(tmp_path / "set") | {"old": b"0", ".lock": b""}
+    assert stage(f"{bucket}/set", str(tmp_path / "back"), delete=True, progress=False)["deleted"] == 1
+    assert held(tmp_path / "back") == held(tmp_path / "set") | {".lock": b""}
+
+
+def test_what_an_ingest_left_unfinished_is_no_part_of_a_dataset(bucket, tmp_path):
+    """Otherwise scans with names in them, which wait in NAME.partial, go into the dataset and out to the bucket."""
+    write(tmp_path / "set", a="1", **{"dataset_info.json": "1"})
+    stage(str(tmp_path / "set"), f"{bucket}/set", progress=False)
+    write(tmp_path / "back.partial", spool__000="a name")
+    stage(f"{bucket}/set", str(tmp_path / "back"), progress=False)
+    assert held(tmp_path / "back") == held(tmp_path / "set")
+    assert held(tmp_path / "back.partial") == {"spool/000": b"a name"}
+
+
+def test_a_run_that_has_come_further_here_is_left_alone(bucket, tmp_path):
+    """Otherwise what was trained since the last sending is lost when the machine only started again."""
+    write(tmp_path / "run", **{"config.json": "{}", "metrics.csv": "1", "checkpoints__5__manifest.json": "m"})
+    stage(str(tmp_path / "run"), f"{bucket}/run", progress=False)
+    write(tmp_path / "run", **{"metrics.csv": "1,2", "checkpoints__9__manifest.json": "m"})
+    for step in ("9", "5"):
+        assert stage(f"{bucket}/run", str(tmp_path / "run"), goes_on=True, progress=False)["copied"] == 0
+        assert (tmp_path / "run" / "metrics.csv").read_text() == "1,2"
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "9", ignore_errors=True) if step == "9" else None
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert stage(f"{bucket}/run", str(tmp_path / "run"), goes_on=True, progress=False)["copied"] == 2
+    write(tmp_path / "run", **{"config.json": '{"other": 1}'})
+    with pytest.raises(InputError, match="another run"):
+        stage(f"{bucket}/run", str(tmp_path / "run"), goes_on=True, progress=False)
+
+
+def test_delete_does_not_take_half_a_folder_for_the_truth(bucket, tmp_path):
+    """Otherwise an empty disk, or another run, erases what the bucket was there to keep."""
+    write(tmp_path / "run", **{"config.json": "{}", "checkpoints__5__manifest.json": "m"})
+    stage(str(tmp_path / "run"), f"{bucket}/run", progress=False)
+    write(tmp_path / "half", **{"environment.json": "{}"})
+    write(tmp_path / "other", **{"config.json": "[]"})
+    for folder, words in (("half", "is something else"), ("other", "another run")):
+        with pytest.raises(InputError, match=words):
+            stage(str(tmp_path / folder), f"{bucket}/run", delete=True, progress=False)
+        assert listed(bucket, "run") == ["checkpoints/5/manifest.json", "config.json"]
+
+
+def test_each_of_several_processes_may_ask(bucket, tmp_path, monkeypatch):
+    """Otherwise launch/stage.sh ends on every worker of a pod."""
+    write(tmp_path / "set", a="1")
+    for name, value in {
+        "VITMED_PROCESSES": "2",
+        "VITMED_PROCESS": "1",
+        "JAX_COORDINATOR_ADDRESS": "h:1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert main(["stage", str(tmp_path / "set"), f"{bucket}//set/"]) == 0
+    assert listed(bucket, "set") == ["a"]
+
+
+@pytest.mark.parametrize(
+    "words", [("a", "b"), ("s3://x/a", "s3://x/b"), ("ftp://x/a", "b"), ("s3://x/a", ".")]
+)
 def test_addresses_that_make_no_sense(words):
-    with pytest.raises(InputError, match="one of the two must be an address|ftp:// is not known"):
+    with pytest.raises(
+        InputError, match="one of the two must be an address|ftp:// is not known|name a folder of its own"
+    ):
         stage(*words, progress=False)
 
 
@@ -249,16 +328,16 @@ def test_a_run_is_in_the_bucket_when_it_has_ended(bucket, staged, tmp_path):
 
 
 def test_a_machine_that_is_taken_away_is_gone_on_from_on_another(bucket, staged, tmp_path):
-    """Otherwise it takes the run with it."""
-    for disk, before in (("one", 0), ("two", 1)):
+    """Otherwise it takes the run with it; and ctrl-C, which bash has what runs beside it pass over, does nothing."""
+    for disk, before, how, code in (("one", 0, signal.SIGTERM, 75), ("two", 1, signal.SIGINT, 130)):
         known = max(saved(bucket), default=0)
         process = staged(disk, 100_000)
         while max(saved(bucket), default=0) <= known:
             assert process.poll() is None, process.communicate()
             time.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(how)
         err = process.communicate(timeout=120)[1]
-        assert process.returncode == 75, err
+        assert process.returncode == code, err
         assert (
             len(json.loads((tmp_path / disk / "run" / "environment.json").read_text())["starts"])
             == before + 1

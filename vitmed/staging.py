@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,21 +50,33 @@ class _File:
         return other.changed >= int(self.changed) if later else int(other.changed) == int(self.changed)
 
 
-def stage(source: str, to: str, delete: bool = False, if_there: bool = False, progress: bool = True) -> dict:
+def stage(
+    source: str,
+    to: str,
+    delete: bool = False,
+    if_there: bool = False,
+    goes_on: bool = False,
+    progress: bool = True,
+) -> dict:
     """Makes ``to`` a copy of the folder ``source``; one of the two is an address such as ``s3://bucket/chest``.
 
-    What is hidden (a name with a dot in front: drafts, locks, a checkpoint that is being saved) is left out. A new folder
-    on this machine appears whole; after an interruption the same call goes on. Others that ask for it meanwhile wait.
+    What is hidden (a name with a dot in front: drafts, locks, a checkpoint that is being saved) is left out. A folder on
+    this machine is exchanged whole, by renames; after an interruption the same call goes on. Others that ask for it
+    meanwhile wait.
 
     Args:
         delete: remove from ``to`` what ``source`` does not hold, such as old checkpoints.
         if_there: a ``source`` that is not there is no fault.
+        goes_on: ``source`` is the address of a run that is to go on in ``to``: nothing is copied over the same run that
+            has come as far here.
 
     Returns:
-        ``copied`` and ``there``, how many files; ``bytes`` copied; ``deleted``.
+        ``copied`` and ``there``, how many files; ``bytes`` copied; ``deleted``; ``strays``, how many files ``to`` has and
+        ``source`` has not.
 
     Raises:
-        InputError: not one address and one folder, a kind of address that is not known, or no such source.
+        InputError: not one address and one folder, a kind of address that is not known, no such source, another run in
+            ``to``, or a ``delete`` that would remove what makes ``to`` whole.
         MachineError: the storage or the disk refuses.
     """
     outward = bool(_REMOTE.match(to))
@@ -73,16 +86,53 @@ def stage(source: str, to: str, delete: bool = False, if_there: bool = False, pr
             "the other a folder of this machine"
         )
     remote = _Bucket(to if outward else source)
-    folder = Path(source if outward else to)
+    folder = Path(os.path.abspath(source if outward else to))
+    if not outward and folder in (Path.cwd(), *Path.cwd().parents):
+        raise InputError(
+            f"{to} holds the folder that the command is given in; name a folder of its own to copy to"
+        )
+    nothing = dict.fromkeys(("copied", "there", "bytes", "deleted", "strays"), 0)
     held = _local(folder) if outward else remote.files()
     if not held:
         if if_there:
-            return dict.fromkeys(("copied", "there", "bytes", "deleted"), 0)
+            return nothing
         raise InputError(f"there is no {source}, or nothing in it")
     if outward:
-        return _copy(held, remote.files(), remote, folder, True, delete, progress)
-    with durable.disk(folder, "the copy"), _whole(folder) as place:
-        return _copy(held, _local(place), remote, place, False, delete, progress)
+        there = remote.files()
+        _check(held, there, to, delete)
+        return _copy(held, there, remote, folder, True, delete, progress)
+    with durable.disk(folder, "the copy"), _one_at_a_time(folder):
+        there = _local(folder)
+        if goes_on and "config.json" in there:
+            if held["config.json"].md5() != there["config.json"].md5():
+                raise InputError(
+                    f"{to} holds another run than {source}: their config.json differ; name another folder"
+                )
+            if _steps(there) >= _steps(held):
+                return {**nothing, "there": len(held)}
+        _check(held, there, to, delete)
+        if there and all(name in there and file.is_as(there[name], False) for name, file in held.items()):
+            if not delete or not there.keys() - held.keys():
+                return _copy(held, there, remote, folder, False, False, False)
+        with _exchanged(folder, held) as place:
+            return _copy(held, _local(place), remote, place, False, delete, progress)
+
+
+def _steps(files: dict[str, _File]) -> int:
+    """The last whole checkpoint of a run."""
+    found = (re.fullmatch(r"checkpoints/(\d+)/manifest\.json", name) for name in files)
+    return max((int(one[1]) for one in found if one), default=-1)
+
+
+def _check(held: dict[str, _File], there: dict[str, _File], to: str, delete: bool) -> None:
+    """Refuses to remove what makes a dataset or a run whole, of which the source has nothing."""
+    for name in _LAST if delete else ():
+        if name in there and name not in held:
+            raise InputError(
+                f"{to} has {name}, which the source has not: it is something else; nothing was removed"
+            )
+    if delete and "config.json" in there and held["config.json"].md5() != there["config.json"].md5():
+        raise InputError(f"{to} holds another run: its config.json differs; nothing was copied or removed")
 
 
 def _copy(
@@ -97,7 +147,7 @@ def _copy(
     wanted = [
         name for name, file in held.items() if name not in there or not file.is_as(there[name], outward)
     ]
-    gone = sorted(there.keys() - held.keys()) if delete else []
+    strays = sorted(there.keys() - held.keys())
     done = {"copied": 0, "there": len(held) - len(wanted), "bytes": 0, "deleted": 0}
     called = f"{folder} to" if outward else "from"
     with Bar(
@@ -105,42 +155,58 @@ def _copy(
     ) as bar:
 
         def one(name: str) -> int | None:
+            if not outward:
+                remote.get(name, folder / name, held[name])
+                return held[name].size
             try:
-                if outward:
-                    remote.put(name, folder / name)
-                else:
-                    remote.get(name, folder / name, held[name])
+                with open(folder / name, "rb"):
+                    pass
+            except FileNotFoundError:
+                return None  # an old checkpoint that gave way meanwhile
+            except OSError as error:
+                raise InputError(f"{folder / name} cannot be read: {error.strerror}") from None
+            try:
+                remote.put(name, folder / name)
             except InputError:
-                if outward and not (folder / name).exists():
-                    return None  # an old checkpoint that gave way meanwhile
-                raise
+                if (folder / name).exists():
+                    raise
+                return None
             return held[name].size
 
         for last in (False, True):
-            names = [name for name in wanted if (PurePosixPath(name).name in _LAST) == last]
+            names = [name for name in wanted if _comes_last(name) == last]
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 for size in pool.map(one, names):
                     done["copied"] += size is not None
                     done["bytes"] += size or 0
                     bar.advance()
-    for name in sorted(
-        gone, key=lambda name: PurePosixPath(name).name not in _LAST
-    ):  # first what makes it whole
-        remote.remove(name) if outward else (folder / name).unlink(missing_ok=True)
-        done["deleted"] += 1
-    return done
+    if delete:
+        for name in sorted(strays, key=_comes_last, reverse=True):  # first what makes it whole
+            remote.remove(name) if outward else (folder / name).unlink(missing_ok=True)
+            done["deleted"] += 1
+    return {**done, "strays": len(strays) - done["deleted"]}
+
+
+def _comes_last(name: str) -> bool:
+    return PurePosixPath(name).name in _LAST
 
 
 def _local(folder: Path) -> dict[str, _File]:
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts):
+    found, seen = {}, set()
+    # os.walk passes over folders that give way meanwhile, as old checkpoints do.
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
+        if real in seen:
             continue
-        with contextlib.suppress(FileNotFoundError):  # it gave way meanwhile
-            if path.is_file():
-                told = path.stat()
-                found[name.as_posix()] = _File(told.st_size, told.st_mtime, lambda path=path: _md5(path))
+        seen.add(real)
+        for name in sorted(name for name in files if not name.startswith(".")):
+            path = Path(here, name)
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    told = path.stat()
+                    called = path.relative_to(folder).as_posix()
+                    found[called] = _File(told.st_size, told.st_mtime, lambda path=path: _md5(path))
     return found
 
 
@@ -153,31 +219,54 @@ def _md5(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """The folder to copy into: itself, or where it is new another that becomes it at the end; for one at a time."""
+def _one_at_a_time(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is in the way; give another folder")
-    partial = folder.with_name(folder.name + ".partial")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder.with_name(f".{folder.name}.staging"), os.O_RDWR | os.O_CREAT)
+    lock = os.open(folder.with_name(f".{folder.name}.staging.lock"), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            yield folder
-        else:
-            partial.mkdir(exist_ok=True)
-            yield partial
-            os.rename(partial, folder)
+        yield
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def _exchanged(folder: Path, held: dict[str, _File]) -> Iterator[Path]:
+    """A folder of the same files to change, which takes the place of ``folder`` at the end; what is new in it from a copy
+    that was interrupted is there already."""
+    fresh, former = (folder.with_name(f".{folder.name}.{what}") for what in ("staging", "former"))
+    if folder.exists():
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(folder, fresh, copy_function=_linked, symlinks=True)
+    else:
+        fresh.mkdir(exist_ok=True)
+        for name in _local(fresh).keys() - held.keys():
+            (fresh / name).unlink()
+    yield fresh
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, former)
+    os.rename(fresh, folder)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _linked(source: str, to: str) -> str:
+    """The same file under another name, or a copy where a disk has no such names; changed files are new ones."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copy2(source, to)
+    return to
 
 
 class _Bucket:
     """A folder of object storage, through fsspec."""
 
     def __init__(self, address: str):
-        self.address = address.rstrip("/")
-        scheme, self._root = _REMOTE.fullmatch(self.address).groups()
+        scheme, root = _REMOTE.fullmatch(address).groups()
+        self._root = "/".join(filter(None, root.split("/")))
+        self.address = f"{scheme}://{self._root}"
         if scheme not in PACKAGES:
             raise InputError(f"{address}: {scheme}:// is not known; known are s3:// and gs://")
         try:
@@ -195,15 +284,18 @@ class _Bucket:
             held = self._fs.find(self._root, detail=True)
         for path, told in held.items():
             name = path[len(self._root) + 1 :]
-            if name and not name.endswith("/") and told["type"] == "file":
-                changed = told.get("LastModified") or told.get("mtime") or told.get("updated")
-                found[name] = _File(int(told["size"]), _seconds(changed), lambda told=told: _told_md5(told))
+            hidden = any(part.startswith(".") for part in name.split("/"))
+            if name and not name.endswith("/") and told["type"] == "file" and not hidden:
+                found[name] = _File(int(told["size"]), _changed(told), lambda told=told: _told_md5(told))
         return found
 
     def put(self, name: str, path: Path) -> None:
         """Uploads a file."""
         with _plain_errors(self.address):
             self._fs.put_file(str(path), f"{self._root}/{name}")
+            if path.stat().st_size > SMALL:  # as old here as there, so that it is known to be the same
+                told = self._fs.info(f"{self._root}/{name}", refresh=True)
+                os.utime(path, (_changed(told),) * 2)
 
     def get(self, name: str, path: Path, file: _File) -> None:
         """Downloads to ``path``, which appears whole and as old as it is there."""
@@ -213,7 +305,8 @@ class _Bucket:
         try:
             with _plain_errors(self.address):
                 self._fs.get_file(f"{self._root}/{name}", str(draft))
-            if draft.stat().st_size != file.size:
+            known = file.md5() if file.size <= SMALL else None
+            if draft.stat().st_size != file.size or (known and _md5(draft) != known):
                 raise MachineError(
                     f"{self.address}/{name} changed while it was copied; run the same command again"
                 )
@@ -251,10 +344,12 @@ def _inside(name: str) -> None:
         raise InputError(f"an object is called {name!r}, which leads out of the folder; leave it out")
 
 
-def _seconds(told: Any) -> float:
-    if hasattr(told, "timestamp"):
-        return told.timestamp()
-    return datetime.datetime.fromisoformat(told.replace("Z", "+00:00")).timestamp() if told else 0.0
+def _changed(told: dict) -> float:
+    """The second an object was last changed."""
+    when = told.get("LastModified") or told.get("mtime") or told.get("updated")
+    if isinstance(when, str):
+        when = datetime.datetime.fromisoformat(when.replace("Z", "+00:00"))
+    return when.timestamp() if when else 0.0
 
 
 def _told_md5(told: dict) -> str | None:

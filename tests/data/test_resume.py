@@ -17,6 +17,7 @@ from vitmed.cli.main import main
 from vitmed.data import prepare, spool
 from vitmed.data.ingest import ingest
 from vitmed.data.withdraw import withdraw
+from vitmed.errors import InputError
 
 SCANS = 70  # two whole shares of a worker, and a third begun
 
@@ -138,6 +139,25 @@ def test_what_did_not_reach_the_disk_whole_is_read_again(tmp_path, read, damage)
     told = ingest(folder, tmp_path / "set", workers=1, progress=False, **how)
     assert told["read_before"] == 1 and len(read) == 2
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("mistake", [{"labels": "labls.csv"}, {"size": (4, 4, 4)}, {"size": (4, 4)}])
+def test_a_mistake_in_between_costs_nothing(scans, tmp_path, read, mistake):
+    """Otherwise a letter left out of --labels throws away a day of reading."""
+    interrupted(read, scans, tmp_path / "set", "69.png")
+    if mistake.get("size") == (4, 4):  # a valid one, and interrupted too
+        interrupted(read, scans, tmp_path / "set", "69.png", **mistake)
+    else:
+        with pytest.raises(InputError):
+            ingest(scans, tmp_path / "set", workers=1, progress=False, **mistake)
+    assert ingest(scans, tmp_path / "set", workers=1, progress=False)["read_before"] == 64
+
+
+def test_it_may_lie_among_the_scans(scans, tmp_path, read):
+    """Otherwise what waits is looked through as if it were scans, and told as refused."""
+    interrupted(read, scans, scans / "set", "69.png")
+    told = ingest(scans, scans / "set", workers=1, progress=False)
+    assert told["read_before"] == 64 and told["refused"] == {}
 
 
 def test_what_was_refused_is_tried_again(scans, tmp_path, read):

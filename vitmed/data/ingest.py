@@ -134,7 +134,7 @@ def ingest(
         tasks = [_task(s, told.rows.get(s.id)) for s in sources if s.id not in there]
         spool_folder = partial / resume.FOLDER
         spooled = resume.begin(spool_folder, plan, how)
-        before, tasks = spool.found(spool_folder, tasks, progress)
+        before, tasks = spool.found(spooled.parent, tasks, progress)
         if before and progress:
             print(f"going on: {len(before)} scans were read before", file=sys.stderr)
         kept = living.kept(old)

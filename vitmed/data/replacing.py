@@ -26,11 +26,12 @@ def partial_of(
 
     Args:
         replace: ``out`` is there, and gives way at the end.
-        keep: a folder in it that outlives an interruption and a fault of the machine, if ``worth(folder)``.
+        keep: a folder in it that outlives every fault, if ``worth(folder)``; an ``InputError`` it outlives only if it was
+            worth it before: bad input ends a command that has left nothing.
     """
     partial = out.with_name(out.name + ".partial")
     made = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
-    lock = None
+    lock, kept_before = None, False
     try:
         with _disk(partial):
             partial.mkdir(parents=True, exist_ok=True)
@@ -47,6 +48,7 @@ def partial_of(
             for stale in partial.iterdir():
                 if stale.name not in (".lock", keep):
                     shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+            kept_before = keep is not None and worth(partial / keep)
             with _terminated_as_interrupted():
                 yield partial
             (partial / ".lock").unlink()
@@ -57,8 +59,8 @@ def partial_of(
             shutil.rmtree(former_of(out))
     except BaseException as error:
         if lock is not None:
-            goes_on = keep is not None and isinstance(error, (KeyboardInterrupt, MachineError, OSError))
-            if goes_on and worth(partial / keep):
+            goes_on = kept_before or not isinstance(error, InputError)
+            if keep is not None and goes_on and worth(partial / keep):
                 for other in partial.iterdir():
                     if other.name not in (".lock", keep):
                         shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink()

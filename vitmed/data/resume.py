@@ -17,21 +17,24 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitmed import durable, source
+from vitmed import source
 from vitmed.data.prepare import Plan, Task
 from vitmed.scans.how import How
 
 FOLDER = "spool"
 LIST = ".list"
-_MADE_BY = "made by"
 # Of these the values that are read, and the types by which lists are told, are.
 _READERS = ("numpy", "scipy", "pydicom", "python-gdcm", "SimpleITK", "nibabel", "pillow")
+_MOST_TIMES = 4096  # held at once
 # Headers whose pixels lie in other files, the times of which nobody has looked at.
 _DETACHED = (".mhd", ".nhdr", ".hdr", ".img")
 
 
 def begin(spool: Path, plan: Plan, how: How) -> Path:
-    """A folder in ``spool`` for what is read now; what another kind of ingest left in ``spool`` is cleared away."""
+    """A new folder, in the folder of ``spool`` for this kind of ingest, for what is read now.
+
+    What another kind has left stays: its options may be the mistake.
+    """
     made_by = json.dumps(
         {
             "source": source.mark(),
@@ -40,14 +43,13 @@ def begin(spool: Path, plan: Plan, how: How) -> Path:
             "how": repr((how.frames, how.include, how.suffixes)),
         }
     )
-    if spool.exists() and not (_is_ours(spool) and _told(spool / _MADE_BY) == made_by):
+    if spool.exists() and not _is_ours(spool):
         shutil.rmtree(spool)
     spool.mkdir(mode=0o700, exist_ok=True)
-    durable.write_text(spool / _MADE_BY, made_by)
-    for number in range(len(os.listdir(spool))):  # of as many names one is free
-        folder = spool / f"{number:03d}"
-        if not folder.exists():
-            break
+    kind = spool / hashlib.sha256(made_by.encode()).hexdigest()[:12]
+    kind.mkdir(exist_ok=True)
+    number = 1 + max((int(folder.name) for folder in kind.iterdir()), default=-1)
+    folder = kind / f"{number:03d}"
     folder.mkdir()
     return folder
 
@@ -67,6 +69,8 @@ def mark(task: Task, times: dict | None = None) -> bytes | None:
     if any(file.lower().endswith(_DETACHED) for file in made_of):
         return None
     times = {} if times is None else times
+    if len(times) > _MOST_TIMES:
+        times.clear()
     try:
         for file in made_of:
             if file not in times:
@@ -75,7 +79,8 @@ def mark(task: Task, times: dict | None = None) -> bytes | None:
     except OSError:
         return None
     own = task.source
-    told = (own.id, own.kind, own.item, [times[file] for file in made_of], task.mask, task.modality)
+    mask = task.mask and (task.mask.ignore, task.mask.segments, task.mask.values)
+    told = (own.id, own.kind, own.item, [times[file] for file in made_of], mask, task.modality)
     return hashlib.sha256(repr(told).encode("utf-8", "surrogateescape")).digest()[:16]
 
 
@@ -87,10 +92,10 @@ def note(path: str, scans: list[tuple[bytes, object]]) -> None:
     os.rename(draft, path + LIST)
 
 
-def noted(spool: Path) -> Iterator[tuple[bytes, object, str]]:
+def noted(kind: Path) -> Iterator[tuple[bytes, object, str]]:
     """(mark, scan, spool file) of all that is listed; files that are not, and lists that are not whole, are removed."""
-    for file in sorted(path for path in spool.rglob("*") if path.is_file()):
-        if file.name == _MADE_BY or file.suffix == LIST:
+    for file in sorted(path for path in kind.rglob("*") if path.is_file()):
+        if file.suffix == LIST:
             continue
         beside = file.with_name(file.name + LIST)
         try:
@@ -107,10 +112,3 @@ def _is_ours(folder: Path) -> bool:
     """Whether nobody else can have written there: lists are pickles, which are programs."""
     found = os.lstat(folder)
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
-
-
-def _told(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -149,7 +149,7 @@ def _names(tops: list[Path], base: Path, refused: list) -> dict[str, str]:
                 folders[:] = []
                 continue
             seen.add((here.st_dev, here.st_ino))
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and not _unfinished(folder, f))
             for file in files:
                 path = os.path.join(folder, file)
                 if not file.startswith("."):
@@ -161,6 +161,11 @@ def _names(tops: list[Path], base: Path, refused: list) -> dict[str, str]:
                         )
                         refused.append((_name(path, base), what, ""))
     return found
+
+
+def _unfinished(folder: str, name: str) -> bool:
+    """Whether an ingest works there (``vitmed.data.replacing``), or did until it was interrupted."""
+    return name.endswith(".partial") and os.path.exists(os.path.join(folder, name, ".lock"))
 
 
 def _unpacked(names: dict[str, str], how: How, root: Path, refused: list) -> dict[str, str]:
