@@ -29,6 +29,7 @@ _CALLED = re.compile(
 _BODY, _CONDITION = re.compile(r"\bbody=%?([\w.\-]+)"), re.compile(r"\bcondition=%?([\w.\-]+)")
 _TRIPS = re.compile(r'known_trip_count["\\]*:?=?\{["\\]*n["\\]*:["\\]*(\d+)')
 _CONSTANT = re.compile(r"\bs(?:32|64)\[\](?:\{[^}]*\})? constant\((\d+)\)")
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _WIDTH = {"pred": 1, "bf16": 2, "f8e4m3fn": 1, "f8e5m2": 1}
 
 
@@ -37,6 +38,7 @@ class Program:
     """What the text of a compiled program says, for one chip and one call.
 
     Attributes:
+        channels: what was counted of each transfer that has a name.
         cycles: the compiler's estimate for all that computes; it gives none for collectives and for copies that run
             beside the computation.
         sent: {kind of collective: bytes that a chip sends, by a ring}.
@@ -46,6 +48,20 @@ class Program:
     cycles: int = 0
     sent: Counter = field(default_factory=Counter)
     unknown_loops: int = 0
+    channels: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
+
+    def send(self, kind: str, line: str, size: int) -> None:
+        """Counts ``size`` bytes, once for all places that tell of one transfer.
+
+        A TPU's asynchronous one stands where it starts and in every fusion that it goes on beside, under one channel.
+        """
+        if not (channel := _CHANNEL.search(line)):
+            self.sent[kind] += size
+            return
+        key = kind, channel[1]
+        more = max(0, size - self.channels.get(key, 0))
+        self.channels[key] = self.channels.get(key, 0) + more
+        self.sent[kind] += more
 
 
 @dataclass(frozen=True)
@@ -85,7 +101,7 @@ def _walk(computations, name: str, times: int, chips: int, program: Program, fus
     for one in computations.get(name, ()):
         kind = one.operation.removesuffix("-start")
         if kind in COLLECTIVES:
-            program.sent[kind] += times * sent(kind, one.operation, one.type, one.line, chips)
+            program.send(kind, one.line, times * sent(kind, one.operation, one.type, one.line, chips))
         elif one.operation == "while":
             turns = _turns(computations, one.line)
             program.unknown_loops += turns is None
