@@ -11,8 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitmed.parallel.activations import by_examples
-
 
 def group_norm(width: int, name: str, scale=nn.initializers.ones) -> nn.GroupNorm:
     """Group normalisation of ``width`` channels in float32, four or more to a group."""
@@ -39,7 +37,7 @@ class Convolution(nn.Module):
         he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         kernel = self.param("kernel", he, (self.kernel,) * axes + (x.shape[-1], self.width), jnp.float32)
         strides = (self.stride,) * axes if isinstance(self.stride, int) else self.stride
-        return by_examples(_convolve(x.astype(self.dtype), kernel.astype(self.dtype), strides))
+        return _convolve(x.astype(self.dtype), kernel.astype(self.dtype), strides)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
