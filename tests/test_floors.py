@@ -11,8 +11,11 @@ HOUSE = Path(__file__).resolve().parents[1] / "vitmed"
 # so it lies under all.
 FLOORS = {
     "vitmed": -1,
-    **dict.fromkeys(("scans", "physics", "errors", "config", "progress", "memory", "pool", "durable"), 0),
-    **dict.fromkeys(("models", "optim", "parallel", "data", "phantoms"), 1),
+    **dict.fromkeys(
+        ("scans", "physics", "errors", "config", "progress", "memory", "pool", "durable", "source"), 0
+    ),
+    **dict.fromkeys(("activations",), 0),
+    **dict.fromkeys(("models", "optim", "parallel", "data", "phantoms", "staging"), 1),
     **dict.fromkeys(("objectives", "runs", "weights"), 2),
     **dict.fromkeys(("infer",), 3),
     **dict.fromkeys(("evaluate", "report"), 4),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from vitmed.parallel.activations import by_examples
+from vitmed.activations import by_examples
 
 PRODUCT = "product"  # the name by which rematerialisation may keep what a Linear computes
 

@@ -14,10 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vitmed.activations import by_examples
 from vitmed.models.attention import Attention
 from vitmed.models.linear import PRODUCT, Linear
 from vitmed.models.norms import EPSILON, Norm, norm
-from vitmed.parallel.activations import by_examples
 
 Remat = Literal["none", "dots", "full"]
 MLP = Literal["gelu", "swiglu"]

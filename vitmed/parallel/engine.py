@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vitmed.activations import BATCH
 from vitmed.errors import InputError
 from vitmed.parallel import mesh as meshes
 from vitmed.parallel import rules as tables
@@ -78,7 +79,7 @@ class JitEngine:
         self.mesh = meshes.make(self.sizes, devices)
         self.shard = meshes.shares(self.mesh)
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
-        self._batch = NamedSharding(self.mesh, PartitionSpec(meshes.BATCH))
+        self._batch = NamedSharding(self.mesh, PartitionSpec(BATCH))
         self._gather = jax.jit(lambda x: x, out_shardings=self._replicated)
 
     def shardings(self, state: Any) -> Any:
@@ -133,7 +134,7 @@ class JitEngine:
         return jax.jit(self._within(function), out_shardings=self._replicated)
 
     def _within(self, function: Callable) -> Callable:
-        """The function, traced where its networks see the mesh (``vitmed.parallel.activations``)."""
+        """The function, traced where its networks see the mesh (``vitmed.activations``)."""
 
         @functools.wraps(function)
         def traced(*args):

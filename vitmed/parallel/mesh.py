@@ -17,7 +17,6 @@ from jax.sharding import AxisType, Mesh
 from vitmed.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")  # the axes over which examples are shared out
 
 
 def sizes(text: str, devices: int) -> dict[str, int]:

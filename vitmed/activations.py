@@ -10,7 +10,7 @@ import math
 import jax
 from jax.sharding import PartitionSpec
 
-from vitmed.parallel.mesh import BATCH
+BATCH = ("data", "fsdp")  # the axes of the mesh over which examples are shared out
 
 
 def by_examples(x: jax.Array) -> jax.Array:
