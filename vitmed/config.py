@@ -190,6 +190,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         choices = typing.get_args(hint)
         if value in choices:
             return value
+        if (
+            value is None and "none" in choices
+        ):  # --config.parallel.remat=none: here it is a choice and not a lack of one
+            return "none"
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
         hint_text = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(

@@ -1,8 +1,11 @@
 """One line of the config to a mesh, and what is refused of it."""
 
 import pytest
+from short_runs import PROJECT
 
+from vitmed.config import load
 from vitmed.errors import InputError
+from vitmed.job.config import check
 from vitmed.parallel import mesh
 from vitmed.parallel.engine import JitEngine, ParallelConfig, engine
 
@@ -82,3 +85,11 @@ def test_a_process_alone_has_all_rows():
     """Else it reads a part of the batch, and trains on that."""
     for line in ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2"):
         assert JitEngine(sizes=mesh.sizes(line, 8)).shard == (0, 1)
+
+
+def test_none_is_a_choice_where_it_is_one_of_them(tmp_path):
+    """Otherwise --config.parallel.remat=none, a preset's own word, is refused as a value that is missing."""
+    values = load(
+        f"{PROJECT}/configs/pretrain_mae.py:tiny", {"parallel.remat": "none", "data.path": str(tmp_path)}
+    )
+    assert check(values).parallel.remat == "none"
