@@ -190,9 +190,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         choices = typing.get_args(hint)
         if value in choices:
             return value
-        if (
-            value is None and "none" in choices
-        ):  # --config.parallel.remat=none: here it is a choice and not a lack of one
+        if value is None and "none" in choices:  # of --config.parallel.remat=none it is the choice
             return "none"
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
         hint_text = f" (did you mean {near[0]!r}?)" if near else ""

@@ -11,15 +11,15 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from vitmed import durable
 from vitmed.errors import InputError, MachineError
@@ -28,7 +28,8 @@ from vitmed.progress import Bar
 EXTRA = "{scheme}:// needs {package}, which is not installed; pip install 'vitmed[cloud]'"
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 SMALL = 8 * 2**20  # bytes up to which contents are compared; larger files never change under one name
-_LAST = ("manifest.json", "config.json", "datasheet.json", "dataset_info.json")
+_RUN = "config.json"  # makes a folder a run, and never changes
+_LAST = ("manifest.json", _RUN, "datasheet.json", "dataset_info.json")
 _AT_ONCE = 8  # files on their way
 _REMOTE = re.compile(r"(\w+)://(.+)")
 
@@ -39,7 +40,7 @@ class _File:
 
     size: int
     changed: float
-    md5: Any
+    md5: Callable[[], str | None]
 
     def is_as(self, other: "_File", later: bool) -> bool:
         """Whether copying would change nothing. ``later``: ``other`` is a copy if it is not older, else if it is as old."""
@@ -99,18 +100,21 @@ def stage(
         raise InputError(f"there is no {source}, or nothing in it")
     if outward:
         there = remote.files()
-        _check(held, there, to, delete)
+        if delete:
+            _check(held, there, remote, folder, to)
         return _copy(held, there, remote, folder, True, delete, progress)
     with durable.disk(folder, "the copy"), _one_at_a_time(folder):
         there = _local(folder)
-        if goes_on and "config.json" in there:
-            if held["config.json"].md5() != there["config.json"].md5():
+        if goes_on and _RUN in there:
+            # Of a run whose config has not come to the bucket there is nothing whole in it.
+            if _RUN in held and not remote.holds_the_same(_RUN, folder / _RUN):
                 raise InputError(
-                    f"{to} holds another run than {source}: their config.json differ; name another folder"
+                    f"{to} holds another run than {source}: their {_RUN} differ; name another folder"
                 )
-            if _steps(there) >= _steps(held):
+            if _RUN not in held or _steps(there) >= _steps(held):
                 return {**nothing, "there": len(held)}
-        _check(held, there, to, delete)
+        if delete:
+            _check(held, there, remote, folder, to)
         if there and all(name in there and file.is_as(there[name], False) for name, file in held.items()):
             if not delete or not there.keys() - held.keys():
                 return _copy(held, there, remote, folder, False, False, False)
@@ -124,15 +128,15 @@ def _steps(files: dict[str, _File]) -> int:
     return max((int(one[1]) for one in found if one), default=-1)
 
 
-def _check(held: dict[str, _File], there: dict[str, _File], to: str, delete: bool) -> None:
+def _check(held: dict[str, _File], there: dict[str, _File], remote: "_Bucket", folder: Path, to: str) -> None:
     """Refuses to remove what makes a dataset or a run whole, of which the source has nothing."""
-    for name in _LAST if delete else ():
+    for name in _LAST:
         if name in there and name not in held:
             raise InputError(
                 f"{to} has {name}, which the source has not: it is something else; nothing was removed"
             )
-    if delete and "config.json" in there and held["config.json"].md5() != there["config.json"].md5():
-        raise InputError(f"{to} holds another run: its config.json differs; nothing was copied or removed")
+    if _RUN in there and not remote.holds_the_same(_RUN, folder / _RUN):
+        raise InputError(f"{to} holds another run: its {_RUN} differs; nothing was copied or removed")
 
 
 def _copy(
@@ -206,7 +210,8 @@ def _local(folder: Path) -> dict[str, _File]:
                 if path.is_file():
                     told = path.stat()
                     called = path.relative_to(folder).as_posix()
-                    found[called] = _File(told.st_size, told.st_mtime, lambda path=path: _md5(path))
+                    md5 = functools.cache(functools.partial(_md5, path))
+                    found[called] = _File(told.st_size, told.st_mtime, md5)
     return found
 
 
@@ -226,6 +231,8 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     lock = os.open(folder.with_name(f".{folder.name}.staging.lock"), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists() and _former(folder).exists():  # killed between two renames
+            os.rename(_former(folder), folder)
         yield
     finally:
         os.close(lock)
@@ -235,7 +242,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 def _exchanged(folder: Path, held: dict[str, _File]) -> Iterator[Path]:
     """A folder of the same files to change, which takes the place of ``folder`` at the end; what is new in it from a copy
     that was interrupted is there already."""
-    fresh, former = (folder.with_name(f".{folder.name}.{what}") for what in ("staging", "former"))
+    fresh, former = folder.with_name(f".{folder.name}.staging"), _former(folder)
     if folder.exists():
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.copytree(folder, fresh, copy_function=_linked, symlinks=True)
@@ -249,6 +256,10 @@ def _exchanged(folder: Path, held: dict[str, _File]) -> Iterator[Path]:
         os.rename(folder, former)
     os.rename(fresh, folder)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def _former(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.former")
 
 
 def _linked(source: str, to: str) -> str:
@@ -286,7 +297,7 @@ class _Bucket:
             name = path[len(self._root) + 1 :]
             hidden = any(part.startswith(".") for part in name.split("/"))
             if name and not name.endswith("/") and told["type"] == "file" and not hidden:
-                found[name] = _File(int(told["size"]), _changed(told), lambda told=told: _told_md5(told))
+                found[name] = _File(int(told["size"]), _changed(told), functools.partial(_told_md5, told))
         return found
 
     def put(self, name: str, path: Path) -> None:
@@ -295,7 +306,15 @@ class _Bucket:
             self._fs.put_file(str(path), f"{self._root}/{name}")
             if path.stat().st_size > SMALL:  # as old here as there, so that it is known to be the same
                 told = self._fs.info(f"{self._root}/{name}", refresh=True)
-                os.utime(path, (_changed(told),) * 2)
+                with contextlib.suppress(
+                    PermissionError
+                ):  # of another's file, which is sent again the next time
+                    os.utime(path, (_changed(told),) * 2)
+
+    def holds_the_same(self, name: str, path: Path) -> bool:
+        """Whether a small file is as ``path``, by what it holds: not every bucket tells the MD5 of its objects."""
+        with _plain_errors(self.address):
+            return self._fs.cat_file(f"{self._root}/{name}") == path.read_bytes()
 
     def get(self, name: str, path: Path, file: _File) -> None:
         """Downloads to ``path``, which appears whole and as old as it is there."""

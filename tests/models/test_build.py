@@ -27,6 +27,8 @@ def test_names_become_networks():
         ({"variant": "nano", "patch_size": (4, 4), "drop_path": 1.0}, "config.model.drop_path is 1.0"),
         ({"variant": "nano", "patch_size": (4, 4), "decoder_heads": 5}, "config.model.decoder_heads is 5"),
         ({"variant": "nano", "patch_size": (4, 4), "dtype": "float16"}, "config.model.dtype"),
+        ({"variant": "nano", "patch_size": (4, 4), "stem": "half"}, "config.model.stem is 'half'"),
+        ({"variant": "unet", "stem": "half"}, "config.model.stem is 'half'"),
     ],
 )
 def test_a_wrong_key_is_named(values, says):

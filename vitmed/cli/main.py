@@ -3,8 +3,9 @@
 A verb is a module of this folder with ``HELP`` (one line), ``arguments(parser)`` and ``run(args) -> dict``. It is
 imported when it is called, and imports its rooms when it runs, so that ``--help`` answers at once. ``TAKES_CONFIG``
 says that it takes ``--config.KEY=VALUE``, ``TOGETHER`` that it can run as several processes, which a launcher starts
-(``vitmed.parallel.cluster``), ``EACH`` that each of these may run it by itself, ``goes_on(args)`` gives what the same command goes on from after an interruption ("" where
-there is nothing), and ``code(result)`` an exit code of its own where it is not 0.
+(``vitmed.parallel.cluster``), ``EACH`` that each of these may run it by itself, ``goes_on(args)`` gives what the same
+command goes on from after an interruption ("" where there is nothing), and ``code(result)`` an exit code of its own
+where it is not 0.
 """
 
 import argparse
@@ -79,10 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         return _say(error)
     args.overrides = overrides
     try:
-        several = cluster.place(os.environ) is not None
-        if several and getattr(verb, "EACH", False):
-            several = False
-        elif several and not getattr(verb, "TOGETHER", False):
+        several = cluster.place(os.environ) is not None and not getattr(verb, "EACH", False)
+        if several and not getattr(verb, "TOGETHER", False):
             raise InputError(
                 f"{name} runs as one process, and a launcher started several; start it by itself"
             )

@@ -80,6 +80,8 @@ class ModelConfig:
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.stem != "auto" and self.variant not in BLOCKS:
+            raise ValueError(f"stem is {self.stem!r}, but variant {self.variant!r} has none; leave it out")
         if self.variant in (*BLOCKS, "unet"):
             self._check_cnn()
         else:
@@ -109,8 +111,6 @@ class ModelConfig:
                 )
 
     def _check_vit(self):
-        if self.stem != "auto":
-            raise ValueError(f"stem is {self.stem!r}, but variant {self.variant!r} has none; leave it out")
         if not self.patch_size:
             raise ValueError(
                 f"patch_size is missing; variant {self.variant!r} needs one entry an axis, e.g. (16, 16)"
