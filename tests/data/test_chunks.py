@@ -161,17 +161,19 @@ def test_bytes_do_not_depend_on_the_workers(pair, tmp_path):
     assert "chunks/features.json" in digest(pair / "chunked")
 
 
-def test_the_content_hash_sees_the_pixels(pair, tmp_path):
-    """Otherwise a run trained on other pixels is said to be of this set."""
+@pytest.mark.parametrize("part", ["scan2", "mask2"])
+def test_the_content_hash_sees_the_pixels(part, pair, tmp_path):
+    """Otherwise a run trained on other pixels or masks is said to be of this set."""
 
     def changed(dataset):
         return json.loads((dataset / "datasheet.json").read_text())["content_hash"]
 
     volumes(tmp_path / "s", 6)
-    file = nib.load(tmp_path / "s" / "scan2.nii")
+    file = nib.load(tmp_path / "s" / f"{part}.nii")
     array = np.asarray(file.dataobj).copy()
-    array[0, 0, 0], array[-1, -1, -1] = array[-1, -1, -1], array[0, 0, 0]  # the same statistics
-    nib.save(nib.Nifti1Image(array, file.affine), tmp_path / "s" / "scan2.nii")
+    other = tuple(np.argwhere(array != array[0, 0, 0])[-1])
+    array[0, 0, 0], array[other] = array[other], array[0, 0, 0]  # the same statistics
+    nib.save(nib.Nifti1Image(array, file.affine), tmp_path / "s" / f"{part}.nii")
     made(tmp_path / "s" / "set.csv", tmp_path / "set", chunk=CHUNK)
     assert changed(tmp_path / "set") != changed(pair / "chunked")
 

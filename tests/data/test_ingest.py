@@ -127,7 +127,7 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path, workers):
 
 def test_shards_are_cut_by_size_and_read_as_one(tmp_path, rng, monkeypatch):
     """Otherwise a large set is one file, or examples at the cut are lost."""
-    monkeypatch.setattr("vitmed.data.records.Writer.__init__.__defaults__", (2000,))
+    monkeypatch.setattr("vitmed.data.records.SHARD_BYTES", 2000)
     np.savez(tmp_path / "set.npz", train_images=rng.integers(0, 256, (20, 16, 16)).astype(np.uint8))
     ingest(tmp_path / "set.npz", tmp_path / "out", progress=False)
     assert len(list((tmp_path / "out").glob("*array_record*"))) > 3

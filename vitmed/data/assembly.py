@@ -10,7 +10,7 @@ from vitmed.data import annotations as known
 from vitmed.data import chunks, datasheet, duplicates, pseudonyms, splits
 from vitmed.data.annotations import TOLD, Annotations, Labels
 from vitmed.data.joined import Joined
-from vitmed.data.prepare import Described, Plan
+from vitmed.data.prepare import Described, Plan, digest
 from vitmed.data.records import Writer, features, identity
 from vitmed.progress import Bar
 from vitmed.scans.intensity import widen
@@ -100,7 +100,9 @@ def assemble(
         for split in splits.NAMES:
             for i, entry in enumerate(entries):
                 if parts.split[i] == split:
-                    writer.add(split, _example(entry, labels, i, dtype, masks))
+                    example = _example(entry, labels, i, dtype, masks)
+                    same = entry.meta.dtype == dtype
+                    writer.add(split, example, entry.meta.digest if same else digest(example["image"]))
                     bar.advance()
     notes = [*notes, *parts.notes]
     missing = int((labels.weight == 0).all(axis=1).sum())
@@ -155,17 +157,22 @@ def _writer(
         return writer
     beside = partial / chunks.FOLDER
     beside.mkdir()
-    return _Chunked(writer, Writer(beside, chunks.features(len(size), channels, dtype, masks)), chunk)
+    return _Chunked(writer, Writer(beside, chunks.features(len(size), channels, dtype, masks), False), chunk)
 
 
 class _Chunked:
-    """Writes scans to one writer and their pixels, in chunks, to another."""
+    """Writes scans to one writer and their pixels, in chunks, to another, which need not hash them once more."""
 
     def __init__(self, scans: Writer, pixels: Writer, chunk: tuple[int, ...]):
         self._scans, self._pixels, self._chunk = scans, pixels, chunk
         self._next: dict[str, int] = {}
+        self._hash = hashlib.sha256(str(chunk).encode())
 
-    def add(self, split: str, example: dict) -> None:
+    def add(self, split: str, example: dict, image: bytes) -> None:
+        """Appends an example, whose image has the digest ``image``."""
+        self._hash.update(image)
+        if "mask" in example:
+            self._hash.update(np.ascontiguousarray(example["mask"]).data)
         first = self._next.get(split, 0)
         many = chunks.count(example["image"].shape[:-1], self._chunk)
         self._next[split] = first + many
@@ -175,8 +182,9 @@ class _Chunked:
         self._scans.add(split, told | {"chunks": np.array([first, many], np.int64)})
 
     def close(self) -> str:
-        """The SHA-256 over the hashes of both."""
-        return hashlib.sha256(f"{self._scans.close()} {self._pixels.close()}".encode()).hexdigest()
+        """A SHA-256 that tells of the scans' records, their pixels (by their digests) and their masks."""
+        self._pixels.close()
+        return hashlib.sha256(f"{self._scans.close()} {self._hash.hexdigest()}".encode()).hexdigest()
 
 
 def _units(entries: list[Entry]) -> list[str]:

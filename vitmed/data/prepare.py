@@ -244,12 +244,12 @@ def statistics(
 
     def grey(part: np.ndarray, kind: type = np.float32) -> np.ndarray:
         """The mean of the channels, in 0..1 over the window."""
-        mean = np.zeros(part.shape[:-1], kind)
+        shares = []
         for c, (s, o) in enumerate(every):
             share = np.multiply(part[..., c], kind(s / (high - low)), dtype=kind)
             share += kind((o - low) / (high - low))
-            mean += np.clip(share, 0, 1, out=share)
-        return mean / kind(len(every))
+            shares.append(np.clip(share, 0, 1, out=share))
+        return shares[0] if len(shares) == 1 else sum(shares) / kind(len(shares))
 
     for c in range(image.shape[-1]):
         if counted is not None:

@@ -29,6 +29,7 @@ from vitmed.scans.scan import Refused
 # Scans prepared by one call of a worker: enough to make the call worth it, few enough for the bar to move.
 PER_CALL = {"npz": 512, "picture": 32, "volume": 1}
 MOST_KNOWN = 4096  # values that scans may have in common
+MAPPED = 2**20  # bytes of an image from which on it is quicker to map a spool file than to copy from it
 # Fewer scans than this are read faster than worker processes start.
 ALONE = {"npz": math.inf, "picture": 64, "volume": 4}
 
@@ -47,9 +48,12 @@ class Stored(Read):
     def load(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The image (*S, C) and the mask (*S) or None, from the spool."""
         count = int(np.prod(self.shape)) * self.dtype.itemsize
-        with open(self.file, "rb") as file:
-            file.seek(self.start)
-            data = file.read(count + self.mask_bytes)
+        if count >= MAPPED:
+            data = np.memmap(self.file, np.uint8, "r", self.start, (count + self.mask_bytes,))
+        else:
+            with open(self.file, "rb") as file:
+                file.seek(self.start)
+                data = file.read(count + self.mask_bytes)
         image = np.frombuffer(data[:count], self.dtype).reshape(self.shape)
         mask = np.frombuffer(data[count:], np.uint8).reshape(self.shape[:-1]) if self.mask_bytes else None
         return image, mask

@@ -25,6 +25,7 @@ from vitmed.progress import Bar
 from vitmed.scale import load
 
 VOLUME = (48, 96, 96)
+PATIENTS = 8  # who are simulated, at a second and a half each
 SERIES = 192  # slices of a series, each of 384 x 384: a head of .65 mm voxels
 # What goes in, the library whose loop decodes the same files, and how it is ingested.
 KINDS = {
@@ -62,10 +63,12 @@ def ingesting(
         load.write(folder, scans, size)
         shutil.rmtree(folder / "png")
         (folder / "nii").mkdir()
-        made = example("mr", 0, 0, 0, volume).picture
+        made = [example("mr", 0, patient, 0, volume).picture for patient in range(min(PATIENTS, volumes))]
         for number in range(volumes):
-            files.nifti(folder / "nii" / f"{number:04}.nii.gz", made.image + number, made.spacing)
-        stack = np.resize(made.image.repeat(4, 1).repeat(4, 2), (slices, 4 * volume[1], 4 * volume[2]))
+            turn, patient = divmod(number, PATIENTS)
+            image = np.roll(made[patient].image, turn * volume[-1] // 8, -1)  # or all would be copies of a few
+            files.nifti(folder / "nii" / f"{number:04}.nii.gz", image, made[patient].spacing)
+        stack = np.resize(made[0].image.repeat(4, 1).repeat(4, 2), (slices, 4 * volume[1], 4 * volume[2]))
         (folder / "series").mkdir()
         for number in range(-(-scans // slices)):
             place = folder / "series" / f"{number:03}"
