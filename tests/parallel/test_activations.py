@@ -7,7 +7,7 @@ from short_runs import PROJECT
 from vitmed.config import load
 from vitmed.job.config import check
 from vitmed.models.vit import VARIANTS, Variant
-from vitmed.parallel.collectives import collectives
+from vitmed.parallel import hlo
 from vitmed.scale.drawing import draw
 
 
@@ -37,7 +37,7 @@ def test_what_fsdp_sends_is_parameters(monkeypatch, spec, mesh):
             values.model.width = 8
         drawing = draw(check(values), jax.devices())
         program = drawing.job.update.lower(drawing.state, drawing.batch).compile().as_text()
-        sent[batch] = sum(size for _, size in collectives(program).values())
+        sent[batch] = hlo.read(program, 8).sent.total()
     parameters = sum(x.size * 4 for x in jax.tree.leaves(drawing.state["params"]))
     assert sent[128] < 1.1 * sent[16]
     assert sent[128] < 6 * parameters, "more than there and back for each product of them"

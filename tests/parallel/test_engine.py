@@ -54,4 +54,4 @@ def test_what_is_shown_before_the_first_step(tiny_dataset, steps):
     )
     assert "float32[2, 32, 64]" in row and "-, fsdp, tensor" in row and row.endswith("4,096")
     assert f"the state: {held(sharded.state):,} bytes a device" in text
-    assert "a step sends:" in text and "all-reduce" in text.splitlines()[-1]
+    assert "a device sends in a step:" in text and "all-reduce" in text.splitlines()[-1]

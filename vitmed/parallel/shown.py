@@ -5,8 +5,7 @@ from typing import Any
 
 import jax
 
-from vitmed.parallel import mesh, rules
-from vitmed.parallel.collectives import collectives
+from vitmed.parallel import hlo, mesh, rules
 from vitmed.parallel.engine import Engine
 
 _NAMED = 3  # arrays named in one line of what is not split
@@ -57,8 +56,9 @@ def table(engine: Engine, state: Any, program: str) -> str:
     ]
     own, whole = held(engine, state)
     text.append(f"the state: {own:,} bytes a device, {whole:,} in all; mesh {mesh.written(engine.sizes)}")
-    sent = [f"{count} {kind} ({_megabytes(size)})" for kind, (count, size) in collectives(program).items()]
-    text.append(f"a step sends: {', '.join(sent) or 'nothing'}")
+    costs = hlo.read(program, math.prod(engine.sizes.values()))
+    sent = [f"{costs.transfers[kind]} {kind} ({_megabytes(costs.sent[kind])})" for kind in costs.sent]
+    text.append(f"a device sends in a step: {', '.join(sent) or 'nothing'}")
     return "\n".join(text)
 
 

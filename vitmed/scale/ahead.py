@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from vitmed.errors import InputError, MachineError
-from vitmed.scale import hlo
+from vitmed.parallel import hlo
 from vitmed.scale.hardware import Topology
 
 EXTRA = "compiling for a TPU needs libtpu, not installed here; install the extra: pip install 'vitmed[plan]'"

@@ -38,30 +38,31 @@ class Program:
     """What the text of a compiled program says, for one chip and one call.
 
     Attributes:
-        channels: what was counted of each transfer that has a name.
         cycles: the compiler's estimate for all that computes; it gives none for collectives and for copies that run
             beside the computation.
         sent: {kind of collective: bytes that a chip sends, by a ring}.
+        transfers: {kind of collective: how many}.
         unknown_loops: loops whose turns could not be read, and whose bodies were therefore counted once.
+        channels: what was counted of each transfer that has a name: how many, and bytes.
     """
 
     cycles: int = 0
     sent: Counter = field(default_factory=Counter)
+    transfers: Counter = field(default_factory=Counter)
     unknown_loops: int = 0
-    channels: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
+    channels: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict, repr=False)
 
-    def send(self, kind: str, line: str, size: int) -> None:
-        """Counts ``size`` bytes, once for all places that tell of one transfer.
+    def send(self, kind: str, line: str, times: int, size: int) -> None:
+        """Counts a collective of ``size`` bytes, once for all places that tell of one transfer.
 
         A TPU's asynchronous one stands where it starts and in every fusion that it goes on beside, under one channel.
         """
-        if not (channel := _CHANNEL.search(line)):
-            self.sent[kind] += size
-            return
-        key = kind, channel[1]
-        more = max(0, size - self.channels.get(key, 0))
-        self.channels[key] = self.channels.get(key, 0) + more
-        self.sent[kind] += more
+        counted = 0, 0
+        if channel := _CHANNEL.search(line):
+            counted = self.channels.get((kind, channel[1]), counted)
+            self.channels[kind, channel[1]] = max(counted[0], times), max(counted[1], times * size)
+        self.transfers[kind] += max(0, times - counted[0])
+        self.sent[kind] += max(0, times * size - counted[1])
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _walk(computations, name: str, times: int, chips: int, program: Program, fus
     for one in computations.get(name, ()):
         kind = one.operation.removesuffix("-start")
         if kind in COLLECTIVES:
-            program.send(kind, one.line, times * sent(kind, one.operation, one.type, one.line, chips))
+            program.send(kind, one.line, times, sent(kind, one.operation, one.type, one.line, chips))
         elif one.operation == "while":
             turns = _turns(computations, one.line)
             program.unknown_loops += turns is None
@@ -128,6 +129,7 @@ def _dearest(computations, branches: list[str], times, chips, program: Program, 
         most = max(sides, key=lambda side: (side.cycles, sum(side.sent.values())))
         program.cycles += most.cycles
         program.sent += most.sent
+        program.transfers += most.transfers
         program.unknown_loops += most.unknown_loops
 
 

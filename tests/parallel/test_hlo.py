@@ -1,8 +1,12 @@
 """Costs read back from a program's text, against sums done by hand."""
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from vitmed.scale import hlo
+from vitmed.parallel import hlo
 
 # As the compiler for a v5e writes it, shortened: a scan's loop, whose body has a fusion and a sum over the chips.
 TEXT = """\
@@ -111,3 +115,31 @@ def test_a_transfer_that_goes_on_beside_several_fusions_is_sent_once():
     )
     text = f"HloModule m\n\n{body}\nENTRY %main (p: f32[2,128]) -> f32[] {{\n{calls}\n{other}\n}}\n"
     assert hlo.read(text, 4).sent == {"all-gather": 2 * 8 * 128 * 4 * 3 // 4}
+
+
+def test_a_sum_in_a_loop_counts_as_often_as_the_loop_turns():
+    """Else a scan over 24 layers seems to send what one does."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    rows, whole = NamedSharding(mesh, P("x")), NamedSharding(mesh, P())
+
+    def once(a):
+        return jax.shard_map(lambda b: jax.lax.psum(b, "x"), mesh=mesh, in_specs=P("x"), out_specs=P())(a)
+
+    def turns(a):
+        return jax.lax.scan(
+            lambda total, n: (total + once(a * (total.sum() + n)), None), jnp.zeros((2, 5)), jnp.arange(6.0)
+        )[0]
+
+    a = jax.device_put(jnp.ones((16, 5)), rows)
+    text = jax.jit(once, out_shardings=whole).lower(a).compile().as_text()
+    program = hlo.read(text, 8)
+    # of 8 devices in a ring each sends 7 of 8 parts, of its own and of the sums
+    assert program.transfers == {"all-reduce": 1} and program.sent == {"all-reduce": 2 * 2 * 5 * 4 * 7 // 8}
+    text = jax.jit(turns, out_shardings=whole).lower(a).compile().as_text()
+    program = hlo.read(text, 8)
+    assert program.transfers == {"all-reduce": 6} and program.sent == {
+        "all-reduce": 6 * (2 * 2 * 5 * 4 * 7 // 8)
+    }
+    gather = jax.jit(lambda x: x, out_shardings=whole).lower(a).compile().as_text()
+    program = hlo.read(gather, 8)
+    assert program.transfers == {"all-gather": 1} and program.sent == {"all-gather": 16 * 5 * 4 * 7 // 8}
