@@ -27,11 +27,12 @@ from vitmed.progress import Bar
 from vitmed.scans.scan import Refused
 
 # Scans prepared by one call of a worker: enough to make the call worth it, few enough for the bar to move.
-PER_CALL = {"npz": 512, "picture": 32, "volume": 1}
+PER_CALL = {"npz": 512, "picture": 32, "small volume": 8, "volume": 1}
+SMALL = 2 * 2**20  # bytes of the file of a small volume
 MOST_KNOWN = 4096  # values that scans may have in common
 MAPPED = 2**20  # bytes of an image from which on it is quicker to map a spool file than to copy from it
 # Fewer scans than this are read faster than worker processes start.
-ALONE = {"npz": math.inf, "picture": 64, "volume": 4}
+ALONE = {"npz": math.inf, "picture": 64, "small volume": 4, "volume": 4}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +187,12 @@ def _weight(task: Task) -> str:
     if source.kind == "npz":
         return "npz"
     slices = max(len(source.parts), len(source.files))
-    return "picture" if source.kind == "image" or (source.kind == "dicom" and slices == 1) else "volume"
+    if source.kind == "image" or (source.kind == "dicom" and slices == 1):
+        return "picture"
+    try:
+        return "small volume" if slices == 1 and os.path.getsize(source.files[0]) <= SMALL else "volume"
+    except OSError:  # its reader will say so
+        return "volume"
 
 
 def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:
