@@ -18,6 +18,7 @@ from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
 from vitmed.phantoms import controls
 from vitmed.phantoms.write import write
+from vitmed.progress import Bar
 
 PATIENTS, SCANS, SEED = (
     960,
@@ -29,7 +30,8 @@ PATCH = 8
 
 def main(out: Path) -> None:
     scans = out / "scans"
-    write(scans, "ct", PATIENTS, SEED, (64, 64), SCANS)
+    with Bar("simulating", PATIENTS, "patients") as bar:
+        write(scans, "ct", PATIENTS, SEED, (64, 64), SCANS, progress=lambda done, total: bar.advance())
     with open(scans / "labels.csv", newline="") as table:
         rows = [
             row | {"label": "paired" if row["label"] == "paired" else "other"}

@@ -88,6 +88,8 @@ def kill(dataset: Path, folder: Path, kills: int, seed: int = 0) -> dict[str, in
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     dataset, folder = (Path(word).resolve() for word in sys.argv[1:3])
     folder.mkdir(parents=True, exist_ok=True)
     told = kill(dataset, folder, int(sys.argv[3]) if len(sys.argv) > 3 else 200)
