@@ -14,8 +14,11 @@ from PIL import Image
 
 from vitmed.cli.main import main
 from vitmed.data.ingest import ingest
+from vitmed.data.prepare import Task
+from vitmed.data.spool import SMALL, shared_out
 from vitmed.errors import InputError
 from vitmed.scans.layout import UNMARKED
+from vitmed.scans.scan import Source
 
 
 def sheet(dataset):
@@ -135,6 +138,19 @@ def test_shards_are_cut_by_size_and_read_as_one(tmp_path, rng, monkeypatch):
     found = examples(tmp_path / "out")
     assert list(found) == [f"train/{i:06}" for i in range(20)]
     np.testing.assert_array_equal(np.stack([e["image"][..., 0] for e in found.values()]), images)
+
+
+def test_work_is_shared_out_by_what_is_in_the_files(tmp_path):
+    """Otherwise a few large volumes are one worker's, or small ones each take a file of their own in the spool."""
+    for name, size in (("small.nii", 9), ("large.nii", SMALL + 1), ("header.mhd", 9)):
+        (tmp_path / name).write_bytes(bytes(size))
+
+    def shares(name, kind="nifti"):
+        tasks = [Task(Source(f"{name}{k}", kind, (str(tmp_path / name),))) for k in range(16)]
+        return [len(share) for share in shared_out(tasks)]
+
+    assert shares("small.nii") == [8, 8]
+    assert shares("large.nii") == shares("header.mhd", "itk") == shares("missing.nii") == [1] * 16
 
 
 def test_it_opens_without_tensorflow(dataset):

@@ -220,9 +220,9 @@ def test_an_interrupted_ingest_leaves_no_dataset_and_can_be_run_again(tmp_path, 
 
 def test_a_worker_that_dies_is_named(tmp_path, monkeypatch):
     """Otherwise a codec that crashes hangs the ingest, or ends it without saying where."""
-    for k in range(5):
-        np.save(tmp_path / f"{k}.npy", np.arange(64.0).reshape(8, 8))
+    for k in range(20):
+        np.save(tmp_path / f"{k:02}.npy", np.arange(64.0).reshape(8, 8))
     monkeypatch.setattr("vitmed.pool.begin", functools.partial(os._exit, 1))
-    with pytest.raises(MachineError, match="a worker process died at or after 0.npy"):
+    with pytest.raises(MachineError, match="a worker process died at or after 00.npy"):
         ingest(tmp_path, tmp_path / "set", workers=2, progress=False)
     assert not list(tmp_path.glob("set*"))

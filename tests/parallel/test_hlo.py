@@ -143,3 +143,19 @@ def test_a_sum_in_a_loop_counts_as_often_as_the_loop_turns():
     gather = jax.jit(lambda x: x, out_shardings=whole).lower(a).compile().as_text()
     program = hlo.read(gather, 8)
     assert program.transfers == {"all-gather": 1} and program.sent == {"all-gather": 16 * 5 * 4 * 7 // 8}
+
+
+def test_sums_that_one_channel_names_are_as_many_as_they_are():
+    """Else a step of the pmap engine, whose sums all have channel 1, seems to send its largest array alone."""
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+
+    def twice(a):
+        first = jax.lax.psum(a, "x")
+        many, _ = jax.lax.scan(lambda b, _: (jax.lax.psum(b * first, "x"), None), first, length=5)
+        return jax.lax.psum(jnp.sin(many), "x")
+
+    run = jax.shard_map(twice, mesh=mesh, in_specs=P("x"), out_specs=P(), check_vma=False)
+    program = hlo.read(jax.jit(run).lower(jnp.ones((16, 5))).compile().as_text(), 4)
+    assert program.transfers == {"all-reduce": 7} and program.sent == {
+        "all-reduce": 7 * (2 * 4 * 5 * 4 * 3 // 4)
+    }

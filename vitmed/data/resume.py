@@ -27,7 +27,7 @@ LIST = ".list"
 _READERS = ("numpy", "scipy", "pydicom", "python-gdcm", "SimpleITK", "nibabel", "pillow")
 _MOST_TIMES = 4096  # held at once
 # Headers whose pixels lie in other files, the times of which nobody has looked at.
-_DETACHED = (".mhd", ".nhdr", ".hdr", ".img")
+DETACHED = (".mhd", ".nhdr", ".hdr", ".img")
 
 
 def begin(spool: Path, plan: Plan, how: How) -> Path:
@@ -66,7 +66,7 @@ def mark(task: Task, times: dict | None = None) -> bytes | None:
         times: holds what is asked of files, where many tasks have one.
     """
     made_of = (*task.source.files, *(task.mask.files if task.mask else ()))
-    if any(file.lower().endswith(_DETACHED) for file in made_of):
+    if any(file.lower().endswith(DETACHED) for file in made_of):
         return None
     times = {} if times is None else times
     if len(times) > _MOST_TIMES:

@@ -32,7 +32,7 @@ SMALL = 2 * 2**20  # bytes of the file of a small volume
 MOST_KNOWN = 4096  # values that scans may have in common
 MAPPED = 2**20  # bytes of an image from which on it is quicker to map a spool file than to copy from it
 # Fewer scans than this are read faster than worker processes start.
-ALONE = {"npz": math.inf, "picture": 64, "small volume": 4, "volume": 4}
+ALONE = {"npz": math.inf, "picture": 64, "small volume": 16, "volume": 4}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,8 +189,10 @@ def _weight(task: Task) -> str:
     slices = max(len(source.parts), len(source.files))
     if source.kind == "image" or (source.kind == "dicom" and slices == 1):
         return "picture"
+    if slices > 1 or source.files[0].lower().endswith(resume.DETACHED):
+        return "volume"
     try:
-        return "small volume" if slices == 1 and os.path.getsize(source.files[0]) <= SMALL else "volume"
+        return "small volume" if os.path.getsize(source.files[0]) <= SMALL else "volume"
     except OSError:  # its reader will say so
         return "volume"
 
@@ -221,6 +223,7 @@ def _threads() -> ThreadpoolController:
 
 
 def _store(scan: Prepared, file, path: str) -> Stored:
+    file.write(bytes(-file.tell() % 8))  # what is mapped lies as NumPy would have laid it
     start = file.tell()
     file.write(np.ascontiguousarray(scan.image).data)
     if scan.mask is not None:

@@ -40,29 +40,52 @@ class Program:
     Attributes:
         cycles: the compiler's estimate for all that computes; it gives none for collectives and for copies that run
             beside the computation.
-        sent: {kind of collective: bytes that a chip sends, by a ring}.
-        transfers: {kind of collective: how many}.
         unknown_loops: loops whose turns could not be read, and whose bodies were therefore counted once.
-        channels: what was counted of each transfer that has a name: how many, and bytes.
+        alone: by kind of collective and channel, how many there are and bytes that a chip sends, by a ring.
+        beside: the same of those that stand in fusions. A TPU's asynchronous transfer stands where it starts and in
+            every fusion that it goes on beside, under one channel, and is one; channels are no names elsewhere.
     """
 
     cycles: int = 0
-    sent: Counter = field(default_factory=Counter)
-    transfers: Counter = field(default_factory=Counter)
     unknown_loops: int = 0
-    channels: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict, repr=False)
+    alone: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    beside: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
-    def send(self, kind: str, line: str, times: int, size: int) -> None:
-        """Counts a collective of ``size`` bytes, once for all places that tell of one transfer.
+    @property
+    def sent(self) -> Counter:
+        """{kind of collective: bytes that a chip sends, by a ring}."""
+        return self._total(1)
 
-        A TPU's asynchronous one stands where it starts and in every fusion that it goes on beside, under one channel.
-        """
-        counted = 0, 0
-        if channel := _CHANNEL.search(line):
-            counted = self.channels.get((kind, channel[1]), counted)
-            self.channels[kind, channel[1]] = max(counted[0], times), max(counted[1], times * size)
-        self.transfers[kind] += max(0, times - counted[0])
-        self.sent[kind] += max(0, times * size - counted[1])
+    @property
+    def transfers(self) -> Counter:
+        """{kind of collective: how many}."""
+        return self._total(0)
+
+    def send(self, kind: str, line: str, times: int, size: int, fused: bool) -> None:
+        """Counts a collective of ``size`` bytes that happens ``times``."""
+        channel = _CHANNEL.search(line)
+        count = {(kind, channel[1] if channel else ""): (times, times * size)}
+        self._count(*(({}, count) if fused and channel else (count, {})))
+
+    def add(self, other: "Program") -> None:
+        """Counts all of a part of the program."""
+        self.cycles += other.cycles
+        self.unknown_loops += other.unknown_loops
+        self._count(other.alone, other.beside)
+
+    def _count(self, alone: dict, beside: dict) -> None:
+        for key, (times, size) in alone.items():
+            counted = self.alone.get(key, (0, 0))
+            self.alone[key] = counted[0] + times, counted[1] + size
+        for key, found in beside.items():
+            counted = self.beside.get(key, (0, 0))
+            self.beside[key] = max(counted[0], found[0]), max(counted[1], found[1])
+
+    def _total(self, what: int) -> Counter:
+        found = Counter()
+        for key in {**self.alone, **self.beside}:
+            found[key[0]] += max(part.get(key, (0, 0))[what] for part in (self.alone, self.beside))
+        return found
 
 
 @dataclass(frozen=True)
@@ -102,12 +125,14 @@ def _walk(computations, name: str, times: int, chips: int, program: Program, fus
     for one in computations.get(name, ()):
         kind = one.operation.removesuffix("-start")
         if kind in COLLECTIVES:
-            program.send(kind, one.line, times, sent(kind, one.operation, one.type, one.line, chips))
+            program.send(kind, one.line, times, sent(kind, one.operation, one.type, one.line, chips), fused)
         elif one.operation == "while":
             turns = _turns(computations, one.line)
             program.unknown_loops += turns is None
             body = _BODY.search(one.line)
             _walk(computations, body[1], times * (1 if turns is None else turns), chips, program, fused)
+        elif one.operation.endswith(("-done", "-update")):
+            continue  # of what was counted where it starts
         elif one.operation == "conditional":
             _dearest(computations, one.called(), times, chips, program, fused)
         else:
@@ -126,11 +151,7 @@ def _dearest(computations, branches: list[str], times, chips, program: Program, 
         _walk(computations, branch, times, chips, side, fused)
         sides.append(side)
     if sides:
-        most = max(sides, key=lambda side: (side.cycles, sum(side.sent.values())))
-        program.cycles += most.cycles
-        program.sent += most.sent
-        program.transfers += most.transfers
-        program.unknown_loops += most.unknown_loops
+        program.add(max(sides, key=lambda side: (side.cycles, side.sent.total())))
 
 
 def _turns(computations, line: str) -> int | None:

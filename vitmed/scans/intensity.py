@@ -10,7 +10,6 @@ from vitmed.scans.scan import Refused, Scan
 
 AIR = -1000.0  # HU, by definition
 MR_STEPS = 4096  # stored steps between the two percentiles; int16 then reaches 8 times as far either way
-_INT16 = np.iinfo(np.int16)
 
 
 def background(scan: Scan, modality: str) -> float:
@@ -41,10 +40,9 @@ def store(scan: Scan, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
     Last comes what ``counts`` would give of each channel's integers, where it fell off on the way, or None.
 
-    CT: int16 HU. MR: int16 on a scale from the 0.5th to the 99.5th percentile of the foreground (all that is
-    brighter than the darkest value), per channel; whole numbers as the scanner wrote them, others (rescaled or
-    resampled) in 4096 steps between these. Others: uint8 as they are; wider ones uint16 over their window or, where
-    the file gives none, their own range.
+    CT: int16 HU. MR: int16 with 4096 steps from the 0.5th to the 99.5th percentile of the foreground (all
+    that is brighter than the darkest value), per channel. Others: uint8 as they are; wider ones uint16 over
+    their window or, where the file gives none, their own range.
 
     Raises:
         Refused: a blank scan whose relative scale cannot be told.
@@ -54,10 +52,10 @@ def store(scan: Scan, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
         stored = array if array.dtype == np.int16 else _round(array, np.int16)
         return stored, np.ones(channels, np.float32), np.zeros(channels, np.float32), None
     if modality == "mr":
-        parts, scales, offsets, counted = zip(*map(_relative_mr, np.moveaxis(array, -1, 0)), strict=True)
+        parts, counted = zip(*map(_stepped, np.moveaxis(array, -1, 0)), strict=True)
         stored = parts[0][..., None] if channels == 1 else np.stack(parts, -1)
         told = None if None in counted else list(counted)
-        return stored, np.array(scales, np.float32), np.array(offsets, np.float32), told
+        return stored, np.full(channels, 1 / MR_STEPS, np.float32), np.zeros(channels, np.float32), told
     if array.dtype == np.uint8 and scan.span in (None, (0.0, 255.0)):
         return array, np.full(channels, 1 / 255, np.float32), np.zeros(channels, np.float32), None
     low, high = scan.span or (float(array.min()), float(array.max()))
@@ -111,25 +109,17 @@ def _places(array: np.ndarray, low: int):
         yield np.subtract(slab, low, out=buffer, dtype=np.intp)
 
 
-def _relative_mr(values: np.ndarray) -> tuple[np.ndarray, float, float, Counts | None]:
-    """One channel of MR as int16, its scale and offset, and how often each integer is, where that is known."""
-    counted = counts(values) if _narrow(values) else None
-    low, high = _percentiles(values) if counted is None else _counted_percentiles(*counted)
-    if _fits(values, low, high):
-        return values.astype(np.int16, copy=False), 1 / (high - low), -low / (high - low), counted
-    return _map(values, lambda v: _steps(v, low, high), np.int16), 1 / MR_STEPS, 0.0, None
-
-
-def _fits(values: np.ndarray, low: float, high: float) -> bool:
-    """Whether int16 holds the values as they are, and float32 what is made of them by scale and offset."""
-    if values.dtype.kind not in "iu" or not high > low:
-        return False
-    least, most = int(values.min()), int(values.max())
-    return _INT16.min <= least and most <= _INT16.max and not precision.far(low, high)
-
-
-def _steps(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    return _round(_relative(values, low, high) * MR_STEPS, np.int16)
+def _stepped(values: np.ndarray) -> tuple[np.ndarray, Counts | None]:
+    """One channel of MR as its steps between the percentiles, and how often each step is, where that is known."""
+    if not _narrow(values):
+        low, high = _percentiles(values)
+        return _round(_relative(values, low, high) * MR_STEPS, np.int16), None
+    levels, found = counts(values)
+    low, high = _counted_percentiles(levels, found)
+    steps = _round(_relative(levels.astype(values.dtype), low, high) * MR_STEPS, np.int16)
+    first, last = int(steps[0]), int(steps[-1])  # the steps rise with the levels
+    again = np.bincount(steps.astype(np.intp) - first, found, last - first + 1).astype(np.int64)
+    return _looked_up(values, steps, int(levels[0])), (np.arange(first, last + 1), again)
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:

@@ -12,10 +12,6 @@ def working(dtype: np.dtype, low: float, high: float) -> type:
     Args:
         dtype: of the values; those of 16 bits are exact in float32 wherever they lie.
     """
-    return np.float64 if dtype.itemsize > 2 and far(low, high) else np.float32
-
-
-def far(low: float, high: float) -> bool:
-    """Whether values from ``low`` to ``high`` lie so far from 0, or are so large, that float32 loses what tells them apart."""
-    most = max(abs(low), abs(high))
-    return most > _FAR * (high - low) or most > _LARGE
+    far = max(abs(low), abs(high))
+    wide = dtype.itemsize > 2 and (far > _FAR * (high - low) or far > _LARGE)
+    return np.float64 if wide else np.float32
