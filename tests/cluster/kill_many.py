@@ -1,6 +1,6 @@
 """Kills a tiny training by SIGKILL at random moments, again and again, and counts what that did to it.
 
-  python tests/cluster/kill_many.py DATASET FOLDER [KILLS]        (200 by default: about half an hour on two cores)
+  python tests/cluster/kill_many.py DATASET FOLDER [KILLS [SEED]]        (200 by default: about half an hour on two cores)
 
 Each run is killed until it ends by itself, then a new one begins. Of every kill all checkpoints must be whole, and of
 every run each array, metric and moment of the optimiser must have the bits of a run that was left alone.
@@ -92,5 +92,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     dataset, folder = (Path(word).resolve() for word in sys.argv[1:3])
     folder.mkdir(parents=True, exist_ok=True)
-    told = kill(dataset, folder, int(sys.argv[3]) if len(sys.argv) > 3 else 200)
+    told = kill(dataset, folder, *(int(word) for word in (sys.argv[3:5] or ["200"])))
     sys.exit(1 if told["corrupt"] or told["differing"] else 0)

@@ -83,8 +83,9 @@ def test_a_zip_of_a_raw_folder_is_the_same(tmp_path):
         np.testing.assert_array_equal(example["mask"], two[f"Dataset007_X/{name}"]["mask"])
 
 
-def test_workers_do_not_change_the_bytes(tmp_path):
+def test_workers_do_not_change_the_bytes(tmp_path, monkeypatch):
     """Otherwise the same scans make two datasets."""
+    monkeypatch.setattr("vitmed.data.spool.SMALL", 0)  # enough work for several workers
     source = nnunet(tmp_path / "raw")
     for n in (1, 2):
         ingest(source, tmp_path / f"set{n}", workers=n, progress=False)
