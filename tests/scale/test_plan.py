@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 from vitmed.cli.main import main
-from vitmed.scale import ahead, plan
+from vitmed.errors import MachineError
+from vitmed.scale import ahead, hardware, plan
 
 PROJECT = Path(__file__).resolve().parents[2]
 MAE = str(PROJECT / "configs" / "pretrain_mae.py")
@@ -54,7 +56,9 @@ def test_what_does_not_fit_is_no_fault_and_something_is_recommended(planned, mon
     result = planned("--config", f"{MAE}:g14,224", "--topology", "a100:8", "--config.train.batch_size=65536")
     assert not result["fits"] and result["bytes_per_chip"] > result["memory_per_chip"]
     assert result["images_per_second"] is result["mfu"] is result["hours"] is None
-    assert bars[-1].total >= bars[-1].done == 1 + len(result["tried"]) > 1, "its progress counts what it tries"
+    assert bars[-1].total >= bars[-1].done == 1 + len(result["tried"]) > 1, (
+        "its progress counts what it tries"
+    )
     best = result["recommended"]
     assert best["train.batch_size"] <= 65536 and any(one["fits"] for one in result["tried"])
 
@@ -62,6 +66,19 @@ def test_what_does_not_fit_is_no_fault_and_something_is_recommended(planned, mon
 def test_without_the_extra_one_sentence_names_it(refused, monkeypatch):
     monkeypatch.setattr(ahead.importlib.util, "find_spec", lambda name: None)
     refused("--config", f"{MAE}:s16,224", "--topology", "v5e:4x4", names=["vitmed[plan]"])
+
+
+def test_a_compiler_that_is_in_use_is_said_to_be(monkeypatch):
+    """Otherwise who plans two configs at once is told to update libtpu."""
+
+    def taken(*_, **__):
+        raise jax.errors.JaxRuntimeError(
+            "ABORTED: Internal error when accessing libtpu multi-process lockfile."
+        )
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", taken)
+    with pytest.raises(MachineError, match="in use by another program"):
+        ahead.devices(hardware.Topology.of("v5e:4x4"))
 
 
 @pytest.mark.parametrize(

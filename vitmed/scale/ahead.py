@@ -75,6 +75,11 @@ def devices(topology: Topology) -> list:
         found = topologies.get_topology_desc(topology.name, platform="tpu", **less).devices
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         first = str(error).splitlines()[0]
+        if "lockfile" in first:  # it is one program's at a time
+            raise MachineError(
+                "libtpu is in use by another program on this machine; wait for it, or remove /tmp/libtpu_lockfile if "
+                "none runs"
+            ) from None
         raise MachineError(
             f"libtpu does not compile for {topology.name}: {first}; update the extra (pip install -U 'vitmed[plan]')"
         ) from None
