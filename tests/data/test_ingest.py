@@ -14,8 +14,8 @@ from PIL import Image
 
 from vitmed.cli.main import main
 from vitmed.data.ingest import ingest
-from vitmed.data.prepare import Task
-from vitmed.data.spool import SMALL, shared_out
+from vitmed.data.prepare import Plan, Task
+from vitmed.data.spool import SMALL, run, shared_out
 from vitmed.errors import InputError
 from vitmed.scans.layout import UNMARKED
 from vitmed.scans.scan import Source
@@ -152,6 +152,21 @@ def test_work_is_shared_out_by_what_is_in_the_files(tmp_path):
 
     assert shares("small.nii") == [8, 8]
     assert shares("large.nii") == shares("header.mhd", "itk") == shares("missing.nii") == [1] * 16
+
+
+def test_what_is_mapped_from_the_spool_is_aligned(tmp_path, monkeypatch):
+    """Otherwise a scan that follows one of an odd number of bytes is an array that compiled code may refuse."""
+    monkeypatch.setattr("vitmed.data.spool.MAPPED", 0)
+    pixels = np.arange(343).reshape(7, 7, 7)
+    arrays = {"odd": (pixels % 256).astype(np.uint8), "wide": pixels.astype(np.uint16)}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    tasks = [Task(Source(name, "array", (str(tmp_path / f"{name}.npy"),))) for name in arrays]
+    (tmp_path / "spool").mkdir()
+    images = [scan.load()[0] for scan in run(tasks, Plan("unknown"), tmp_path / "spool", 1)]
+    assert [image.dtype for image in images] == [np.uint8, np.uint16]
+    assert all(image.flags.aligned for image in images)
+    np.testing.assert_array_equal(images[0][..., 0], arrays["odd"])
 
 
 def test_it_opens_without_tensorflow(dataset):

@@ -159,3 +159,20 @@ def test_sums_that_one_channel_names_are_as_many_as_they_are():
     assert program.transfers == {"all-reduce": 7} and program.sent == {
         "all-reduce": 7 * (2 * 4 * 5 * 4 * 3 // 4)
     }
+
+
+def test_a_transfer_that_starts_and_ends_with_one_computation_is_one():
+    """Else what runs asynchronously is counted where it starts and where it is waited for."""
+    text = """
+%wrapped (p: f32[8]) -> f32[32] {
+  ROOT %g = f32[32]{0} all-gather(%p), replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+ENTRY %main (p: f32[8]) -> f32[32] {
+  %s = ((f32[8]{0}), f32[32]{0}) async-start(%p), calls=%wrapped
+  %u = ((f32[8]{0}), f32[32]{0}) async-update(%s), calls=%wrapped
+  ROOT %d = f32[32]{0} async-done(%u), calls=%wrapped
+}
+"""
+    program = hlo.read(text, 4)
+    assert program.transfers == {"all-gather": 1} and program.sent == {"all-gather": 32 * 4 * 3 // 4}

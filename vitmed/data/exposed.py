@@ -74,7 +74,7 @@ def face(scan: Scan) -> bool:
         return False
     small = scan.array[tuple(slice(None, None, n) for n in every)]
     small = (small[..., 0] if small.shape[-1] == 1 else small.max(-1)).astype(np.float32)
-    small = gaussian_filter(small, 0.7, truncate=2)
+    small = gaussian_filter(small, 0.7)
     tissue = small > small.min() + 0.12 * (_brightest(small, 0.01) - small.min())
     boxes = []
     for axis, (n, step) in enumerate(zip(every, scan.spacing, strict=True)):

@@ -230,8 +230,8 @@ def _codec(held: tfds.features.FeaturesDict) -> str:
     are not read faster by Snappy. Zstandard's level 1 writes 2 to 6 times as fast as its default of 3, at the same size
     but for noisy volumes, which grow by up to a fifth. A window as large as a chunk saves another tenth of the time.
     """
-    small = "image" in held and held["image"].np_dtype == np.uint8
-    return "snappy" if small else "zstd:1,window_log:17"
+    eight_bits = "image" in held and held["image"].np_dtype == np.uint8
+    return "snappy" if eight_bits else "zstd:1,window_log:17"
 
 
 @contextlib.contextmanager
