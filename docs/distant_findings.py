@@ -20,11 +20,8 @@ from vitmed.phantoms import controls
 from vitmed.phantoms.write import write
 from vitmed.progress import Bar
 
-PATIENTS, SCANS, SEED = (
-    960,
-    4,
-    2,
-)  # other patients than the demo's, whose settings were chosen on seeds 0 and 1
+PATIENTS, SCANS = 960, 4
+SEED = 2  # other patients than the demo's, whose settings were chosen on seeds 0 and 1
 PATCH = 8
 
 
@@ -53,4 +50,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     main(Path(sys.argv[1]))
