@@ -86,12 +86,12 @@ def stage(
             f"{source} and {to}: one of the two must be an address such as s3://bucket/folder or gs://bucket/folder, and "
             "the other a folder of this machine"
         )
-    remote = _Bucket(to if outward else source)
     folder = Path(os.path.abspath(source if outward else to))
     if not outward and folder in (Path.cwd(), *Path.cwd().parents):
         raise InputError(
             f"{to} holds the folder that the command is given in; name a folder of its own to copy to"
         )
+    remote = _Bucket(to if outward else source)
     nothing = dict.fromkeys(("copied", "there", "bytes", "deleted", "strays"), 0)
     held = _local(folder) if outward else remote.files()
     if not held:
