@@ -69,6 +69,31 @@ def test_sharded_parameters_are_gathered():
     assert result["fits"] and "all-gather" in result["collective_bytes_by_kind"]
 
 
+MESHES = """
+import sys
+from jax.experimental import topologies
+from vitmed.parallel import mesh
+shape, slices, line = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+devices = topologies.get_topology_desc(shape, platform="tpu", num_slices=slices).devices
+made = mesh.make(mesh.sizes(line, len(devices)), devices)
+print(len({d.id for d in made.devices.flat}), [len({getattr(d, "slice_index", 0) for d in g.flat}) for g in made.devices])
+"""
+
+
+@pytest.mark.parametrize(
+    ("slice", "number", "line", "groups"),
+    [("v5p:4x4x4", 1, "data=-1,fsdp=8", 8), ("v5e:4x4", 2, "data=-1,fsdp=8", 4)],
+)
+def test_two_axes_may_share_a_ring_and_slices_share_out_examples_alone(slice, number, line, groups):
+    """Else a v5p of 64 chips cannot be trained on by fsdp=8, or parameters are gathered over the network between slices."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", MESHES, slice, str(number), line],
+        cwd=PROJECT, env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split("\n")[0] == f"{groups * 8} {[1] * groups}", done.stderr
+
+
 def test_out_of_memory_is_an_answer():
     """By how much it does not fit, and what would; not a fault of the compiler."""
     result, said = plan(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from vitmed.errors import InputError
@@ -63,14 +64,39 @@ def written(sizes: dict[str, int]) -> str:
 
 
 def make(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
-    """The mesh of these sizes over ``devices``, in which every process has neighbouring rows of the batch."""
+    """The mesh of these sizes over ``devices``, in which every process has neighbouring rows of the batch.
+
+    Raises:
+        InputError: slices of TPUs, between which there is a network alone, that ``data`` does not divide into.
+    """
     shape = tuple(sizes[name] for name in AXES)
     kinds = (AxisType.Auto,) * len(AXES)
-    mesh = jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    mesh = Mesh(_laid_out(sizes, devices), AXES, axis_types=kinds)
     if shares(mesh) is None:  # the best layout of the wires gave a process rows that do not lie together
         ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
         mesh = Mesh(np.asarray(ordered).reshape(shape), AXES, axis_types=kinds)
     return mesh
+
+
+def _laid_out(sizes: dict[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices where their wires serve the axes best: ``jax.make_mesh`` without what it refuses.
+
+    That is a ring of wires that two axes share, such as ``fsdp=8`` of a v5p's 4 x 4 x 4, and several slices.
+    """
+    shape = tuple(sizes[name] for name in AXES)
+    tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if tpu else 1
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if sizes["data"] % slices:
+        raise InputError(
+            f"config.parallel.mesh is {written(sizes)!r}, but these are {slices} slices of TPUs, over which only 'data' "
+            f"goes well, and {sizes['data']} does not divide by {slices}; make 'data' a multiple of it"
+        )
+    within = (sizes["data"] // slices, *shape[1:])
+    return mesh_utils.create_hybrid_device_mesh(
+        within, (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def shares(mesh: Mesh) -> tuple[int, int] | None:
