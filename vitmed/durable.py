@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from vitmed.errors import InputError, MachineError
+from vitmed.errors import DiskFull, InputError, MachineError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,14 +61,45 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+class Appended:
+    """A file that is appended to. What the disk has no room for waits here, in order, and is tried again.
+
+    Raises:
+        OSError: from every method, where the disk is full or refuses.
+    """
+
+    def __init__(self, path: Path):
+        self._file = open(path, "ab", buffering=0)  # so that what is on the disk is known to the byte
+        self._waiting = b""
+
+    def put(self, data: bytes) -> None:
+        """Takes ``data``, to be written by ``flush``."""
+        self._waiting += data
+
+    def flush(self) -> None:
+        """Writes what waits; all of it is in the file when this returns."""
+        while self._waiting:
+            written = self._file.write(self._waiting)
+            self._waiting = self._waiting[written:]
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+
+
 @contextlib.contextmanager
 def disk(folder: Path, what: str):
-    """Turns an operating system's complaint while writing ``what`` into a MachineError naming ``folder``."""
+    """Turns an operating system's complaint while writing ``what`` into a MachineError naming ``folder``.
+
+    Where there is no room left, it is a ``DiskFull``.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MachineError(
+            raise DiskFull(
                 f"the disk is full: {what} does not fit in {folder}, which has {_free(folder)}; "
                 "free some space and run the same command again"
             ) from error

@@ -22,6 +22,10 @@ class MachineError(VitmedError):
     exit_code = 3
 
 
+class DiskFull(MachineError):
+    """The disk has no room left for what was to be written."""
+
+
 class Preempted(VitmedError):
     """Told to stop by the cluster; state is saved and the job wants to be queued again."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vitmed import durable
-from vitmed.errors import InputError, MachineError
+from vitmed.errors import DiskFull, InputError, MachineError
 from vitmed.runs import manifest
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints, lower_is_better
 
@@ -201,6 +201,38 @@ def test_a_disk_that_is_full_ends_with_one_sentence(tmp_path, capfd):
         assert "Traceback" not in capfd.readouterr().err
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_on_request_a_training_goes_on_over_a_full_disk(tmp_path, monkeypatch, capfd):
+    """Else a night is lost for one checkpoint that would have found room an hour later."""
+    honest, full = Checkpoints._write_arrays, {2, 3}
+
+    def write(self, path, arrays):
+        if int(path.parent.name) in full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        honest(self, path, arrays)
+
+    monkeypatch.setattr(Checkpoints, "_write_arrays", write)
+    state = {"params": np.arange(5.0)}
+    patient = CheckpointConfig(full_disk="go_on", keep=9)
+    with Checkpoints(tmp_path / "on", patient) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(step, state)
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 4] and not list((tmp_path / "on" / ".saving").iterdir())
+    said = capfd.readouterr().err
+    assert said.count("; training goes on without it") == 2 and "checkpoint 3 does not fit in" in said
+
+    full.add(5)
+    with pytest.raises(DiskFull, match="checkpoint 5"), Checkpoints(tmp_path / "on", patient) as checkpoints:
+        checkpoints.save(5, state)  # the last one: what was trained would be lost
+    with (
+        pytest.raises(DiskFull, match="checkpoint 2"),
+        Checkpoints(tmp_path / "stop", CheckpointConfig()) as c,
+    ):
+        c.save(2, state)
+        while True:  # it is known without another save
+            c.settle()
 
 
 SAVER = """

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vitmed import durable, source
+from vitmed import durable, errors, source
 from vitmed.errors import InputError, MachineError, Preempted, VitmedError
 from vitmed.parallel.cluster import place
 from vitmed.parallel.line import Line
@@ -88,8 +88,8 @@ def first(make: Callable[[], Any]) -> Any:
     if fault is not None:
         raise fault
     if "fault" in told:
-        kinds = {kind.__name__: kind for kind in (InputError, MachineError, Preempted)}
-        raise kinds.get(told["fault"], VitmedError)(told["text"])
+        kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+        raise next(kind for kind in kinds if kind.__name__ == told["fault"])(told["text"])
     return told["value"]
 
 

@@ -22,7 +22,7 @@ import shutil
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ from etils import epath
 from flax import serialization
 
 from vitmed import durable
-from vitmed.errors import InputError, MachineError
+from vitmed.errors import DiskFull, InputError, MachineError
 from vitmed.parallel import processes
 from vitmed.runs import manifest
 from vitmed.runs.bundle import bundle, unbundle
@@ -52,12 +52,15 @@ class CheckpointConfig:
         best: name of a metric, such as ``"val/loss"``; the checkpoint best by it stays too. Losses and
             errors (a last word in ``LOWER_IS_BETTER``) are better lower, all else higher.
         milestones: every checkpoint of a multiple of so many steps stays for good; 0 is none.
+        full_disk: what becomes of a training whose checkpoint finds no room on the disk. "stop" ends it; with "go_on" it
+            goes on without that checkpoint, to the next. The last one must find room in either case.
     """
 
     every: int = 500
     keep: int = 2
     best: str | None = None
     milestones: int = 0
+    full_disk: Literal["stop", "go_on"] = "stop"
 
     def __post_init__(self):
         for name in ("every", "keep"):
@@ -110,17 +113,34 @@ class Checkpoints:
             wait: return only when the checkpoint is on disk.
 
         Raises:
-            MachineError: the disk is full or refuses, now or in the save before.
+            MachineError: the disk is full or refuses, now or in the save before (``settle``).
         """
         if processes.index():
             return
-        self.wait()
+        self.settle(wait=True)
         # On CPU device_get may hand out a view of a buffer that the next step overwrites; bundle copies.
         host = bundle(jax.device_get(serialization.to_state_dict(state)))
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         self._pending = self._thread.submit(self._write, int(step), host, numbers)
         if wait:
             self.wait()
+
+    def settle(self, wait: bool = False) -> None:
+        """Comes to know how the save in flight went, if it has ended; with ``wait`` once it has.
+
+        Raises:
+            MachineError: it went wrong, and not for want of room while ``config.full_disk`` is "go_on": then that is said
+                on standard error.
+        """
+        if self._pending is None or not (wait or self._pending.done()):
+            return
+        try:
+            self.wait()
+        except DiskFull as error:
+            if self.config.full_disk == "stop":
+                raise
+            fault = str(error).partition(";")[0]
+            print(f"warning: {fault}; training goes on without it", file=sys.stderr, flush=True)
 
     def wait(self) -> None:
         """Waits for the save in flight and raises what went wrong in it."""

@@ -5,15 +5,18 @@ metric needs no new header, and a line torn by a kill is seen as such. Values ar
 read back to the same bits.
 """
 
+import contextlib
 import csv
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from vitmed import durable
+from vitmed.errors import DiskFull
 from vitmed.parallel import processes
+from vitmed.runs.board import Board
 
 HEADER = ("step", "name", "value")
 
@@ -25,12 +28,15 @@ class MetricsWriter:
         run_dir: the run's folder.
         resume_step: the step that training goes on from. Rows of later steps, written by a process that was
             killed after its last checkpoint, are dropped here, because those steps are done again.
+        patient: where the disk has no room for rows they wait, and are written when it has; without, a full disk is
+            an error at once.
 
     Of several processes the first one writes.
     """
 
-    def __init__(self, run_dir: Path | str, resume_step: int = 0):
+    def __init__(self, run_dir: Path | str, resume_step: int = 0, patient: bool = False):
         self._writes = processes.index() == 0
+        self._patient, self._told = patient, False
         if not self._writes:
             return
         path = Path(run_dir) / "metrics.csv"
@@ -38,11 +44,8 @@ class MetricsWriter:
         durable.write_text(path, _lines([HEADER, *kept]))
         self._folder = path.parent
         with durable.disk(self._folder, path.name):
-            self._csv = open(path, "a", encoding="utf-8", newline="")
-            # TensorBoard hides what an earlier process wrote at or after purge_step.
-            self._board = SummaryWriter(
-                str(self._folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
-            )
+            self._csv = durable.Appended(path)
+            self._board = Board(self._folder / "tensorboard", resume_step)
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -51,27 +54,43 @@ class MetricsWriter:
         self.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends ``values`` at ``step``; they are in the file when this returns.
+        """Appends ``values`` at ``step``; they are in the file when this returns, or wait for room on the disk.
 
         Raises:
-            MachineError: the disk is full or refuses.
+            MachineError: the disk refuses, or is full and nobody has patience.
         """
         if not self._writes:
             return
-        rows = [(int(step), name, float(value)) for name, value in values.items()]
-        with durable.disk(self._folder, "metrics.csv"):
-            self._csv.write(_lines(rows))
-            self._csv.flush()
-            for _, name, value in rows:
-                self._board.add_scalar(name, value, step)
+        values = {name: float(value) for name, value in values.items()}
+        self._csv.put(_lines((int(step), name, value) for name, value in values.items()).encode())
+        self._board.put(int(step), values)
+        self.written(must=not self._patient)
+
+    def written(self, must: bool) -> bool:
+        """Tries again to write the rows that wait; whether none do. With ``must`` DiskFull says that some do."""
+        if not self._writes:
+            return True
+        try:
+            with durable.disk(self._folder, "metrics.csv"):
+                self._csv.flush()
+                self._board.flush()
+        except DiskFull as error:
+            if must:
+                raise
+            if not self._told:
+                fault = str(error).partition(";")[0]
+                print(f"warning: {fault}; rows of it wait for room", file=sys.stderr, flush=True)
+            self._told = True
+            return False
+        self._told = False
+        return True
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes both files; MachineError where rows still find no room."""
         if not self._writes:
             return
-        with durable.disk(self._folder, "metrics.csv"):
+        with durable.disk(self._folder, "metrics.csv"), contextlib.closing(self._board):
             self._csv.close()
-            self._board.close()
 
 
 def read(run: Path | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
