@@ -12,6 +12,8 @@
 Peers are installed by the extra: pip install 'vitmed[bench]'. Numbers are medians; close other programs first.
 """
 
+from vitmed.parallel import determinism
+
 HELP = "measure the training step, the loader and ingest (also against peers), and what the loop adds"
 TAKES_CONFIG = True
 
@@ -56,6 +58,7 @@ def arguments(parser):
         metavar="N",
         help="load: simulated scans to draw from; ingest: DICOM images, and as many slices of series (default: 1024)",
     )
+    determinism.argument(parser)
 
 
 def run(args) -> dict:

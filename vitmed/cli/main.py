@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from vitmed import __version__
 from vitmed.errors import InputError, VitmedError
 from vitmed.memory import restart_with_huge_pages
-from vitmed.parallel import cluster
+from vitmed.parallel import cluster, determinism
 
 ORDER = (
     "demo",
@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         return _say(error)
     args.overrides = overrides
+    if getattr(args, "deterministic", False):
+        determinism.ask()
     try:
         several = cluster.place(os.environ) is not None and not getattr(verb, "EACH", False)
         if several and not getattr(verb, "TOGETHER", False):

@@ -17,6 +17,8 @@ table on validation, for choosing. Of datasets made by `ingest --split fold:K/5`
 --config.data.path="data/mine-{fold}" --config.data.folds=5 (--config.study.folds="(1,5)": how many a budget).
 """
 
+from vitmed.parallel import determinism
+
 HELP = "many runs as one experiment: initialisations x label budgets x draws, one table"
 TAKES_CONFIG = True
 
@@ -35,6 +37,7 @@ def arguments(parser):
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="runs at a time; the cores are split between them"
     )
+    determinism.argument(parser)
 
 
 def run(args) -> dict:

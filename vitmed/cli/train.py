@@ -13,6 +13,8 @@ Any key of the config can be given as --config.KEY=VALUE. The same command goes 
 killed and started again, it ends with the same weights to the bit.
 """
 
+from vitmed.parallel import determinism
+
 HELP = "train by a config file: pretraining or fine-tuning; goes on from where the run stands"
 TAKES_CONFIG = True
 TOGETHER = True
@@ -34,6 +36,7 @@ def arguments(parser):
         action="store_true",
         help="print first how each array is split over the devices, the bytes a device, and what a step sends",
     )
+    determinism.argument(parser)
 
 
 def run(args) -> dict:
