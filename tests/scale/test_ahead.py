@@ -107,7 +107,10 @@ def test_out_of_memory_is_an_answer():
     ("message", "wanted"),
     [
         ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Used 20.50G of 15.75G hbm.", 20.5 * 2**30),
-        ("RESOURCE_EXHAUSTED: memory required for HLO temporaries (14.58T) exceeds available HBM", 14.58 * 2**40),
+        (
+            "RESOURCE_EXHAUSTED: memory required for HLO temporaries (14.58T) exceeds available HBM",
+            14.58 * 2**40,
+        ),
         ("RESOURCE_EXHAUSTED: something else ran out", None),
         ("INTERNAL: Used 1G of 2G hbm", None),
     ],

@@ -63,7 +63,9 @@ def test_bytes_of_the_state(feet):
 
 
 def test_memory_by_shards_and_parts():
-    foot = Footprint(2, parameters=100, state=300, kept=50.0, again=10.0, fed=1.0, products=())
+    foot = Footprint(
+        2, parameters=100, gradients=100, state=300, kept=50.0, fixed=0.0, again=10.0, fed=1.0, products=()
+    )
     assert foot.memory(4) == 400 + 60 * 4 + 4
     assert foot.memory(4, shards=4) == 100 + 100 + 60 * 4 + 4
     assert foot.memory(4, parts=2) == 400 + 60 * 2 + 4
@@ -80,7 +82,7 @@ def test_the_roofline_by_hand():
     chip = dataclasses.replace(
         CHIPS["h100"], peak={"float32": 100.0}, bandwidth=10.0, links=40.0, network=5.0
     )
-    foot = Footprint(1, 20, 60, 0.0, 0.0, 0.0, (Product(1000, 5, 3), Product(10, 400, 1)))
+    foot = Footprint(1, 20, 20, 60, 0.0, 0.0, 0.0, 0.0, (Product(1000, 5, 3), Product(10, 400, 1)))
     assert roofline.computing(foot, chip, "float32") == 3 * 10 + 40 + 2 * 80 / 10
     sent = roofline.sent(foot, data=4, fsdp=2)
     assert sent == {"all-gather": 20, "reduce-scatter": 10, "all-reduce": 2 * 10 * 3 / 4}
@@ -102,3 +104,33 @@ def test_where_nothing_fits_the_batch_is_halved(monkeypatch):
     config = check(configs.tree({**TINY, "train": {"batch_size": 8192, "steps": 10}}))
     made = presets.promising(config, Topology("h100:8", small, 8))
     assert made and all(one.train.batch_size < 8192 for one in made)
+
+
+def test_a_low_rank_change_has_gradients_of_its_own_alone():
+    """Otherwise plan says of LoRA that it takes the memory of training all."""
+    keys = {**TINY, "objective": {"name": "supervised"}, "init_from": "runs/mae"}
+    keys["model"] = {"variant": "nano", "patch_size": (4, 4)}
+    full, lora = (
+        footprint(check(configs.tree({**keys, "finetune": {"method": method}})), 4)
+        for method in ("full", "lora")
+    )
+    assert full.gradients == full.parameters
+    ranks = 6 * 2 * 8 * (128 + 128) * 4  # blocks, queries and values, rank, both sides, bytes
+    assert ranks <= lora.gradients < 1.2 * ranks < 0.1 * lora.parameters
+    assert lora.state < 1.1 * lora.parameters < 0.4 * full.state
+    # Forward and the slopes of what goes through; those of frozen weights are not computed.
+    assert 2 / 3 * full.flops < lora.flops < 0.85 * full.flops
+
+
+def test_what_is_kept_of_weights_does_not_grow_with_the_batch():
+    """Otherwise a batch of 64 is said to keep the weights of a layer 64 times."""
+    keys = {
+        **TINY,
+        "objective": {"name": "supervised"},
+        "init_from": "runs/mae",
+        "finetune": {"method": "lora"},
+    }
+    keys["model"] = {"variant": "nano", "patch_size": (4, 4)}
+    few, many = (footprint(check(configs.tree(keys)), n) for n in (2, 16))
+    assert few.kept == pytest.approx(many.kept, rel=0.01) and few.fixed == pytest.approx(many.fixed, rel=0.05)
+    assert few.memory(16) == pytest.approx(many.memory(16), rel=0.01)

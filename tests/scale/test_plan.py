@@ -126,6 +126,31 @@ def test_fit_takes_the_largest_that_time_and_memory_allow(monkeypatch):
     assert none["choice"]["train.steps"] < 1000 and none["choice_hours"] <= 0.0011
 
 
+def test_fit_keeps_to_the_model_that_is_started_from_and_changes_it_by_low_rank_where_all_of_it_is_too_large():
+    """Else it recommends a model that the run's weights do not fit, or none where LoRA would do."""
+    from vitmed import config as configs
+    from vitmed.scale.fit import fit
+
+    keys = {
+        "init_from": "runs/mae",
+        "model.variant": "l",
+        "model.patch_size": "16,16",
+        "data.size": "224,224",
+        "train.batch_size": "8",
+    }
+    values = configs.load("configs/finetune_classify.py", keys)
+    much = fit(values, hours=1000, memory=80 * 10**9, rate=1e12, quiet=True)
+    assert much["choice"]["model.variant"] == "l" and much["choice"]["finetune.method"] == "full"
+    less = fit(values, hours=1000, memory=4 * 10**9, rate=1e12, quiet=True)
+    assert {one["settings"]["model.variant"] for one in less["considered"]} == {"l"}
+    assert less["choice"]["finetune.method"] == "lora" and less["bytes_per_chip"] < 4e9
+    assert not less["considered"][0]["fits"]
+    whole, hours = much["choice_hours"], 0.9 * much["choice_hours"]
+    sooner = fit(values, hours=hours, memory=80 * 10**9, rate=1e12, quiet=True)
+    assert sooner["choice"]["finetune.method"] == "lora" and sooner["choice_hours"] < hours < whole
+    assert not sooner["reduced"]
+
+
 @pytest.mark.slow
 def test_fit_measures_a_real_step(planned):
     result = planned(

@@ -4,6 +4,8 @@
   vitmed plan --config configs/pretrain_mae.py:l16,224 --topology v5p:4x4x4 --price-per-chip-hour 4.20 --try
   vitmed plan --config configs/pretrain_mae.py:b8,96x96x96 --topology h100:8
   vitmed plan --config configs/pretrain_mae.py:b16,224 --fit --memory 8GB --hours 2
+  vitmed plan --config configs/finetune_classify.py --config.init_from=runs/mae --config.model.variant=l \\
+      --config.data.size=224,224 --fit --memory 8GB      all of it, or else a low-rank change (LoRA)
 
 For a TPU the very step is compiled by the TPU's own compiler, which needs no TPU (pip install 'vitmed[plan]') and takes
 minutes; bytes and cycles are its own. GPUs have no compiler that could be asked, so theirs is a roofline, marked as an

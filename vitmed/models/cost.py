@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 class Product(NamedTuple):
@@ -27,8 +28,10 @@ def matmul_flops(function: Callable, *args) -> int:
 
 
 def products(function: Callable, *args) -> list[Product]:
-    """The matrix products and convolutions of one call of ``function``; shapes are enough as ``args``."""
-    return list(_products(jax.make_jaxpr(function)(*args).jaxpr, 1))
+    """The matrix products and convolutions of one call of ``function`` that its result needs; shapes are enough as ``args``."""
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return list(_products(needed, 1))
 
 
 def _products(jaxpr: core.Jaxpr, times: int) -> Iterator[Product]:

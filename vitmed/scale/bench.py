@@ -213,12 +213,7 @@ def peer_shape(setting: Setting) -> dict:
         raise InputError(
             f"peers are timed on the CPU, and JAX runs on {jax.default_backend()} here; set JAX_PLATFORMS=cpu"
         )
-    if (
-        len(size) != 2
-        or len(set(size)) != 1
-        or len(set(model.patch_size)) != 1
-        or not model.patch_size
-    ):
+    if len(size) != 2 or len(set(size)) != 1 or len(set(model.patch_size)) != 1 or not model.patch_size:
         raise InputError(
             f"the peer does square 2D images and patches only, not {size} with {model.patch_size}"
         )

@@ -2,7 +2,8 @@
 
 The training stays the config's: as many steps of as many scans, the same objective. Larger encoders and finer patches
 learn more, so the largest that fits memory and hours is taken; to fit memory, first more is computed again, then the
-batch is taken in parts, both of which change no result. Memory is estimated (``vitmed.scale.footprint``), the rate is
+batch is taken in parts, both of which change no result. A run that is started from decides the model: where all of it
+cannot be fine-tuned in time and memory, a low-rank change of it is (``config.finetune``). Memory is estimated (``vitmed.scale.footprint``), the rate is
 measured here: real steps of a small model, in operations a second.
 """
 
@@ -19,6 +20,7 @@ from vitmed.errors import InputError
 from vitmed.job.config import Config, check
 from vitmed.models.vit import VARIANTS
 from vitmed.progress import Bar
+from vitmed.runs.finetune import FinetuneConfig
 from vitmed.scale import surroundings
 from vitmed.scale.bench import matrix_product, seconds
 from vitmed.scale.drawing import draw, steps_of
@@ -58,20 +60,22 @@ def fit(
     steps = steps_of(config, examples)
     found = _measured(config) if rate is None else {"flops": rate, "measured": False}
     considered = []
-    models = list(_models(config))
-    with Bar("plan --fit", len(models), "models", quiet=quiet) as bar:
-        for model in models:
-            one = _in_memory(dataclasses.replace(config, model=model), memory, found["flops"], steps)
+    trainings = list(_trainings(config))
+    with Bar("plan --fit", len(trainings), "models", quiet=quiet) as bar:
+        for training in trainings:
+            one = _in_memory(training, memory, found["flops"], steps)
             considered.append(one)
             bar.advance(1)
             if one["fits"] and one["hours"] <= hours:
                 break
     fitting = [one for one in considered if one["fits"]]
     if not fitting:
-        raise InputError(
-            f"{memory / 1e9:.1f} GB hold no step of any model at {config.data.size or config.data.crop} with patches of "
-            f"{config.model.patch_size} or twice that; choose larger patches or smaller scans (config.data.crop)"
-        )
+        what = f"no step of {config.model.variant!r}, trained whole or by LoRA"
+        more = "choose smaller scans (config.data.crop) or a smaller run to start from"
+        if not config.init_from:
+            what = f"no step of any model at {config.data.size or config.data.crop} with patches of {config.model.patch_size} or twice that"
+            more = "choose larger patches or smaller scans (config.data.crop)"
+        raise InputError(f"{memory / 1e9:.1f} GB hold {what}; {more}")
     choice = min(
         fitting,
         key=lambda one: (one["hours"] > hours, fitting.index(one) if one["hours"] <= hours else one["hours"]),
@@ -98,16 +102,20 @@ def device_memory() -> int:
     return int(stats["bytes_limit"]) if stats else surroundings.memory()
 
 
-def _models(config: Config):
-    """Models from the largest on: the config's patches before larger ones of the same encoder."""
-    if config.model.variant not in VARIANTS:
-        yield config.model
+def _trainings(config: Config):
+    """From the largest model on: the config's patches before larger ones of the same encoder."""
+    known = config.model.variant in VARIANTS
+    if config.init_from or not known:
+        yield config
+        if known and config.finetune.whole and getattr(config.objective, "finetunes", False):
+            yield dataclasses.replace(config, finetune=FinetuneConfig(method="lora"))
         return
     size = config.data.crop or config.data.size
     for variant, times in itertools.product(LARGEST_FIRST, (1, 2)):
         patch = tuple(times * n for n in config.model.patch_size)
         if size is None or all(n % p == 0 and n > p for n, p in zip(size, patch)):
-            yield dataclasses.replace(config.model, variant=variant, patch_size=patch)
+            model = dataclasses.replace(config.model, variant=variant, patch_size=patch)
+            yield dataclasses.replace(config, model=model)
 
 
 def _in_memory(config: Config, memory: int, rate: float, steps: int) -> dict[str, Any]:
@@ -142,6 +150,8 @@ def _told(config: Config, fits: bool, needed: float, hours: float | None, steps:
         "parallel.accumulate": config.parallel.accumulate,
         "train.batch_size": config.train.batch_size,
     }
+    if config.init_from:
+        settings["finetune.method"] = config.finetune.method
     return {"settings": settings, "fits": fits, "bytes_per_chip": int(needed), "hours": hours, "steps": steps}
 
 

@@ -28,8 +28,10 @@ class Footprint:
     Attributes:
         examples: of the step.
         parameters: bytes.
+        gradients: bytes, of what is trained of them.
         state: bytes of parameters, optimiser, EMA and memory.
         kept: bytes an example, between the forward and the backward pass.
+        fixed: bytes kept likewise, of however many examples.
         again: bytes an example, while one layer is computed again.
         fed: bytes of one example as it is stored.
         products: with what is computed again.
@@ -37,8 +39,10 @@ class Footprint:
 
     examples: int
     parameters: int
+    gradients: int
     state: int
     kept: float
+    fixed: float
     again: float
     fed: float
     products: tuple[Product, ...]
@@ -57,8 +61,8 @@ class Footprint:
             parts: in which it takes its examples.
         """
         gathered = self.parameters if shards > 1 else 0
-        held = (self.state + self.parameters) / shards + gathered  # gradients are as large as the parameters
-        return held + (self.kept + self.again) * examples / parts + self.fed * examples
+        held = (self.state + self.gradients) / shards + gathered
+        return held + self.fixed + (self.kept + self.again) * examples / parts + self.fed * examples
 
 
 def footprint(config: Config, examples: int) -> Footprint:
@@ -66,18 +70,21 @@ def footprint(config: Config, examples: int) -> Footprint:
     parallel = config.parallel
     alone = ParallelConfig(engine=parallel.engine, remat=parallel.remat)
     drawing = _drawn(config, examples, alone)
-    kept, again = _kept(drawing), 0
+    kept, fixed = _kept(config, examples, alone)
+    again = 0
     if parallel.remat != "none":
-        again = _kept(_drawn(config, examples, dataclasses.replace(alone, remat="none"))) / _depth(config)
+        again = _kept(config, examples, dataclasses.replace(alone, remat="none"))[0] / _depth(config)
     if parallel.accumulate > 1:
         drawing = _drawn(config, examples, dataclasses.replace(alone, accumulate=parallel.accumulate))
     state, batch = drawing.state, drawing.batch
     return Footprint(
         examples=examples,
         parameters=size_of(state["params"]),
+        gradients=size_of(jax.eval_shape(drawing.job.split.trained, state["params"])),
         state=size_of(state),
-        kept=kept / examples,
-        again=again / examples,
+        kept=kept,
+        fixed=fixed,
+        again=again,
         fed=size_of(batch) / examples,
         products=tuple(products(drawing.job.update, state, batch)),
     )
@@ -99,8 +106,14 @@ def _drawn(config: Config, examples: int, parallel: ParallelConfig) -> Drawing:
     )
 
 
-def _kept(drawing: Drawing) -> int:
-    """Bytes that differentiation keeps: what the backward pass reads beside its arguments."""
+def _kept(config: Config, examples: int, parallel: ParallelConfig) -> tuple[float, float]:
+    """Bytes that differentiation keeps, an example and beside: what the backward pass reads beside its arguments."""
+    once, twice = (_read_again(_drawn(config, n, parallel)) for n in (examples, 2 * examples))
+    each = (twice - once) / examples
+    return each, max(once - each * examples, 0.0)
+
+
+def _read_again(drawing: Drawing) -> int:
     traced = jax.make_jaxpr(lambda state, batch: _pullback(drawing.job, state, batch))(
         drawing.state, drawing.batch
     )
@@ -114,11 +127,11 @@ def _pullback(job: Job, state: dict, batch: dict):
     key = step_key(state["seed"], state["step"])
     prepared = job._prepare(batch, key)
 
-    def loss(params):
-        plain = job.config.finetune.plain(params)
+    def loss(trained):
+        plain = job.config.finetune.plain(job.split.joined(state["params"], trained))
         return job.objective.loss(plain, state["memory"], prepared, key, axis=None, train=True)
 
-    return jax.vjp(loss, state["params"], has_aux=True)[1]
+    return jax.vjp(loss, job.split.trained(state["params"]), has_aux=True)[1]
 
 
 def _depth(config: Config) -> int:

@@ -66,7 +66,9 @@ def ingesting(
         made = [example("mr", 0, patient, 0, volume).picture for patient in range(min(PATIENTS, volumes))]
         for number in range(volumes):
             turn, patient = divmod(number, PATIENTS)
-            image = np.roll(made[patient].image, turn * volume[-1] // 8, -1)  # or all would be copies of a few
+            image = np.roll(
+                made[patient].image, turn * volume[-1] // 8, -1
+            )  # or all would be copies of a few
             files.nifti(folder / "nii" / f"{number:04}.nii.gz", image, made[patient].spacing)
         stack = np.resize(made[0].image.repeat(4, 1).repeat(4, 2), (slices, 4 * volume[1], 4 * volume[2]))
         (folder / "series").mkdir()

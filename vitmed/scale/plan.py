@@ -135,9 +135,9 @@ def _by_formula(
         )
     kinds = {
         "state": foot.state / shards,
-        "gradients": foot.parameters / shards,
+        "gradients": foot.gradients / shards,
         "gathered": foot.parameters if shards > 1 else 0,
-        "kept": (foot.kept + foot.again) * examples / parallel.accumulate,
+        "kept": foot.fixed + (foot.kept + foot.again) * examples / parallel.accumulate,
         "batch": foot.fed * examples,
     }
     sent = roofline.sent(foot, axes["data"], axes["fsdp"])

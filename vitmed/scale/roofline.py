@@ -13,7 +13,7 @@ def computing(foot: Footprint, chip: Chip, dtype: str, shards: int = 1) -> float
     """Seconds of one chip that has the footprint's examples and 1/``shards`` of the state, without collectives."""
     peak, through = chip.peak[dtype], chip.bandwidth
     done = sum(one.times * max(one.flops / peak, one.bytes / through) for one in foot.products)
-    return done + 2 * (foot.state + foot.parameters) / shards / through
+    return done + 2 * (foot.state + foot.gradients) / shards / through
 
 
 def sent(foot: Footprint, data: int, fsdp: int) -> dict[str, float]:
@@ -23,10 +23,10 @@ def sent(foot: Footprint, data: int, fsdp: int) -> dict[str, float]:
     """
     made = {}
     if fsdp > 1:
-        part = foot.parameters * (fsdp - 1) / fsdp
-        made |= {"all-gather": 2 * part, "reduce-scatter": part}
+        part = (fsdp - 1) / fsdp
+        made |= {"all-gather": 2 * foot.parameters * part, "reduce-scatter": foot.gradients * part}
     if data > 1:
-        made["all-reduce"] = 2 * foot.parameters / fsdp * (data - 1) / data
+        made["all-reduce"] = 2 * foot.gradients / fsdp * (data - 1) / data
     return made
 
 
