@@ -68,16 +68,17 @@ def submit(slurm, tmp_path, tiny_dataset):
     return Submitted(slurm, tmp_path, tiny_dataset)
 
 
-def test_two_nodes_train_one_model(submit, tmp_path):
-    """Otherwise each node trains its own, or they never meet."""
-    job = submit("run", "--json")
+def test_two_nodes_of_two_processes_train_one_model(submit, tmp_path):
+    """Otherwise each node or process trains its own, or they never meet."""
+    job = submit("run", "--json", options=("--tasks-per-node=2",))
     submit.finished(job)
-    first, second = (tmp_path / "logs" / f"{job}-{rank}.log" for rank in (0, 1))
+    first, *others = (tmp_path / "logs" / f"{job}-{rank}.log" for rank in range(4))
     result = json.loads(first.read_text().strip().splitlines()[-1].partition(": ")[2])
     assert result["step"] == 20 and np.isfinite(result["metrics"]["loss"])
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["starts"][-1]["processes"] == 2
-    assert second.exists() and '"step"' not in second.read_text(), "only the first process speaks"
+    assert environment["starts"][-1]["processes"] == 4
+    for other in others:
+        assert other.exists() and '"step"' not in other.read_text(), "only the first process speaks"
 
 
 def test_preempted_it_saves_is_requeued_and_ends_as_if_nothing_had_been(submit, slurm, tmp_path):
@@ -98,10 +99,21 @@ def test_preempted_it_saves_is_requeued_and_ends_as_if_nothing_had_been(submit, 
     submit.finished(job)
     assert slurm.job(job)["Restarts"] == "1", submit.log(job)
     assert "ended with code 75" in submit.log(job) and "going on from step" in submit.log(job)
-    sides = [load_params(tmp_path / run) for run in ("alone", "taken")]
-    leaves = [_leaves(side) for side in sides]
-    assert leaves[0].keys() == leaves[1].keys()
-    assert all(np.array_equal(leaves[0][name], leaves[1][name]) for name in leaves[0])
+    one, other = (_leaves(load_params(tmp_path / run)) for run in ("alone", "taken"))
+    assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_requeued_by_hand_it_ends_as_if_nothing_had_been(submit, slurm, tmp_path):
+    """Somebody makes room with scontrol: the job is started again under its number, and no bit differs."""
+    alone = submit("alone", steps=200)
+    submit.finished(alone)
+    job = submit("taken", "--config.checkpoint.every=5", steps=200)
+    slurm.wait(lambda: submit.rows("taken") > 20, 300, "the run's first steps")
+    slurm("scontrol", "requeue", job)
+    submit.finished(job)
+    assert slurm.job(job)["Restarts"] == "1" and "going on from step" in submit.log(job)
+    one, other = (_leaves(load_params(tmp_path / run)) for run in ("alone", "taken"))
+    assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def test_a_lost_node_ends_the_step_and_the_job_comes_back(submit, slurm, tmp_path):
