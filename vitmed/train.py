@@ -7,24 +7,27 @@ step before, which are there when they are asked for. A run killed anywhere goes
 
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from vitmed import config as configs
-from vitmed.errors import InputError
+from vitmed.errors import InputError, MachineError
 from vitmed.evaluate import guard, health
+from vitmed.job import nonfinite
 from vitmed.job.config import Config, check
 from vitmed.job.job import Job
 from vitmed.parallel import processes
 from vitmed.progress import Bar
 from vitmed.runs import folder
 from vitmed.runs.checkpoint import Checkpoints
-from vitmed.runs.late_metrics import LateMetrics
+from vitmed.runs.late_metrics import LEFT_OUT, LateMetrics, NotFinite, left_out
 from vitmed.runs.metrics import MetricsWriter
 from vitmed.runs.metrics import read as metrics_of
 from vitmed.runs.stopping import stop_requests
@@ -65,15 +68,7 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
     run = Path(processes.first(lambda: str(folder.create(workdir, resolved, job.recipe, job.datasheet()))))
     processes.check_shared_folder(run)
     checkpoints = Checkpoints(run, config.checkpoint)
-    start = 0
-    if processes.first(checkpoints.latest) is not None:
-        state = _restore(checkpoints, jax.eval_shape(job.fresh_state, job.seed))
-        start = int(state["step"])
-        state = job.engine.put_state(state)
-    else:
-        state = job.engine.init(job.fresh_state, job.seed)
-        if config.init_from:
-            state = job.engine.put_state(job.with_former(job.engine.to_host(state)))
+    state, start = _begin(job, checkpoints)
     quiet = quiet or processes.index() > 0
     if not quiet:
         print(job.summary(start), file=sys.stderr, flush=True)
@@ -81,10 +76,28 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
         text = job.sharding(state)
         if processes.index() == 0:
             print(text, file=sys.stderr, flush=True)
-    writer = MetricsWriter(run, start)
+    writer = MetricsWriter(run, start, patient=config.checkpoint.full_disk == "go_on")
     with contextlib.closing(checkpoints), contextlib.closing(writer):
         result = _loop(job, state, start, checkpoints, writer, quiet)
+    if not quiet and result["images_per_second"]:
+        print(
+            f"{run}: step {result['step']}, {result['images_per_second']:,.1f} images/s; {result['data_wait']:.1%} of the "
+            f"time went on waiting for data, {result['checkpoint_wait']:.1%} on checkpoints",
+            file=sys.stderr,
+            flush=True,
+        )
     return {"run": str(run), "resumed_from": start, **result}
+
+
+def _begin(job: Job, checkpoints: Checkpoints) -> tuple[Any, int]:
+    """The state that the run stands at, on the devices, and its step."""
+    if processes.first(checkpoints.latest) is not None:
+        state = _restore(checkpoints, jax.eval_shape(job.fresh_state, job.seed))
+        return job.engine.put_state(state), int(state["step"])
+    state = job.engine.init(job.fresh_state, job.seed)
+    if job.config.init_from:
+        state = job.engine.put_state(job.with_former(job.engine.to_host(state)))
+    return state, 0
 
 
 def _restore(checkpoints: Checkpoints, like: Any) -> dict:
@@ -110,57 +123,85 @@ def _loop(
 ) -> dict:
     """Steps ``start`` to the end; returns the part of ``train``'s result that the loop knows."""
     config = job.config
-    remedy = f"Lower config.optim.lr (now {config.optim.lr}) or set config.optim.clip"
-    metrics = LateMetrics(writer, checkpoints, job.engine.to_host, config.train.log_every, job.steps, remedy)
+    metrics = LateMetrics(
+        writer,
+        job.engine.to_host,
+        config.train.log_every,
+        job.steps,
+        config.train.skip_nonfinite,
+        processes.first(lambda: left_out(checkpoints.run, start)),
+        lambda fault: _left_out(job, fault, checkpoints.run),
+    )
     waited = blocked = 0.0
     began = None
     batches = job.batches(start)
     guarded = config.parallel.transfers == "disallow"
-    with (
-        Bar(config.objective.name, job.steps, "steps", start, quiet) as bar,
-        stop_requests() as stop,
-        jax.transfer_guard("disallow") if guarded else contextlib.nullcontext(),
-    ):
-        for step in range(start, job.steps):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - asked
-            state, values = job.update_at(step)(state, job.engine.put_batch(batch))
-            metrics.later(step + 1, values)
-            if began is None:  # the first step compiles; time from its end
-                metrics.now()
-                began, waited, blocked = time.perf_counter(), 0.0, 0.0
-            done = step + 1
-            validating = config.train.val_every and (done % config.train.val_every == 0 or done == job.steps)
-            if validating:
-                metrics.now()
-                metrics.also(done, job.validation(state))
-            if config.probe.every and (done % config.probe.every == 0 or done == job.steps):
-                metrics.now()
-                found = job.health(state)
-                metrics.also(done, found)
-                _alarm(health.collapsed(found, config.probe), done, config.probe.stop)
-            stopping = stop(done)
-            if done % config.checkpoint.every == 0 or done == job.steps or stopping:
-                metrics.now()  # a checkpoint is only made of a state whose loss is known to be finite
+    try:
+        with (
+            Bar(config.objective.name, job.steps, "steps", start, quiet) as bar,
+            stop_requests() as stop,
+            jax.transfer_guard("disallow") if guarded else contextlib.nullcontext(),
+        ):
+            for step in range(start, job.steps):
                 asked = time.perf_counter()
-                checkpoints.save(done, job.engine.to_host(state, everywhere=False), metrics.of(done))
-                blocked += time.perf_counter() - asked
-            bar.advance(1, metrics.note())
-            if stopping and done < job.steps:
-                checkpoints.close()
-                raise stopping(f"stopped at step {done}, saved; the same command goes on from there")
-    metrics.now()
+                batch = next(batches)
+                waited += time.perf_counter() - asked
+                state, values = job.update_at(step)(state, job.engine.put_batch(batch))
+                metrics.later(step + 1, values)
+                if began is None:  # the first step compiles; time from its end
+                    metrics.now()
+                    began, waited, blocked = time.perf_counter(), 0.0, 0.0
+                done = step + 1
+                validating = config.train.val_every and (
+                    done % config.train.val_every == 0 or done == job.steps
+                )
+                if validating:
+                    metrics.now()
+                    metrics.also(done, job.validation(state))
+                if config.probe.every and (done % config.probe.every == 0 or done == job.steps):
+                    metrics.now()
+                    found = job.health(state)
+                    metrics.also(done, found)
+                    _alarm(health.collapsed(found, config.probe), done, config.probe.stop)
+                stopping = stop(done)
+                last = done == job.steps or stopping
+                if done % config.checkpoint.every == 0 or last:
+                    metrics.now()  # a checkpoint is only made of a state whose loss is known to be finite
+                    asked = time.perf_counter()
+                    host = job.engine.to_host(state, everywhere=False)
+                    # What goes on from a checkpoint does not write the rows before it again.
+                    if writer.written(must=bool(last)):
+                        checkpoints.save(done, host, metrics.of(done))
+                    else:
+                        told = (
+                            f"warning: no checkpoint {done}, as rows of metrics.csv wait for room on the disk"
+                        )
+                        print(told, file=sys.stderr, flush=True)
+                    blocked += time.perf_counter() - asked
+                checkpoints.settle()
+                bar.advance(1, metrics.note())
+                if stopping and done < job.steps:
+                    checkpoints.close()
+                    raise stopping(f"stopped at step {done}, saved; the same command goes on from there")
+            metrics.now()
+    except NotFinite as fault:
+        del state, values, batches  # the devices have no room for two states
+        raise InputError(_failed(job, fault, checkpoints, quiet)) from None
     seconds = time.perf_counter() - began if began else 0.0
     images = (job.steps - start - 1) * config.train.batch_size
     return {
         "step": job.steps,
-        "metrics": metrics.last
-        or {name: float(values[-1]) for name, (_, values) in metrics_of(checkpoints.run).items()},
+        "metrics": metrics.last or _last_of(checkpoints.run),
         "images_per_second": round(images / seconds, 2) if images > 0 else None,
         "data_wait": round(waited / seconds, 4) if images > 0 else None,
         "checkpoint_wait": round(blocked / seconds, 4) if images > 0 else None,
     }
+
+
+def _last_of(run: Path) -> dict[str, float]:
+    """The last value of each metric of a run that has ended, of steps that were not left out."""
+    series = {name: values[np.isfinite(values)] for name, (_, values) in metrics_of(run).items()}
+    return {name: float(values[-1]) for name, values in series.items() if len(values) and name != LEFT_OUT}
 
 
 def _alarm(fault: str, step: int, stop: bool) -> None:
@@ -171,3 +212,57 @@ def _alarm(fault: str, step: int, stop: bool) -> None:
     if stop:
         raise InputError(f"{fault} at step {step}, so training stopped (config.probe.stop); {remedy}")
     print(f"warning: {fault} at step {step}; {remedy}", file=sys.stderr, flush=True)
+
+
+def _left_out(job: Job, fault: NotFinite, run: Path) -> None:
+    """Says that a step that is not finite was left out, and keeps which scans it was made of."""
+    told = _tell(job, fault, run)
+    if processes.index() == 0:
+        print(f"warning: {fault}, which was left out; its scans {told}", file=sys.stderr, flush=True)
+
+
+def _tell(job: Job, fault: NotFinite, run: Path, norms: dict[str, float] | None = None) -> str:
+    """Writes down what a step that is not finite was made of; says where, or why not."""
+    path = run / nonfinite.FOLDER / f"{fault.step}.json"
+    if processes.index() == 0:
+        try:
+            nonfinite.write(run, fault.step, fault.values, fault.before, job.scans(fault.step - 1), norms)
+        except MachineError as error:
+            return f"could not be written down ({error})"
+    return f"are in {path}"
+
+
+def _failed(job: Job, fault: NotFinite, checkpoints: Checkpoints, quiet: bool) -> str:
+    """The sentence that ends a training at a step that is not finite; keeps what it was made of."""
+    config, at, lost = job.config, fault.step - 1, ""
+    try:
+        checkpoints.wait()
+    except MachineError as error:
+        lost = f"{error}. "
+    state = _again(job, checkpoints, at, quiet)
+    norms = job.gradient_norms(state, at)
+    told = _tell(job, fault, checkpoints.run, norms)
+    host = job.engine.to_host(state, everywhere=False)
+    kept = f"the state before it is checkpoint {at}"
+    try:
+        checkpoints.save(at, host, wait=True)
+    except MachineError as error:
+        kept = f"the state before it could not be saved ({error})"
+    if all(map(math.isfinite, norms.values())) and fault.name == "gradient_norm":
+        kept += ", on which its gradient was finite when it was made again (see --deterministic)"
+    more = "more of them" if config.train.skip_nonfinite else "such steps"
+    return (
+        f"{lost}{fault}, so training stopped; {kept}, its scans and gradient norms {told}. Lower config.optim.lr (now "
+        f"{config.optim.lr}), set config.optim.clip, or leave {more} out by config.train.skip_nonfinite"
+    )
+
+
+def _again(job: Job, checkpoints: Checkpoints, step: int, quiet: bool) -> Any:
+    """The state after ``step`` updates, made once more from the last checkpoint before it."""
+    state, start = _begin(job, checkpoints)
+    batches = job.batches(start)
+    with Bar("the state before it", step, "steps", start, quiet) as bar:
+        for at in range(start, step):
+            state, _ = job.update_at(at)(state, job.engine.put_batch(next(batches)))
+            bar.advance(1)
+    return state

@@ -100,25 +100,36 @@ class Feed:
         """
         return rows(self.batch_size, shard, self.key)
 
+    def drawn(self, step: int, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """What the global batch of ``step`` is made of.
+
+        Returns:
+            Of each of these rows, which of the parts it is of and its index into that part's split: (B,) and (B,) integers.
+        """
+        if len(self.parts) == 1 and not self._groups:
+            index = order.indices(self._seed, step, self.batch_size, self.examples)[rows]
+            return np.zeros(len(index), np.int64), self._members[0][index]
+        pools = self._groups or self._members
+        weights = [1] * len(pools) if self._groups else [part.weight for part in self.parts]
+        sizes = list(map(len, pools))
+        which, index = (
+            drawn[rows] for drawn in order.mixed(self._seed, step, self.batch_size, sizes, weights)
+        )
+        chosen = np.empty(len(index), np.int64)
+        for k in np.unique(which):
+            chosen[which == k] = pools[k][index[which == k]]
+        return np.zeros_like(which) if self._groups else which, chosen
+
     def read(self, step: int, rows: slice = slice(None)) -> Stream:
         """``Dataset.read``'s arrays for these rows of the global batch of ``step``."""
         crop = None if self.crop is None else Crop(self.crop, (self._seed, step))
-        if self._groups:
-            sizes = [len(group) for group in self._groups]
-            which, index = order.mixed(self._seed, step, self.batch_size, sizes, [1] * len(sizes))
-            drawn = [self._groups[k][i] for k, i in zip(which[rows], index[rows], strict=True)]
-            return self._read(0, np.array(drawn), crop)
+        which, index = self.drawn(step, rows)
         if len(self.parts) == 1:
-            chosen = order.indices(self._seed, step, self.batch_size, self.examples)[rows]
-            return self._read(0, self._members[0][chosen], crop)
-        sizes, weights = map(len, self._members), [part.weight for part in self.parts]
-        which, index = (
-            drawn[rows] for drawn in order.mixed(self._seed, step, self.batch_size, list(sizes), weights)
-        )
+            return self._read(0, index, crop)
         made: Stream = {}
         for k in np.unique(which):
             at = np.flatnonzero(which == k)
-            for name, values in self._read(int(k), self._members[k][index[at]], crop).items():
+            for name, values in self._read(int(k), index[at], crop).items():
                 if name not in made:
                     made[name] = np.empty((len(which), *values.shape[1:]), values.dtype)
                 made[name][at] = values

@@ -31,6 +31,8 @@ class TrainConfig:
         seed: of weights, order, masks and augmentation.
         log_every: steps between rows of metrics.
         val_every: steps between passes over the validation split; 0 is never.
+        skip_nonfinite: so many steps in a row whose loss or gradient is not finite are left out, as if they had not
+            been, and the next one ends the training; 0 ends it at the first. It costs up to a twentieth of a step.
     """
 
     batch_size: int
@@ -39,11 +41,12 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 20
     val_every: int = 0
+    skip_nonfinite: int = 0
 
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("steps and config.train.epochs: give one of the two")
-        for name, least in (("batch_size", 1), ("log_every", 1), ("val_every", 0)):
+        for name, least in (("batch_size", 1), ("log_every", 1), ("val_every", 0), ("skip_nonfinite", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least {least} was expected")
         if (self.steps if self.epochs is None else self.epochs) <= 0:

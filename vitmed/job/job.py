@@ -19,7 +19,9 @@ import optax
 from vitmed.data import balance, budget, loader
 from vitmed.data.augment import augment
 from vitmed.data.keys import example_keys, step_key
+from vitmed.data.streams import Feed
 from vitmed.evaluate import health
+from vitmed.job import nonfinite
 from vitmed.job.config import Config
 from vitmed.job.feeds import feeds_of, learns_from_masks
 from vitmed.models.cost import matmul_flops, short, state_bytes
@@ -27,7 +29,7 @@ from vitmed.objectives import registry, teacher
 from vitmed.objectives.classifier import Classifier
 from vitmed.objectives.interface import Objective, Spec
 from vitmed.optim.optimiser import ema_update, schedule
-from vitmed.parallel import processes, shown
+from vitmed.parallel import processes, rules, shown
 from vitmed.parallel.engine import Engine, engine
 from vitmed.parallel.microbatches import microbatches
 from vitmed.runs import averaged
@@ -150,7 +152,21 @@ class Job:
 
     def update_at(self, step: int) -> Callable:
         """The compiled update of the stretch of training that ``step`` lies in."""
-        return self._updates[sum(stage.start <= step for stage in self.stages) - 1]
+        return self._updates[self._stretch(step)]
+
+    def _stretch(self, step: int) -> int:
+        return sum(stage.start <= step for stage in self.stages) - 1
+
+    def scans(self, step: int) -> dict[str, list[dict[str, Any]]]:
+        """Of each stream, the scans of the global batch that the update from ``step`` to ``step + 1`` is made of."""
+        return {name: list(_rows_of(feed, step)) for name, feed in self.feeds.items()}
+
+    def gradient_norms(self, state: dict, step: int) -> dict[str, float]:
+        """Norm of the gradient by array, of ``state`` after ``step`` updates and the batch that comes then."""
+        measure = self.engine.compile_read(partial(self._norms, stage=self.stages[self._stretch(step)]))
+        batch = self.engine.put_batch(next(self.batches(step)))
+        norms = self.engine.to_host(measure(state, batch))
+        return {rules.name(path): float(x) for path, x in jax.tree_util.tree_leaves_with_path(norms)}
 
     def _training_set(self) -> Iterator[dict]:
         """What is trained on, once, in order, prepared and not augmented."""
@@ -277,22 +293,9 @@ class Job:
 
     def _update(self, state: dict, batch: dict, stage: Stage) -> tuple[dict, dict]:
         """One update. Pure: what it returns is a function of its arguments."""
-        config, axis = self.config, self.engine.axis
-        key = step_key(state["seed"], state["step"])
-        batch = self._prepare(batch, jax.random.fold_in(key, _AUGMENT))
-        objective_key = jax.random.fold_in(key, _OBJECTIVE)
-
-        objective = self._objective(stage.still)
-
-        def loss(trained):
-            params = config.finetune.plain(stage.split.joined(state["params"], trained))
-            with microbatches(config.parallel.accumulate):
-                return objective.loss(params, state["memory"], batch, objective_key, axis=axis, train=True)
-
+        config = self.config
+        gradients, metrics, memory = self._slopes(state, batch, stage)
         trained = stage.split.trained(state["params"])
-        (_, (metrics, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
-        if axis is not None:
-            gradients = jax.lax.pmean(gradients, axis)
         updates, opt_state = self.optimiser.update(gradients, state["opt_state"], trained)
         params = stage.split.joined(state["params"], optax.apply_updates(trained, updates))
         step = state["step"] + 1
@@ -305,8 +308,33 @@ class Job:
             "step": step,
             "seed": state["seed"],
         }
+        norm = optax.tree.norm(gradients)
+        if config.train.skip_nonfinite:
+            after = nonfinite.guarded(state, after, jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm))
         rate = schedule(config.optim, self.steps)(state["step"])
-        return after, {**metrics, "gradient_norm": optax.tree.norm(gradients), "learning_rate": rate}
+        return after, {**metrics, "gradient_norm": norm, "learning_rate": rate}
+
+    def _slopes(self, state: dict, batch: dict, stage: Stage) -> tuple[dict, dict, Any]:
+        """Gradients of what is trained, metrics, and the memory after the batch, over all devices."""
+        config, axis = self.config, self.engine.axis
+        key = step_key(state["seed"], state["step"])
+        batch = self._prepare(batch, jax.random.fold_in(key, _AUGMENT))
+        objective_key = jax.random.fold_in(key, _OBJECTIVE)
+        objective = self._objective(stage.still)
+
+        def loss(trained):
+            params = config.finetune.plain(stage.split.joined(state["params"], trained))
+            with microbatches(config.parallel.accumulate):
+                return objective.loss(params, state["memory"], batch, objective_key, axis=axis, train=True)
+
+        trained = stage.split.trained(state["params"])
+        (_, (metrics, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+        if axis is not None:
+            gradients = jax.lax.pmean(gradients, axis)
+        return gradients, metrics, memory
+
+    def _norms(self, state: dict, batch: dict, stage: Stage) -> dict:
+        return jax.tree.map(jnp.linalg.norm, self._slopes(state, batch, stage)[0])
 
     def _validate(self, state: dict, batch: dict) -> tuple[dict, jax.Array]:
         params = self._given(state)
@@ -350,3 +378,14 @@ class Job:
                 changed = {"image": augmented} if masks is None else dict(zip(("image", "mask"), augmented))
             made[name] = {**stream, **changed}
         return made
+
+
+def _rows_of(feed: Feed, step: int) -> Iterator[dict[str, Any]]:
+    for k, index in zip(*feed.drawn(step), strict=True):
+        dataset, split = feed.parts[k].dataset, feed.parts[k].split
+        yield {
+            "dataset": str(dataset.path),
+            "split": split,
+            "index": int(index),
+            "id": dataset.ids(split)[index],
+        }

@@ -7,6 +7,7 @@ datasheet of the dataset) and ``environment.json`` (versions, devices and comman
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -31,8 +32,13 @@ FREE_KEYS = {
     "probe": "looking at the features changes none of them",
     "checkpoint.keep": "how many old checkpoints stay on disk",
     "checkpoint.milestones": "likewise",
+    "checkpoint.full_disk": "what becomes of a training whose checkpoint finds no room",
     "parallel": "how the work is shared out changes results by rounding alone",
+    "train.skip_nonfinite": "likewise: without it there are no steps that it would leave out",
 }
+
+
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NCCL_ALGO")
 
 
 def create(workdir: Path | str, config: ConfigDict, recipe: Recipe, datasheet: dict[str, Any]) -> Path:
@@ -108,6 +114,7 @@ def environment() -> dict[str, Any]:
         "command": shlex.join(sys.orig_argv),
         "vitmed": vitmed.__version__,
         "source": _commit(Path(vitmed.__file__).parent.parent),
+        "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)},
