@@ -139,6 +139,7 @@ def page(cells: dict[tuple[str, str, str], dict]) -> str:
         "* **stops at**: the number of chips on which a batch of 4,096 scans (1,024 of 160 x 160 x 160) spends as long in",
         "  collectives as in computing, by this row's times: beyond, twice the chips are far from twice as fast. The",
         "  state's sums take as long whatever the batch; computing shrinks with the examples that are left for a chip.",
+        "  *batch*: before that, each chip has one scan left, and only a larger batch or `tensor` goes further.",
         "",
         "A chip's share of the batch is 16 scans on a v5e and 64 on the larger ones; of 160 x 160 x 160 it is 1 and 4.",
         "",
@@ -178,11 +179,12 @@ def line(key: tuple[str, str, str], cell: dict | None, batch: int) -> str:
     beside = cell["estimate"] == "True"
     step = max(computing, travelling) if beside else computing + travelling
     share = travelling / (computing + travelling)
-    stops = batch * computing / examples_of(task, topology) / travelling if travelling else 0
+    stops = batch * computing / examples_of(task, topology) / travelling if travelling else math.inf
+    last = f"{stops:,.0f}" if stops < batch else f"{batch:,} (batch)"
     return (
         f"{start} {state} | {held} | {float(cell['teraflops']):.2f} | {float(cell['sent_gigabytes']):.2f} | {step:,.0f} "
         f"| {share:.0%} | {computing / step:.0%} | {float(cell['images_per_second']):,.0f} | {float(cell['mfu']):.0%} "
-        f"| {stops:,.0f} |"
+        f"| {last} |"
     )
 
 
