@@ -186,6 +186,23 @@ def test_a_study_in_which_nothing_is_defined_is_still_a_page(home):
     assert "Not defined in any cell" in (folder / "report.html").read_text()
 
 
+def test_all_labels_are_not_called_few(home):
+    """Otherwise a study with all labels speaks of draws of which scans carry them, where there is nothing to draw."""
+    folder = home()
+    path = folder / "study" / "table.json"
+    page.write(folder / "report.html", studies=[folder / "study"])
+    assert "Learning from few labels: " in (folder / "report.html").read_text()
+    table = json.loads(path.read_text())
+    renamed = dict(zip(table["budgets"], [1.0] * len(table["budgets"])))
+    table["budgets"] = [1.0]
+    for row in (*table["rows"], *table["comparisons"]):
+        row["budget"] = renamed[row["budget"]]
+    path.write_text(json.dumps(table))
+    page.write(folder / "report.html", studies=[folder / "study"])
+    text = (folder / "report.html").read_text()
+    assert "few labels" not in text and "fine-tuned with all labels, by 3 seeds" in text
+
+
 def test_one_draw_is_said_to_be_one(home):
     """Otherwise a difference that nobody could have shown reads as one that was looked for and not found."""
     folder = home()

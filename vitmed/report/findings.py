@@ -64,20 +64,25 @@ def subject(study: dict[str, Any]) -> str:
     return compared[0] if compared else study["rows"][0]["arm"]
 
 
+def with_few(study: dict[str, Any]) -> bool:
+    """Whether it has a budget of less than all labels."""
+    return any(budget != 1.0 or isinstance(budget, int) for budget in study["budgets"])
+
+
 def _study(study: dict[str, Any]) -> list[str]:
     metric = study["metrics"][0]
     said = []
     pretrain = study["pretrains"][0] if study["pretrains"] else None
     if pretrain is not None:
         scans = words.plural(pretrain["learned_from"], "scan")
-        draws = words.draws(study["draws"])
+        few = f"few labels, in {words.draws(study['draws'])} of which scans carry them"
+        labels = few if with_few(study) else f"all labels, by {words.plural(max(study['draws']), 'seed')}"
         how = ", by filling in what was hidden from it" if pretrain["objective"] == "mae" else ""
         if len(study["pretrains"]) > 1:
             how = f", in {len(study['pretrains'])} ways"
         said.append(
             f"A Vision Transformer ({pretrain['flat'].get('model.variant')}) first learned from {scans} "
-            f"without labels{how}; then it was fine-tuned with few labels, "
-            f"in {draws} of which scans carry them."
+            f"without labels{how}; then it was fine-tuned with {labels}."
         )
     budgets = study["budgets"]
     if not study["reference"]:
@@ -146,7 +151,9 @@ def _verdict(study: dict[str, Any], budget: int | float) -> str:
         better = None if c["favours"] is None else c["favours"] == study["reference"]
         settled = better is None or c.get("holds") is not False
         said.setdefault((better, settled), []).append(c["label"])
-    return "; ".join(text.format(words.listed(said[kind])) for kind, text in kinds.items() if kind in said) + "."
+    return (
+        "; ".join(text.format(words.listed(said[kind])) for kind, text in kinds.items() if kind in said) + "."
+    )
 
 
 def _run(run: dict[str, Any], test: dict[str, Any]) -> str:

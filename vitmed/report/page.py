@@ -157,6 +157,7 @@ def _outlined(run: dict[str, Any], evaluation: dict[str, Any], datasets: dict[Pa
 
 def _title(datasets: list[dict], runs: list[dict], studies: list[dict]) -> str:
     if studies:
-        return f"Learning from few labels: {words.listed([s['study'] for s in studies])}"
+        few = any(map(findings.with_few, studies))
+        return ("Learning from few labels: " if few else "") + words.listed([s["study"] for s in studies])
     names = [d["sheet"]["name"] for d in datasets] or [run["name"] for run in runs]
     return f"Report on {words.listed(list(dict.fromkeys(names)))}" if names else "Report"
