@@ -21,7 +21,7 @@ from vitmed.data import loader
 from vitmed.data.dataset import Dataset
 from vitmed.errors import DiskFull, InputError
 from vitmed.infer import Model
-from vitmed.job import nonfinite
+from vitmed.job import postmortem
 from vitmed.job.config import check
 from vitmed.job.job import Job
 from vitmed.models.cost import matmul_flops, short
@@ -349,7 +349,7 @@ def test_a_full_disk_does_not_hide_a_step_that_is_not_finite(
     spoiled(3, 5)
     keys = dict(train__steps=8, checkpoint__every=4, checkpoint__full_disk="go_on")
     with monkeypatch.context() as patch:
-        patch.setattr(nonfinite, "write", full)
+        patch.setattr(postmortem, "_write", full)
         result = train(MAE, tiny_dataset, tmp_path / "on", train__skip_nonfinite=1, **keys)
         assert result["step"] == 8
         assert "step 3, which was left out; its scans could not be written down (the disk is full" in (

@@ -7,7 +7,6 @@ step before, which are there when they are asked for. A run killed anywhere goes
 
 import contextlib
 import dataclasses
-import math
 import sys
 import time
 from pathlib import Path
@@ -18,9 +17,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vitmed import config as configs
-from vitmed.errors import InputError, MachineError
+from vitmed.errors import InputError
 from vitmed.evaluate import guard, health
-from vitmed.job import nonfinite
+from vitmed.job import postmortem
+from vitmed.job.begin import begin
 from vitmed.job.config import Config, check
 from vitmed.job.job import Job
 from vitmed.parallel import processes
@@ -68,7 +68,7 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
     run = Path(processes.first(lambda: str(folder.create(workdir, resolved, job.recipe, job.datasheet()))))
     processes.check_shared_folder(run)
     checkpoints = Checkpoints(run, config.checkpoint)
-    state, start = _begin(job, checkpoints)
+    state, start = begin(job, checkpoints)
     quiet = quiet or processes.index() > 0
     if not quiet:
         print(job.summary(start), file=sys.stderr, flush=True)
@@ -89,29 +89,6 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
     return {"run": str(run), "resumed_from": start, **result}
 
 
-def _begin(job: Job, checkpoints: Checkpoints) -> tuple[Any, int]:
-    """The state that the run stands at, on the devices, and its step."""
-    if processes.first(checkpoints.latest) is not None:
-        state = _restore(checkpoints, jax.eval_shape(job.fresh_state, job.seed))
-        return job.engine.put_state(state), int(state["step"])
-    state = job.engine.init(job.fresh_state, job.seed)
-    if job.config.init_from:
-        state = job.engine.put_state(job.with_former(job.engine.to_host(state)))
-    return state, 0
-
-
-def _restore(checkpoints: Checkpoints, like: Any) -> dict:
-    """The last checkpoint: process 0 says which is intact, and every process reads that one."""
-    own = []
-
-    def read() -> int:
-        own.append(checkpoints.restore("last", like=like))
-        return int(own[0]["step"])
-
-    step = processes.first(read)
-    return own[0] if own else checkpoints.restore(step, like=like)
-
-
 def _told(config: Config) -> dict[str, Any]:
     """What all processes must have been given alike; where the data lies may differ, its content may not."""
     keys = configs.flat(configs.tree(dataclasses.asdict(config)))
@@ -130,7 +107,7 @@ def _loop(
         job.steps,
         config.train.skip_nonfinite,
         processes.first(lambda: left_out(checkpoints.run, start)),
-        lambda fault: _left_out(job, fault, checkpoints.run),
+        lambda fault: postmortem.left_out(job, fault, checkpoints.run),
     )
     waited = blocked = 0.0
     began = None
@@ -186,7 +163,7 @@ def _loop(
             metrics.now()
     except NotFinite as fault:
         del state, values, batches  # the devices have no room for two states
-        raise InputError(_failed(job, fault, checkpoints, quiet)) from None
+        raise InputError(postmortem.failed(job, fault, checkpoints, quiet)) from None
     seconds = time.perf_counter() - began if began else 0.0
     images = (job.steps - start - 1) * config.train.batch_size
     return {
@@ -212,57 +189,3 @@ def _alarm(fault: str, step: int, stop: bool) -> None:
     if stop:
         raise InputError(f"{fault} at step {step}, so training stopped (config.probe.stop); {remedy}")
     print(f"warning: {fault} at step {step}; {remedy}", file=sys.stderr, flush=True)
-
-
-def _left_out(job: Job, fault: NotFinite, run: Path) -> None:
-    """Says that a step that is not finite was left out, and keeps which scans it was made of."""
-    told = _tell(job, fault, run)
-    if processes.index() == 0:
-        print(f"warning: {fault}, which was left out; its scans {told}", file=sys.stderr, flush=True)
-
-
-def _tell(job: Job, fault: NotFinite, run: Path, norms: dict[str, float] | None = None) -> str:
-    """Writes down what a step that is not finite was made of; says where, or why not."""
-    path = run / nonfinite.FOLDER / f"{fault.step}.json"
-    if processes.index() == 0:
-        try:
-            nonfinite.write(run, fault.step, fault.values, fault.before, job.scans(fault.step - 1), norms)
-        except MachineError as error:
-            return f"could not be written down ({error})"
-    return f"are in {path}"
-
-
-def _failed(job: Job, fault: NotFinite, checkpoints: Checkpoints, quiet: bool) -> str:
-    """The sentence that ends a training at a step that is not finite; keeps what it was made of."""
-    config, at, lost = job.config, fault.step - 1, ""
-    try:
-        checkpoints.wait()
-    except MachineError as error:
-        lost = f"{error}. "
-    state = _again(job, checkpoints, at, quiet)
-    norms = job.gradient_norms(state, at)
-    told = _tell(job, fault, checkpoints.run, norms)
-    host = job.engine.to_host(state, everywhere=False)
-    kept = f"the state before it is checkpoint {at}"
-    try:
-        checkpoints.save(at, host, wait=True)
-    except MachineError as error:
-        kept = f"the state before it could not be saved ({error})"
-    if all(map(math.isfinite, norms.values())) and fault.name == "gradient_norm":
-        kept += ", on which its gradient was finite when it was made again (see --deterministic)"
-    more = "more of them" if config.train.skip_nonfinite else "such steps"
-    return (
-        f"{lost}{fault}, so training stopped; {kept}, its scans and gradient norms {told}. Lower config.optim.lr (now "
-        f"{config.optim.lr}), set config.optim.clip, or leave {more} out by config.train.skip_nonfinite"
-    )
-
-
-def _again(job: Job, checkpoints: Checkpoints, step: int, quiet: bool) -> Any:
-    """The state after ``step`` updates, made once more from the last checkpoint before it."""
-    state, start = _begin(job, checkpoints)
-    batches = job.batches(start)
-    with Bar("the state before it", step, "steps", start, quiet) as bar:
-        for at in range(start, step):
-            state, _ = job.update_at(at)(state, job.engine.put_batch(next(batches)))
-            bar.advance(1)
-    return state

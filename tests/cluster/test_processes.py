@@ -1,5 +1,6 @@
 """Several processes as one training: the same results, each its own rows, and nobody left waiting."""
 
+import json
 import os
 import re
 import signal
@@ -95,6 +96,22 @@ def test_two_processes_are_one_each_reads_its_own_rows_and_a_kill_changes_no_bit
     again = launch(2, tiny_dataset, tmp_path / "cut", **{**keys, "train.steps": 10, "checkpoint.every": 1})
     assert again.result()["resumed_from"] >= 3
     assert same(vitmed.runs.load(tmp_path / "two"), vitmed.runs.load(tmp_path / "cut"))
+
+
+def test_a_step_that_is_not_finite_ends_both_alike_and_is_kept_once(tiny_dataset, tmp_path, launch):
+    """Else one waits for the other for ever, or the state before it, which no process holds whole, is not saved."""
+    keys = {**KEYS, "train.steps": 8, "checkpoint.every": 100, "optim.lr": 1e30, "optim.clip": 0}
+    keys |= {"parallel.rules": "fsdp", "parallel.mesh": "fsdp=-1"}
+    run = tmp_path / "run"
+    both = launch(2, tiny_dataset, run, **keys)
+    code, _, err = both.end()
+    assert code == 2, err
+    told = json.loads(next((run / "nonfinite").iterdir()).read_text())
+    said = f"at step {told['step']}, so training stopped; the state before it is checkpoint {told['step'] - 1}"
+    assert said in err and said in both.log(1)
+    assert "nan" in told["gradient_norms"].values() and len(told["scans"]["main"]) == 16
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(vitmed.runs.load(run)))
+    assert len(list((run / "nonfinite").iterdir())) == len(list((run / "checkpoints").iterdir())) == 1
 
 
 @pytest.mark.slow

@@ -31,8 +31,8 @@ class TrainConfig:
         seed: of weights, order, masks and augmentation.
         log_every: steps between rows of metrics.
         val_every: steps between passes over the validation split; 0 is never.
-        skip_nonfinite: so many steps in a row whose loss or gradient is not finite are left out, as if they had not
-            been, and the next one ends the training; 0 ends it at the first. It costs up to a twentieth of a step.
+        skip_nonfinite: so many steps in a row whose loss or gradient is not finite are left out (they count, and teach
+            nothing), and the next one ends the training; 0 ends it at the first. It costs up to a twentieth of a step.
     """
 
     batch_size: int

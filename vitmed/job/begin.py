@@ -1,0 +1,32 @@
+"""Where a run stands: at its last intact checkpoint, or at its beginning."""
+
+from typing import Any
+
+import jax
+
+from vitmed.job.job import Job
+from vitmed.parallel import processes
+from vitmed.runs.checkpoint import Checkpoints
+
+
+def begin(job: Job, checkpoints: Checkpoints) -> tuple[Any, int]:
+    """The state that the run stands at, on the devices, and its step."""
+    if processes.first(checkpoints.latest) is not None:
+        state = _restore(checkpoints, jax.eval_shape(job.fresh_state, job.seed))
+        return job.engine.put_state(state), int(state["step"])
+    state = job.engine.init(job.fresh_state, job.seed)
+    if job.config.init_from:
+        state = job.engine.put_state(job.with_former(job.engine.to_host(state)))
+    return state, 0
+
+
+def _restore(checkpoints: Checkpoints, like: Any) -> dict:
+    """The last checkpoint: process 0 says which is intact, and every process reads that one."""
+    own = []
+
+    def read() -> int:
+        own.append(checkpoints.restore("last", like=like))
+        return int(own[0]["step"])
+
+    step = processes.first(read)
+    return own[0] if own else checkpoints.restore(step, like=like)
