@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from vitmed.runs.metrics import MetricsWriter, read
@@ -111,7 +112,7 @@ class LateMetrics:
         self._tell(fault)
 
 
-def left_out(run, step: int) -> int:
+def left_out(run: Path | str, step: int) -> int:
     """How many steps in a row up to ``step`` a run has left out."""
     steps, counts = read(run).get(LEFT_OUT, ((), ()))
     return int(counts[-1]) if len(steps) and steps[-1] == step else 0
