@@ -10,6 +10,7 @@ from vitmed.data import budget, loader
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.evaluate import guard
+from vitmed.infer import truth
 from vitmed.job.config import check
 from vitmed.job.feeds import feeds_of, held_out
 from vitmed.parallel.engine import engine
@@ -36,8 +37,18 @@ def judged(monkeypatch):
         trained = []
 
         class Fake:
+            gives_masks = values.objective.get("task") == "segmentation"
+            structures = ["1", "2"]
+
             def __init__(self, arm):
                 self.arm = arm
+
+            def segment(self, dataset, split, part):
+                """Of ten voxels so many are told rightly."""
+                for index in part.tolist():
+                    true = truth(dataset, split, index)
+                    miss = np.arange(true.size).reshape(true.shape) % 10 >= 10 * right[self.arm]
+                    yield index, np.where(miss, 0, true)
 
             def logits(self, dataset, split, part):
                 label = dataset.labels(split)[0][part, 0]
@@ -102,6 +113,28 @@ def test_the_supervised_arm_is_the_same_run_without_the_second_stream(tiny_datas
     assert plain.objective.name == "supervised" and plain.objective.label_smoothing == 0.2
     assert plain.data.unlabelled_batch is None and plain.optim.ema == semi.objective.momentum
     assert (plain.train, plain.augment, plain.model) == (semi.train, semi.augment, semi.model)
+
+
+def test_of_masks_the_better_dice_is_kept(marked_dataset, tmp_path, judged):
+    """Otherwise semi_teacher has a guard for classes alone, or it reads masks beyond the budget."""
+    keys = {"objective.name": "semi_teacher", "optim.ema": 0, "data.labels": 8, "guard": {"folds": 2}}
+    values = configs.load(str(PROJECT / "configs" / "finetune_segment.py:tiny"))
+    with values.ignore_type(), values.unlocked():
+        values.update_from_flattened_dict({"data.path": str(marked_dataset), "model.patch_size": (4, 4)})
+        for key, value in keys.items():
+            section, _, name = key.partition(".")
+            values[section] = {**values.get(section, {}), **({name: value} if name else value)}
+    for right, kept in (((0.9, 0.5), "semi_teacher"), ((0.7, 0.7), "supervised")):
+        run = tmp_path / kept
+        chosen, trained = judged(values, run, dict(zip(("semi_teacher", "supervised"), right)))
+        told = guard.told(run)
+        assert (chosen.objective.name, chosen.objective.task) == (kept, "segmentation")
+        assert told["metric"] == "dice" and told["labels"] == 8 and "Dice" in guard.sentence(told)
+        assert len(trained) == 4
+        for _, own in trained:
+            config, dataset = check(own), Dataset.open(marked_dataset)
+            assert len(held_out(dataset, config)) in (3, 4, 5), "a fold leaves out its part of the masks"
+    assert told["mean"]["supervised"] == told["mean"]["semi_teacher"] < 1
 
 
 def test_quality_of_each_task():

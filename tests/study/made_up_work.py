@@ -100,11 +100,11 @@ def _skill(arm: str, split: str, config: dict) -> float:
     return skill * (0.1 if config.get("optim", {}).get("lr") == 0.1 else 1.0)
 
 
-def label_count(data: str, split: str, labels, draw: int, parts: int = 0) -> int:
+def label_count(data: str, split: str, labels, draw: int, parts: int = 0, masks: bool = False) -> int:
     return round(200 * labels)
 
 
-def metric_names(data: str, split: str, order: tuple[str, ...]) -> list[str]:
+def metric_names(data: str, split: str, order: tuple[str, ...], masks: bool) -> list[str]:
     return ["auroc", "balanced_accuracy", "ece"]
 
 

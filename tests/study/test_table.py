@@ -58,7 +58,7 @@ def test_files_agree(evaluated):
     whole = durable.read_json(evaluated.workdir / "table.json")
     assert (evaluated.workdir / "table.csv").read_text() == files.csv_text(made["rows"])
     cells = (evaluated.workdir / "cells.csv").read_text().splitlines()
-    header = "run,arm,budget,draw,fold,pretraining,settings,labels,opened,auroc,balanced_accuracy"
+    header = "run,arm,budget,draw,fold,pretraining,settings,guard,labels,opened,auroc,balanced_accuracy"
     assert cells[0] == header and len(cells) == 13
     text = (evaluated.workdir / "table.md").read_text()
     assert all(c["sentence"] in text for c in whole["comparisons"] if c["metric"] == "auroc")
@@ -84,6 +84,23 @@ def test_a_split_opened_twice_is_told(evaluated):
     durable.write_json(file, durable.read_json(file) | {"opened": 2})
     made = table.make(evaluated, COUNTS, FACTS, quiet=True)
     assert made["opened"] == 2 and any(evaluated.cells[3].name in n for n in made["notes"])
+
+
+def test_what_guards_chose_is_counted_in_every_arm(config, evaluated):
+    """Otherwise an arm is called semi-supervised whose cells were trained without its second stream."""
+    evaluated.config.arms["resnet"].config["objective"] = {"name": "semi_teacher"}
+    for budget, draw, chosen in ((0.1, 0, "supervised"), (0.1, 1, "semi_teacher"), (1.0, 0, "semi_teacher")):
+        file = evaluated.cell("resnet", budget, draw).run / "evaluations" / "test" / "metrics.json"
+        told = {"guard": {"asked": "semi_teacher", "chosen": chosen}, "notes": ["guard: of this cell alone"]}
+        durable.write_json(file, durable.read_json(file) | told)
+    made = table.make(evaluated, COUNTS, FACTS, quiet=True)
+    chosen = {(c["arm"], c["budget"], c["draw"]): c["guard"] for c in made["cells"]}
+    assert chosen["resnet", 0.1, 0] == "supervised" and chosen["scratch", 0.1, 0] == ""
+    said = [note for note in made["notes"] if "guard" in note.lower()]
+    assert said == [
+        "ResNet: the guard trained supervised instead in 1 of 2 cells with 10% of the labels, where semi_teacher was not "
+        "better in cross-validation within the label budget."
+    ]
 
 
 def test_other_examples_are_refused(evaluated):

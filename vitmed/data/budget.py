@@ -46,18 +46,12 @@ def labelled(
     Raises:
         InputError: no labels, a budget out of range or larger than the set, or too small to show every class.
     """
-    known = marked(dataset, split) if masks else np.flatnonzero((dataset.labels(split)[1] > 0).any(axis=1))
-    if not len(known):
-        remedy = "no masks; ingest it with some (a manifest's column mask, nnU-Net's labelsTr, DICOM SEG)"
-        raise InputError(
-            f"split {split!r} of {dataset.path} has "
-            f"{remedy if masks else 'no labels; ingest it with --labels or --label-from'}"
-        )
+    annotated = known(dataset, split, masks)
     if labels is None:
-        return known
+        return annotated
     task, values, weight = _annotated(dataset, split, masks)
-    budget = _count(labels, len(known), f"split {split!r} of {dataset.path}")
-    names, units = units_of(dataset, split, known, seed)
+    budget = _count(labels, len(annotated), f"split {split!r} of {dataset.path}")
+    names, units = units_of(dataset, split, annotated, seed)
     shown = [_shown(task, values[unit], weight[unit]) for unit in units]
     head = _head(shown)
     needed = sum(len(units[u]) for u in head)
@@ -66,7 +60,7 @@ def labelled(
         kinds = {"multiclass": f"{seen} classes", _STRUCTURES: "every structure"}
         what = kinds.get(task, "every finding, present and absent")
         raise InputError(
-            f"config.data.labels is {labels} ({budget} of {len(known)} examples), too few to show {what} "
+            f"config.data.labels is {labels} ({budget} of {len(annotated)} examples), too few to show {what} "
             f"of {dataset.path}; give at least {needed} examples"
         )
     jitter = [_uniform(f"time {seed} {name}") for name in names]
@@ -75,10 +69,26 @@ def labelled(
     chosen = (head + rest)[: np.searchsorted(taken, budget, side="right")]
     if not chosen:
         raise InputError(
-            f"config.data.labels is {labels} ({budget} of {len(known)} examples), less than the "
+            f"config.data.labels is {labels} ({budget} of {len(annotated)} examples), less than the "
             f"{len(units[rest[0]])} scans of the first patient drawn; give at least that many"
         )
     return np.sort(np.concatenate([units[u] for u in chosen]))
+
+
+def known(dataset: Dataset, split: str, masks: bool = False) -> np.ndarray:
+    """Indices of the examples with a known label, or a mask; (m,) int64, sorted.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = marked(dataset, split) if masks else np.flatnonzero((dataset.labels(split)[1] > 0).any(axis=1))
+    if not len(found):
+        remedy = "no masks; ingest it with some (a manifest's column mask, nnU-Net's labelsTr, DICOM SEG)"
+        raise InputError(
+            f"split {split!r} of {dataset.path} has "
+            f"{remedy if masks else 'no labels; ingest it with --labels or --label-from'}"
+        )
+    return found
 
 
 def marked(dataset: Dataset, split: str) -> np.ndarray:

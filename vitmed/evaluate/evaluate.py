@@ -72,8 +72,8 @@ def evaluate(
         What ``score`` returns, with ``run``, ``dataset``, ``split``, ``checkpoint`` (the step), ``opened``
         (how often this split of this dataset was evaluated with this run, this time included) and
         ``folder`` (where it was written), ``order`` (the classes from the lowest rank to the highest, [] if they
-        have none), and ``subgroups``: {column: what ``subgroups`` returns}; of masks also what ``Judging.counted``
-        says.
+        have none), ``guard`` (what was ``asked`` of a guarded run and what its guard had ``chosen``; None without one),
+        and ``subgroups``: {column: what ``subgroups`` returns}; of masks also what ``Judging.counted`` says.
 
     Raises:
         InputError: no run, no labels learned, no such split or column, a split without labels, or a dataset that
@@ -113,7 +113,8 @@ def evaluate(
         result["notes"].append(
             "thresholds were chosen on this same split: what depends on them is optimistic"
         )
-    if (decided := guard.told(model.run)) is not None:
+    decided = guard.told(model.run)
+    if decided is not None:
         result["notes"].append(guard.sentence(decided))
     own = data.datasheet["content_hash"] == model.datasheet["content_hash"]
     out = model.run / "evaluations" / (split if own else f"{split}@{data.datasheet['content_hash'][:12]}")
@@ -132,6 +133,7 @@ def evaluate(
         "task": found.task,
         "classes": found.classes,
         "order": model.order,
+        "guard": decided and {key: decided[key] for key in ("asked", "chosen")},
         **result,
     }
     table = Predictions(
@@ -191,11 +193,8 @@ def _of_labels(model: Model, data: Dataset, split: str, val_split: str, quiet: b
 
 
 def _of_masks(model: Model, data: Dataset, split: str, tolerance: float, quiet: bool) -> Scored:
-    judging = masks.Judging(data, split, model.structures, tolerance)
     with Bar(f"evaluate {split}", data.size(split), "scans", quiet=quiet) as bar:
-        for index, predicted in model.segment(data, split):
-            judging.add(index, predicted)
-            bar.advance()
+        judging = masks.judged(model, data, split, tolerance=tolerance, advance=bar.advance)
     return Scored(
         "segmentation", model.structures, *judging.stacked(), beside=judging.counted(), notes=judging.notes
     )

@@ -20,14 +20,16 @@ from vitmed.config import tree
 from vitmed.data import budget
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
-from vitmed.evaluate import metrics
+from vitmed.evaluate import masks, metrics
+from vitmed.evaluate.measures import Judged, estimates, measures
 from vitmed.evaluate.score import probabilities
 from vitmed.infer import Model
-from vitmed.objectives import supervised
+from vitmed.objectives import segmentation, supervised
 from vitmed.runs import folder
 
 FILE = "guard.json"
 _PLAIN = "supervised"
+_METRIC = {"regression": "negative_rmse", "segmentation": "dice"}  # by task; of all others AUROC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +64,9 @@ def choose(
             that was made without a guard.
     """
     asked, folds = config.objective.name, config.guard.folds
-    if not isinstance(config.objective, supervised.Config) or asked == _PLAIN:
-        masks = getattr(config.objective, "task", None) == "segmentation" and asked != _PLAIN
-        what = "learns from masks, which it does not judge" if masks else "is not semi-supervised"
-        raise InputError(f"config.guard.folds is {folds}, but {asked!r} {what}; set it to 0")
+    of_masks = isinstance(config.objective, segmentation.Config)
+    if asked == _PLAIN or not (of_masks or isinstance(config.objective, supervised.Config)):
+        raise InputError(f"config.guard.folds is {folds}, but {asked!r} is not semi-supervised; set it to 0")
     folder.place(run)
     if (run / "config.json").exists() and not (run / FILE).exists():
         raise InputError(
@@ -73,8 +74,10 @@ def choose(
         )
     arms = {asked: _changed(values, guard={"folds": 0}), _PLAIN: plain(values, config)}
     dataset, data = Dataset.open(config.data.path), config.data
-    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed)
-    parts = [budget.fold(dataset, data.split, chosen, (k, folds), data.label_seed) for k in range(folds)]
+    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, of_masks)
+    parts = [
+        budget.fold(dataset, data.split, chosen, (k, folds), data.label_seed, of_masks) for k in range(folds)
+    ]
     steps = config.train.total(len(chosen))
     if not quiet:
         print(
@@ -88,8 +91,7 @@ def choose(
         for name, own in arms.items():
             fold = run / "guard" / f"{name}-{k}"
             train(_changed(own, data={"fold": (k, folds)}, train={"val_every": 0}), fold)
-            task, label = dataset.datasheet["task"], [x[part] for x in dataset.labels(data.split)]
-            found[name].append(quality(task, Model.open(fold).logits(dataset, data.split, part), *label))
+            found[name].append(_judged(Model.open(fold), dataset, data.split, part))
     means = {name: float(np.mean(numbers)) for name, numbers in found.items()}
     kept = asked if means[asked] > means[_PLAIN] else _PLAIN
     decision = {
@@ -97,7 +99,7 @@ def choose(
         "asked": asked,
         "chosen": kept,
         "labels": len(chosen),
-        "metric": "negative_rmse" if dataset.datasheet["task"] == "regression" else "auroc",
+        "metric": _METRIC.get("segmentation" if of_masks else dataset.datasheet["task"], "auroc"),
         "folds": found,
         "mean": means,
         "extra_steps": 2 * folds * steps,
@@ -110,7 +112,8 @@ def choose(
 
 def plain(values: ConfigDict, config: Any) -> ConfigDict:
     """The supervised part of a semi-supervised config: the same keys, the labelled stream alone."""
-    keys = {field.name for field in dataclasses.fields(supervised.Config)}
+    of_masks = isinstance(config.objective, segmentation.Config)
+    keys = {field.name for field in dataclasses.fields((segmentation if of_masks else supervised).Config)}
     own = {k: v for k, v in values.objective.to_dict().items() if k in keys}
     # Where a teacher is the run's slow average, the supervised one is as slow.
     optim = {"ema": config.objective.momentum} if getattr(config.objective, "averages", False) else {}
@@ -129,6 +132,17 @@ def quality(task: str, logits: np.ndarray, label: np.ndarray, weight: np.ndarray
     return metrics.mean_over_columns(metric, task, label, weight, probabilities(task, logits))
 
 
+def _judged(model: Model, dataset: Dataset, split: str, part: np.ndarray) -> float:
+    """What a run is worth on the examples ``part``: ``quality``, or of masks Dice, a mean over structures."""
+    if model.gives_masks:
+        score, label, weight = masks.judged(model, dataset, split, part).stacked()
+        found = Judged("segmentation", model.structures, score, label, weight > 0, np.arange(len(part)))
+        return float(estimates(measures(found)[0], np.ones((1, len(part))))["dice"][0])
+    label, weight = dataset.labels(split)
+    logits = model.logits(dataset, split, part)
+    return quality(dataset.datasheet["task"], logits, label[part], weight[part])
+
+
 def told(run: Path) -> dict[str, Any] | None:
     """What the guard of a run decided, as ``choose`` wrote it; None where it had none."""
     return durable.read_json(run / FILE) if (run / FILE).exists() else None
@@ -141,7 +155,7 @@ def sentence(told: dict[str, Any]) -> str:
         f"{abs(told['mean'][name]):.3f} {name} ({', '.join(f'{abs(x):.3f}' for x in folds[name])})"
         for name in (asked, _PLAIN)
     )
-    what = "RMSE" if told["metric"] == "negative_rmse" else "AUROC"
+    what = {"auroc": "AUROC", "negative_rmse": "RMSE", "dice": "Dice"}[told["metric"]]
     verdict = "is what was trained" if kept == asked else f"was not better, so {_PLAIN} is what was trained"
     return (
         f"guard: {asked} {verdict}; cross-validated {what} within the {told['labels']} labelled scans, "

@@ -10,13 +10,13 @@ marks what is not there pays for it, and none gains by missing what is hard to o
 What the true mask leaves unmarked (255) counts on neither side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from vitmed.data.dataset import Dataset
 from vitmed.evaluate import surface
-from vitmed.infer import truth
+from vitmed.infer import Model, truth
 from vitmed.scans.layout import UNMARKED
 
 Array = np.ndarray
@@ -143,3 +143,26 @@ class Judging:
             "tolerance": {"value": self._tolerance, "unit": self.unit},
             "failures": failures(*self.stacked(), self._structures),
         }
+
+
+def judged(
+    model: Model,
+    data: Dataset,
+    split: str,
+    indices: Array | None = None,
+    tolerance: float = TOLERANCE,
+    advance: Callable[[], None] = lambda: None,
+) -> Judging:
+    """The numbers of what a run marks in the scans of a split, or those of ``indices``.
+
+    Args:
+        advance: called after each scan.
+
+    Raises:
+        InputError: as ``Model.probabilities``.
+    """
+    judging = Judging(data, split, model.structures, tolerance)
+    for index, predicted in model.segment(data, split, indices):
+        judging.add(index, predicted)
+        advance()
+    return judging

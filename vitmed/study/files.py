@@ -52,7 +52,7 @@ def main(table: dict[str, Any]) -> dict[tuple, dict[str, Any]]:
 
 
 def cell_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """One dict a cell: its run folder, arm, budget, draw, fold, labels, and each metric on its own."""
+    """One dict a cell: its run folder, arm, budget, draw, fold, what a guard chose, labels, and each metric on its own."""
     return [{k: v for k, v in cell.items() if k != "metrics"} | cell["metrics"] for cell in table["cells"]]
 
 

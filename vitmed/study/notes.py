@@ -40,7 +40,8 @@ def notes(planned: Plan, table: dict, facts: dict, opened: dict[str, int], first
         made.append(
             "These numbers are of a split that choices are made on: they are for choosing, not for reporting."
         )
-    made += [_labels(planned, table), _tried(planned), *_baselines(table), *_several(table), *facts["notes"]]
+    made += [_labels(planned, table), _tried(planned), *_guarded(planned, table)]
+    made += [*_baselines(table), *_several(table), *facts["notes"]]
     if table["patients"] is None:
         made.append("Patients are not known: intervals are by image and probably too narrow.")
     made += _luck(planned, table)
@@ -57,9 +58,8 @@ def notes(planned: Plan, table: dict, facts: dict, opened: dict[str, int], first
         made.append(
             "Metrics are computed in each fold and averaged, weighted by scans: the folds' models have no common scale."
         )
-    return made + [
-        words.capital(note) + "." for note in first.get("notes", []) if not note.startswith("no patient")
-    ]
+    told = ("no patient", "guard:")  # what is said above of all cells
+    return made + [words.capital(note) + "." for note in first.get("notes", []) if not note.startswith(told)]
 
 
 def _labels(planned: Plan, table: dict) -> str:
@@ -89,6 +89,31 @@ def _tried(planned: Plan) -> str:
         f"Every arm tried {config.tried} settings in every cell, chosen by {words.metric(config.study.metrics[0])} {how}; "
         "what was tried before this study is not known to it."
     )
+
+
+def _guarded(planned: Plan, table: dict) -> list[str]:
+    """How often the guard of each guarded arm kept supervised fine-tuning instead."""
+    made = []
+    for arm in planned.config.arms:
+        cells = [cell for cell in table["cells"] if cell["arm"] == arm and cell["guard"]]
+        if not cells:
+            continue
+        asked = planned.config.arms[arm].config["objective"]["name"]
+        instead = [cell for cell in cells if cell["guard"] != asked]
+        where = []
+        for budget in planned.config.study.budgets:
+            of = [cell for cell in cells if cell["budget"] == budget]
+            count = sum(cell in instead for cell in of)
+            if count:
+                where.append(f"{count} of {len(of)} cells with {words.budget(budget)}")
+        made.append(
+            f"{planned.label(arm)}: the guard trained {instead[0]['guard']} instead in {words.listed(where)}, where "
+            f"{asked} was not better in cross-validation within the label budget."
+            if instead
+            else f"{planned.label(arm)}: the guard never stepped in; {asked} was better in cross-validation within the "
+            f"label budget in all {len(cells)} cells."
+        )
+    return made
 
 
 def _baselines(table: dict) -> list[str]:

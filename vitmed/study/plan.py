@@ -103,6 +103,11 @@ class Plan:
         """Of ordered classes, their names from the lowest rank to the highest, by which every arm is judged."""
         return next(map(_order, self.config.arms.values()))
 
+    @property
+    def masks(self) -> bool:
+        """Whether the arms learn from masks and are judged by those they give, and not by labels of whole scans."""
+        return _learns_masks(next(iter(self.config.arms.values())))
+
     def label(self, arm: str) -> str:
         return self.config.arms[arm].label or arm
 
@@ -150,6 +155,10 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
 
 def _order(arm: Arm) -> tuple[str, ...]:
     return tuple(arm.config.get("objective", {}).get("order", ()))
+
+
+def _learns_masks(arm: Arm) -> bool:
+    return arm.config.get("objective", {}).get("task") == "segmentation"
 
 
 def check_unchanged(plan: Plan) -> None:
@@ -226,6 +235,15 @@ def _check_arms(checked: StudyConfig) -> None:
         raise InputError(
             f"config.arms give config.objective.order as {', '.join(map(str, sorted(orders)))}; "
             "all arms must be judged by the same ranks, so give it to each, also where it is not learned by"
+        )
+    if len({_learns_masks(arm) for arm in checked.arms.values()}) > 1:
+        told = ", ".join(
+            f"{name} {'masks' if _learns_masks(arm) else 'labels of whole scans'}"
+            for name, arm in checked.arms.items()
+        )
+        raise InputError(
+            f"config.arms learn from different things ({told}) and cannot be compared; give all of them "
+            "config.objective.task='segmentation', or none"
         )
     pretrainings = _pretrainings(checked)
     for name in (*checked.arms, *checked.pretrains):

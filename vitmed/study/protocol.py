@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitmed import durable
+from vitmed.data import budget
 from vitmed.data.copies import copies
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
@@ -43,7 +44,9 @@ def check(planned: Plan) -> dict[str, Any]:
     durable.write_json(file, {"format": 1, "apart": sorted(seen)})
     first = planned.cells[0].config.data
     return {
-        "validation": sum(_labelled(dataset, first.get("val_split", "val")) for dataset in opened.values()),
+        "validation": sum(
+            _labelled(dataset, first.get("val_split", "val"), planned.masks) for dataset in opened.values()
+        ),
         "notes": _notes(planned, list(opened.values()), first.get("split", "train")),
     }
 
@@ -128,9 +131,11 @@ def _check_folds(planned: Plan, opened: dict[str, Dataset]) -> None:
                 )
 
 
-def _labelled(dataset: Dataset, split: str) -> int:
+def _labelled(dataset: Dataset, split: str, masks: bool) -> int:
     if not dataset.has_split(split):
         return 0
+    if masks:
+        return len(budget.marked(dataset, split))
     return int(np.sum((dataset.labels(split)[1] > 0).any(axis=1)))
 
 

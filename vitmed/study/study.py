@@ -35,24 +35,32 @@ def evaluate_run(run: Path, split: str, checkpoint: str) -> dict:
     return evaluate(run, split=split, which=checkpoint)
 
 
-def metric_names(data: str, split: str, order: tuple[str, ...] = ()) -> list[str]:
+def metric_names(data: str, split: str, order: tuple[str, ...] = (), masks: bool = False) -> list[str]:
     """Names of the metrics that the labels of a split allow, with classes of this order from the lowest rank.
 
+    Args:
+        masks: whether its masks are judged, and not labels of whole scans.
+
     Raises:
-        InputError: no such dataset, no such split, or no labels in it.
+        InputError: no such dataset, no such split, or no labels (or masks) in it.
     """
     import numpy as np
 
+    from vitmed.data import budget
+    from vitmed.data.structures import structures_of
+    from vitmed.evaluate.masks import QUANTITIES
     from vitmed.evaluate.measures import Judged, measures
 
     dataset = _opened(data)
     if not dataset.has_split(split):
         raise InputError(f"dataset {data} has no split {split!r}; it has {', '.join(dataset.splits)}")
+    sheet, rows = dataset.datasheet, budget.known(dataset, split, masks)
+    if masks:
+        names = [name for name, _ in structures_of(sheet)]
+        ones = np.ones((len(rows), len(names)))  # names do not depend on numbers
+        given = np.tile(ones, len(QUANTITIES)), ones, ones > 0, np.arange(len(rows))
+        return [measure.name for measure in measures(Judged("segmentation", names, *given))[0]]
     label, weight = dataset.labels(split)
-    rows = np.flatnonzero((weight > 0).any(axis=1))
-    if not len(rows):
-        raise InputError(f"split {split!r} of {data} has no labels; ingest it with --labels or --label-from")
-    sheet = dataset.datasheet
     alike = np.full((len(rows), len(sheet["classes"])), 0.5)  # names do not depend on scores
     given = alike, label[rows], weight[rows] > 0, np.arange(len(rows))
     ranks = [sheet["classes"].index(name) for name in order if name in sheet["classes"]]
@@ -60,20 +68,23 @@ def metric_names(data: str, split: str, order: tuple[str, ...] = ()) -> list[str
     return [measure.name for measure in measures(judged)[0]]
 
 
-def label_count(data: str, split: str, labels: int | float, draw: int, parts: int = 0) -> int:
+def label_count(
+    data: str, split: str, labels: int | float, draw: int, parts: int = 0, masks: bool = False
+) -> int:
     """How many examples a budget labels.
 
     Args:
         parts: into how many it will be parted.
+        masks: whether it pays for masks, and not for labels of whole scans.
 
     Raises:
         InputError: the budget is too small for every class to be seen (in each part, if any), or larger than the split.
     """
     from vitmed.data import budget
 
-    chosen = budget.labelled(_opened(data), split, labels, draw)
+    chosen = budget.labelled(_opened(data), split, labels, draw, masks)
     if parts:
-        budget.fold(_opened(data), split, chosen, (0, parts), draw)
+        budget.fold(_opened(data), split, chosen, (0, parts), draw, masks)
     return len(chosen)
 
 
@@ -90,8 +101,8 @@ class Work:
 
     train: Callable[[ConfigDict, Path], dict] = train_run
     evaluate: Callable[[Path, str, str], dict] = evaluate_run
-    label_count: Callable[[str, str, int | float, int, int], int] = label_count
-    metric_names: Callable[[str, str, tuple[str, ...]], list[str]] = metric_names
+    label_count: Callable[[str, str, int | float, int, int, bool], int] = label_count
+    metric_names: Callable[[str, str, tuple[str, ...], bool], list[str]] = metric_names
     left_out: Callable[[Path, str], tune.LeftOut] = tune.left_out
     protocol: Callable[[Plan], dict] = protocol.check
 
@@ -114,7 +125,8 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
     section = planned.config.study
     with _locked(planned.workdir), _preemptible():
         # Metrics, budgets and data are tried before any hour is spent: what cannot be had ends the study here.
-        known = work.metric_names(planned.cells[0].config.data.path, section.split, planned.order)
+        first = planned.cells[0].config.data.path
+        known = work.metric_names(first, section.split, planned.order, planned.masks)
         for metric in section.metrics:
             if metric not in known:
                 names = ", ".join(name for name in known if "/" not in name)
@@ -124,7 +136,12 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
         one = next(iter(planned.config.arms))
         counts = {
             (c.budget, c.draw, c.fold): work.label_count(
-                c.config.data.path, c.config.data.get("split", "train"), c.budget, c.draw, c.parts
+                c.config.data.path,
+                c.config.data.get("split", "train"),
+                c.budget,
+                c.draw,
+                c.parts,
+                planned.masks,
             )
             for c in planned.cells
             if c.arm == one

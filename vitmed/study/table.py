@@ -116,7 +116,7 @@ def make(planned: Plan, counts: Counts, facts: dict[str, Any], quiet: bool = Fal
         "pretrainings": [cell.name for cell in planned.pretrains if cell.source == 0 and cell.fold < 2],
         "rows": rows,
         "comparisons": comparisons,
-        "cells": [_cell(planned, cell, counts, opened, sampled) for cell in planned.cells],
+        "cells": [_cell(planned, cell, counts, results[cell.name], sampled) for cell in planned.cells],
     }
     table["minus"] = files.minus(table)
     for row in rows:
@@ -215,7 +215,8 @@ def _row(planned, budget, arm, counts, sampled, overlap, beside) -> dict[str, An
     }
 
 
-def _cell(planned, cell: Cell, counts: Counts, opened: dict[str, int], sampled) -> dict[str, Any]:
+def _cell(planned, cell: Cell, counts: Counts, result: dict[str, Any], sampled) -> dict[str, Any]:
+    guard = result.get("guard") or {}
     fold = [cells[0].fold for cells in planned.of(cell.arm, cell.budget)].index(cell.fold)
     return {
         "run": cell.run.relative_to(planned.workdir).as_posix(),
@@ -225,8 +226,9 @@ def _cell(planned, cell: Cell, counts: Counts, opened: dict[str, int], sampled) 
         "fold": cell.fold,
         "pretraining": cell.start,
         "settings": "; ".join(tune.settings([cell])),
+        "guard": guard.get("chosen", ""),
         "labels": counts[cell.budget, cell.draw, cell.fold],
-        "opened": opened[cell.name],
+        "opened": result["opened"],
         "metrics": {
             metric: _number(sampled[cell.arm, cell.budget, metric][fold].points[cell.draw])
             for metric in planned.config.study.metrics

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from vitmed import durable
 from vitmed.config import tree
-from vitmed.errors import InputError
 from vitmed.evaluate import thresholds
 from vitmed.evaluate.measures import Judged, estimates, measures, with_parts
 from vitmed.study.plan import Cell
@@ -26,6 +25,8 @@ LOWER_IS_BETTER = ("ece", "mae", "rmse", "hd95", "rank_mae")
 
 class LeftOut(NamedTuple):
     """Scores (n, K) of the scans that a run was not trained on, with their labels and weights as a dataset has them.
+
+    Of masks they are what ``vitmed.evaluate.masks.judge`` gives of each.
 
     ``order`` is of ordered classes, the class index of each rank, lowest first.
     """
@@ -46,17 +47,22 @@ def left_out(run: Path, checkpoint: str) -> LeftOut:
     """What a run with ``data.fold`` says of that part of its label budget.
 
     Raises:
-        InputError: a run that gives no scores for classes or numbers.
+        InputError: a run that gives neither scores nor masks.
     """
     from vitmed.data import budget  # in the worker alone: the parent needs no accelerator
     from vitmed.data.dataset import Dataset
+    from vitmed.evaluate.masks import judged
     from vitmed.evaluate.score import probabilities
     from vitmed.infer import Model
 
     model = Model.open(run, checkpoint)
-    dataset, data = Dataset.open(model.dataset_path), model.config["data"]
-    chosen = budget.labelled(dataset, data["split"], data["labels"], data["label_seed"])
-    part = budget.fold(dataset, data["split"], chosen, tuple(data["fold"]), data["label_seed"])
+    dataset, data, masks = Dataset.open(model.dataset_path), model.config["data"], model.gives_masks
+    chosen = budget.labelled(dataset, data["split"], data["labels"], data["label_seed"], masks)
+    part = budget.fold(dataset, data["split"], chosen, tuple(data["fold"]), data["label_seed"], masks)
+    if masks:
+        return LeftOut(
+            "segmentation", model.structures, *judged(model, dataset, data["split"], part).stacked()
+        )
     task, (label, weight) = dataset.datasheet["task"], dataset.labels(data["split"])
     score = probabilities(task, model.logits(dataset, data["split"], part))
     classes = list(dataset.datasheet["classes"])
@@ -162,10 +168,6 @@ def threshold_of(found: list[LeftOut]) -> dict[str, float] | None:
 
 
 def _judged(found: LeftOut) -> Judged:
-    if found.task not in ("multiclass", "multilabel", "regression"):
-        raise InputError(
-            f"config.tune.by is 'budget', which judges classes and numbers, not {found.task}; choose by 'val'"
-        )
     known = np.asarray(found.weight) > 0
     at = np.arange(len(found.score))
     return Judged(
