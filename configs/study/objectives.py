@@ -12,7 +12,8 @@ Equal compute: the four pretrainings take as many floating-point operations, by 
 patches too, I-JEPA has a teacher and several targets, self-distillation six views of every scan, so that they take fewer
 steps than MAE: STEPS below, which tests/study/test_objectives.py holds to 3%. Batch sizes are those of each config.
 
-Every pretrained arm is compared with the best of the two baselines, chosen on validation; all are fine-tuned alike.
+Every pretrained arm is compared with the best of the two baselines, chosen on validation: with as many labels, and a tenth
+of them with all. All are fine-tuned alike.
 Argument: `:tiny` (a minute, for tests).
 """
 
@@ -39,6 +40,8 @@ def get_config(arg=None):
             draws=(5, 5, 3),
             metrics=("auroc", "balanced_accuracy", "accuracy"),
             baselines=("scratch", "resnet"),
+            compare=_compared(0.1),
+            margin=0.01,
             pretrain_seeds=1,
             split="test",
         )
@@ -59,8 +62,13 @@ def get_config(arg=None):
         arm.steps = (2, 2) if tiny else TUNING
         arm.config.train.val_every = 0
     if tiny:
-        config.study.update(dict(budgets=(0.5, 1.0), draws=(1, 1)))
+        config.study.update(dict(budgets=(0.5, 1.0), draws=(1, 1), compare=_compared(0.5)))
     return config
+
+
+def _compared(few):
+    """Each pretraining with few labels beside the best baseline with all."""
+    return tuple((f"{name}@{few}", "best@1.0") for name in OBJECTIVES)
 
 
 def _finetune(tiny, arg=None):
