@@ -111,3 +111,27 @@ def test_what_a_mask_is_named_after_is_a_scan_whatever_it_is_called(tmp_path):
     held = survey(tmp_path / "x")
     assert [s.id for s in held.sources] == [f"{k}_label.png" for k in range(3)] == sorted(held.told.masks)
     assert held.refused == []
+
+
+def test_masks_of_another_grid_are_refused(busi, tmp_path):
+    """Otherwise voxels are learned as what lies beside them: of a picture by its shape, of a volume by where it lies too."""
+    picture(busi / "benign" / "benign (4)_mask.png", np.zeros((10, 12)))
+    made = ingest(busi, tmp_path / "set", progress=False)
+    assert made["refused"] == {"mask of another shape": 1}
+
+    def moved(offset=(0, 0, 0), flip=1, spacing=1.0):
+        affine = np.diag([flip * spacing, spacing, spacing, 1.0])
+        affine[:3, 3] = offset
+        return affine
+
+    volumes = tmp_path / "volumes"
+    volumes.mkdir()
+    grids = [moved(), moved((3, 0, 0)), moved(flip=-1), moved(spacing=2.0), None]
+    for k, affine in enumerate(grids):
+        image = np.random.Generator(np.random.Philox(key=k)).integers(0, 900, (6, 5, 4)).astype(np.int16)
+        nib.save(nib.Nifti1Image(image, moved()), volumes / f"p{k}.nii.gz")
+        size, affine = ((6, 5, 4), affine) if affine is not None else ((6, 5, 3), moved())
+        nib.save(nib.Nifti1Image(np.ones(size, np.uint8), affine), volumes / f"p{k}_mask.nii.gz")
+    made = ingest(volumes, tmp_path / "of-volumes", modality="mr", progress=False)
+    assert made["refused"] == {"mask that lies elsewhere": 3, "mask of another shape": 1}
+    assert sum(made["examples"].values()) == 1
