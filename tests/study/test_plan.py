@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from vitmed.errors import InputError
+from vitmed.runs import manifest
 from vitmed.study.plan import check_unchanged, plan
 
 
@@ -164,6 +165,8 @@ def test_every_arm_tries_as_much(config, tmp_path):
         ("study.threshold", "budget", "set config.tune"),
         ("data.folds", 5, "{fold}"),
         ("arms.scratch.grid", {"optim": {"lr": 0.1}}, "a tuple of values"),
+        ("arms.scratch.grid", {"data": {"labels": (1.0,)}}, "grid tries values of data.labels"),
+        ("arms.scratch.grid", {"init_from": ("elsewhere",)}, "grid tries values of init_from"),
     ],
 )
 def test_wrong_configs_are_refused(config, tmp_path, key, value, said):
@@ -188,6 +191,31 @@ def test_another_config_is_refused_by_key(config, tmp_path):
     config.arms.resnet.config.train.batch_size = 8
     with pytest.raises(InputError, match=r"resnet: train.batch_size was 4, now 8"):
         check_unchanged(plan(config, tmp_path / "study"))
+
+
+def test_a_run_to_start_from_is_known_by_its_weights(config, tmp_path):
+    """Otherwise half the draws start from other weights than the rest, or a moved run ends the study."""
+    run, moved = tmp_path / "elsewhere" / "mae", tmp_path / "archive"
+
+    def save(step, weights):
+        (run / "checkpoints" / str(step)).mkdir(parents=True)
+        (run / "checkpoints" / str(step) / "weights").write_text(weights)
+        manifest.write(run / "checkpoints" / str(step), step, {})
+
+    config.arms.scratch.config.init_from = str(run)
+    config.pretrain.init_from = str(run)
+    run.mkdir(parents=True)
+    with pytest.raises(InputError, match="mae has no checkpoint yet"):
+        check_unchanged(plan(config, tmp_path / "study"))
+    save(9, "of one training")
+    check_unchanged(plan(config, tmp_path / "study"))
+    shutil.copytree(run, moved)
+    config.arms.scratch.config.init_from = str(moved)
+    check_unchanged(plan(config, tmp_path / "study"))
+    save(10, "of more steps")
+    with pytest.raises(InputError, match="pretrain: init_from was .*, now") as told:
+        check_unchanged(plan(config, tmp_path / "study"))
+    assert "scratch" not in str(told.value)
 
 
 def test_a_study_can_grow_and_move(config, tmp_path):

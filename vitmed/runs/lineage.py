@@ -1,4 +1,4 @@
-"""Which runs were made from a dataset: by what its content was, and by what started from what."""
+"""Which runs were made from a dataset, by what its content was, and which run started from which."""
 
 import os
 from collections.abc import Iterable
@@ -22,8 +22,7 @@ def made_from(content_hashes: Iterable[str], folders: Iterable[Path]) -> list[di
     found: dict[Path, Path | None] = {}
     for folder in folders:
         for run in _runs(folder):
-            init = durable.read_json(run / "config.json").get("config", {}).get("init_from")
-            started[run] = Path(init).resolve() if init else None
+            started[run] = _parent(run)
             sheet = durable.read_json(run / "dataset.json")
             if any(one.get("content_hash") in hashes for one in (sheet, *sheet.get("beside", ()))):
                 found[run] = None
@@ -32,6 +31,22 @@ def made_from(content_hashes: Iterable[str], folders: Iterable[Path]) -> list[di
         fresh = {run for run, init in started.items() if init in fresh and run not in found}
         found |= {run: started[run] for run in fresh}
     return [{"run": str(run), "from": str(init) if init else None} for run, init in sorted(found.items())]
+
+
+def ancestors(run: Path | str) -> list[Path]:
+    """The run itself, the one that it started from, and so on back; the last is no run where it is not there any more."""
+    found = [Path(run).resolve()]
+    while (found[-1] / "config.json").is_file():
+        parent = _parent(found[-1])
+        if parent is None or parent in found:
+            break
+        found.append(parent)
+    return found
+
+
+def _parent(run: Path) -> Path | None:
+    init = durable.read_json(run / "config.json").get("config", {}).get("init_from")
+    return Path(init).resolve() if init else None
 
 
 def _runs(top: Path) -> Iterable[Path]:

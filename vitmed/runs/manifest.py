@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from vitmed import durable
+from vitmed.errors import InputError
 
 
 def write(path: Path, step: int, metrics: dict[str, float]) -> None:
@@ -20,6 +21,18 @@ def write(path: Path, step: int, metrics: dict[str, float]) -> None:
             files[file.relative_to(path).as_posix()] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
     manifest = {"format": 1, "step": step, "data_position": step, "metrics": metrics, "files": files}
     durable.write_json(path / "manifest.json", manifest | {"sha256": _seal(manifest)})
+
+
+def last(run: Path) -> str:
+    """The seal of a run's last checkpoint: it tells its weights from others, wherever the run lies.
+
+    Raises:
+        InputError: there is none.
+    """
+    steps = [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
+    if not steps:
+        raise InputError(f"{run} has no checkpoint yet; train it first")
+    return durable.read_json(run / "checkpoints" / str(max(steps)) / "manifest.json")["sha256"]
 
 
 def fault(path: Path) -> str | None:

@@ -18,9 +18,15 @@ from ml_collections import ConfigDict
 from vitmed import durable
 from vitmed.config import build, flat
 from vitmed.errors import InputError
+from vitmed.runs import manifest
 from vitmed.study.config import BEST, Arm, StudyConfig
 
 PRETRAIN = "pretrain"  # the pretraining that has no other name
+# What no setting may change: which scans and labels an arm learns from, chooses by and starts from.
+_GIVEN = (
+    *(f"data.{key}" for key in ("path", "split", "val_split", "mix", "unlabelled", "labels", "label_seed")),
+    *("data.fold", "data.apart", "train.seed", "probe", "init_from"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +128,7 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
     Raises:
         InputError: an unknown or missing key, a comparison with what is no arm, an arm that wants a pretraining
             that is not there, steps that do not match the budgets, arms that label other splits or rank the classes
-            otherwise, or arms that try other numbers of settings.
+            otherwise, arms that try other numbers of settings, or settings that change what an arm learns from.
     """
     checked = build(StudyConfig, config)
     study, workdir = checked.study, Path(workdir).resolve()
@@ -165,7 +171,7 @@ def check_unchanged(plan: Plan) -> None:
     """Refuses a folder whose runs were made with other configs; new budgets, draws and arms may be added.
 
     Raises:
-        InputError: naming the keys that differ, with both values.
+        InputError: naming the keys that differ, with both values; a run to start from that has no checkpoint.
     """
     file = plan.workdir / "plan.json"
     now = {cell.name: _plain(cell) for cell in plan.everything}
@@ -279,6 +285,13 @@ def _check_tuning(checked: StudyConfig) -> None:
             f"config.arms.*.grid: the arms try different numbers of settings ({told}); give each the same, since an arm "
             "that was tuned for longer looks better for it"
         )
+    for name, arm in checked.arms.items():
+        for key in (".".join(path) for path in arm.trials[0]):
+            if any(f"{key}.".startswith(f"{given}.") for given in _GIVEN):
+                raise InputError(
+                    f"config.arms.{name}.grid tries values of {key}; which scans and labels an arm learns from, chooses by "
+                    "and starts from is the same in all its settings: make another arm of it"
+                )
     if checked.tune is None and any(arm.grid for arm in checked.arms.values()):
         raise InputError("config.arms.*.grid has settings to try, but config.tune does not say how to choose")
     for name, arm in checked.arms.items():
@@ -380,9 +393,14 @@ def _set(config: ConfigDict, section: str, **values) -> None:
 
 
 def _plain(cell: Cell) -> dict:
-    """Flat, as JSON gives it back, and without the parent run: moving a study does not change it."""
+    """Flat, as JSON gives it back, and without where anything lies: moving a study does not change it.
+
+    A run from elsewhere that it starts from is kept by its weights; one of the study itself is there by its own config.
+    """
     values = flat(cell.config)
     if cell.trials:
         values |= {"trials": [trial.changes for trial in cell.trials], "parts": cell.parts}
     values = json.loads(json.dumps(values))
-    return {key: value for key, value in values.items() if key not in ("init_from", "data.path")}
+    former = "" if cell.start else values.get("init_from")
+    values = {key: value for key, value in values.items() if key not in ("init_from", "data.path")}
+    return values | ({"init_from": manifest.last(Path(former))} if former else {})
