@@ -110,7 +110,7 @@ def metric_names(data: str, split: str, order: tuple[str, ...], masks: bool) -> 
 
 def protocol(planned) -> dict:
     """As if there were 40 labels to validate on in every fold."""
-    return {"validation": 40 * max(planned.config.data.folds, 1), "notes": []}
+    return {"validation": 40 * max(planned.config.data.folds, 1), "probed": {}, "notes": []}
 
 
 WORK = Work(train, evaluate, label_count, metric_names, left_out, protocol)

@@ -1,13 +1,16 @@
 """What is made sure of before the first run, on real datasets of a few scans."""
 
 import csv
+import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from vitmed import durable
+from vitmed.data import lookalikes
 from vitmed.data.copies import copies
 from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
@@ -17,14 +20,15 @@ from vitmed.study.plan import plan
 
 
 def write(folder, rows, **asked):
-    """Ingests 8 x 8 images made of numbers: rows of (name, number, split)."""
+    """Ingests 8 x 8 images made of numbers: rows of (name, number, split); 3.5 is a near-duplicate of 3."""
     folder.mkdir(parents=True)
     with open(folder / "scans.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "split", "label"] if not asked else ["path", "label"])
         for at, (name, number, split) in enumerate(rows):
-            draw = np.random.Generator(np.random.Philox(key=number))
-            np.save(folder / f"{name}.npy", draw.integers(0, 255, (8, 8)).astype(np.uint8))
+            draw = np.random.Generator(np.random.Philox(key=int(number)))
+            image = draw.integers(0, 240, (8, 8)) + (8 if number % 1 else 0)
+            np.save(folder / f"{name}.npy", image.astype(np.uint8))
             table.writerow([f"{name}.npy", *([] if asked else [split]), "ab"[at % 2]])
     ingest(folder / "scans.csv", folder / "data", modality="xray", workers=1, **asked)
     return folder / "data"
@@ -47,9 +51,9 @@ def torn(tmp_path_factory):
 
 @pytest.fixture
 def planned(tmp_path):
-    """Lays out a study of one pretraining and two arms on a dataset."""
+    """Lays out a study of one pretraining and two arms on a dataset; ``also`` gives keys of its config other values."""
 
-    def make(path, pretrain=None, semi=None, folds=0):
+    def make(path, pretrain=None, semi=None, folds=0, also=None):
         def own(objective, **data):
             return {
                 "data": {"path": "", "split": "train", "val_split": "val", **data},
@@ -73,14 +77,33 @@ def planned(tmp_path):
                 "semi": {"config": own("semi_masked", **(semi or {}))},
             },
         }
+        for key, value in (also or {}).items():
+            *parents, last = key.split(".")
+            functools.reduce(dict.__getitem__, parents, config)[last] = value
         return plan(ConfigDict(config, allow_dotted_keys=True), tmp_path / "study")
+
+    return make
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Makes a run of a training elsewhere, as far as its folder tells what it learned from."""
+
+    def make(name, path, objective="mae", init_from="", **data):
+        run = tmp_path / "elsewhere" / name
+        data = {"path": str(path), "split": "train", **data}
+        config = {"data": data, "objective": {"name": objective}, "init_from": init_from}
+        run.mkdir(parents=True)
+        durable.write_json(run / "config.json", {"format": 1, "config": config})
+        durable.write_json(run / "dataset.json", {"format": 1, **Dataset.open(path).datasheet})
+        return str(run)
 
     return make
 
 
 def test_a_clean_dataset_passes_and_its_validation_labels_are_counted(clean, planned):
     """Otherwise studies of good data do not start, or nobody knows what choosing on validation cost."""
-    assert protocol.check(planned(clean)) == {"validation": 6, "notes": []}
+    assert protocol.check(planned(clean)) == {"validation": 6, "probed": {}, "notes": []}
 
 
 def test_copies_of_validation_scans_are_refused_or_left_out(torn, planned):
@@ -115,6 +138,147 @@ def test_a_test_split_is_not_learned_from(clean, planned):
     """Otherwise "unlabelled" scans are the test scans."""
     with pytest.raises(InputError, match="config.pretrain.data.split is 'test', which models are judged by"):
         protocol.check(planned(clean, {"split": "test"}))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_no_arm_learns_from_what_it_is_chosen_or_judged_by(clean, planned, split):
+    """Otherwise all arms train on the test split alike, and the table praises each."""
+    also = {f"arms.{name}.config.data.split": split for name in ("plain", "semi")}
+    with pytest.raises(
+        InputError, match=f"config.arms.plain.config.data.split is '{split}', which models are chosen"
+    ):
+        protocol.check(planned(clean, also=also))
+
+
+def test_nothing_is_chosen_by_the_test_split(clean, planned):
+    """Otherwise settings, thresholds and checkpoints are those that suit the test scans, or each arm is chosen by others."""
+    val = {f"arms.{name}.config.data.val_split": "test" for name in ("plain", "semi")}
+    with pytest.raises(InputError, match="config.arms.plain.config.data.val_split is 'test'"):
+        protocol.check(planned(clean, also=val))
+    with pytest.raises(InputError, match="config.pretrain.data.val_split is 'test'"):
+        protocol.check(planned(clean, {"val_split": "test"}))
+    with pytest.raises(InputError, match="validate on the splits train, val .*the same examples"):
+        protocol.check(planned(clean, also={"arms.semi.config.data.val_split": "train"}))
+    protocol.check(planned(clean, also={"study.split": "val"}))
+
+
+def test_a_run_from_elsewhere_has_not_learned_from_what_is_held_apart(
+    clean, torn, planned, trained, tmp_path
+):
+    """Otherwise an encoder that was pretrained on the test scans wins."""
+
+    def check(run, key="arms.semi.config"):
+        return protocol.check(planned(clean, also={f"{key}.init_from": run}))["notes"]
+
+    assert check(trained("clean", clean)) == []
+    tests = trained("tests", clean, split="test")
+    for key in ("arms.semi.config", "pretrain"):
+        with pytest.raises(
+            InputError, match=rf"config.{key}.init_from: .*tests learned from the test split of"
+        ):
+            check(tests, key)
+    with pytest.raises(InputError, match=r"tests learned from the test split .*start from another run"):
+        check(trained("child", clean, init_from=tests))
+    renamed = write(tmp_path / "renamed", [(f"r{i}", n, "train") for i, n in enumerate((100, 101, 6, 102))])
+    with pytest.raises(InputError, match=r"learned from copies of scans .*1 of the test split"):
+        check(trained("renamed", renamed))
+    mixed = trained("mixed", clean, mix={str(clean): 1.0, str(renamed): 1.0})
+    sheets = [Dataset.open(path).datasheet for path in (clean, renamed)]
+    beside = [{"stream": "main", "weight": 1.0, "content_hash": sheet["content_hash"]} for sheet in sheets]
+    durable.write_json(tmp_path / "elsewhere/mixed/dataset.json", {**sheets[0], "beside": beside})
+    with pytest.raises(InputError, match=r"mixed learned from copies of scans .*1 of the test split"):
+        check(mixed)
+    with pytest.raises(InputError, match="does not exist; give the --workdir"):
+        check(str(tmp_path / "nowhere"))
+
+
+def test_where_a_dataset_was_moved_its_run_is_still_known(clean, planned, trained, tmp_path):
+    """Otherwise moving the dataset makes a run that learned from its test split a stranger."""
+    run = trained("tests", clean, split="test")
+    moved = shutil.copytree(clean, tmp_path / "moved")
+    config = durable.read_json(tmp_path / "elsewhere/tests/config.json")
+    config["config"]["data"]["path"] = str(tmp_path / "gone")
+    durable.write_json(tmp_path / "elsewhere/tests/config.json", config)
+    with pytest.raises(InputError, match="tests learned from the test split of .*moved"):
+        protocol.check(planned(moved, also={"arms.semi.config.init_from": run}))
+
+
+def test_what_a_run_learned_from_is_told_where_it_is_not_known(clean, planned, trained, tmp_path):
+    """Otherwise a reader takes an encoder that may have seen the test scans for one that has not."""
+    other = write(tmp_path / "other", [(f"o{i}", 100 + i, "train") for i in range(4)])
+    run = trained("gone", other, init_from=trained("published", clean))
+    durable.write_json(
+        tmp_path / "elsewhere/published/dataset.json", {"content_hash": "ab", "weights": {"layout": "DINOv2"}}
+    )
+    shutil.rmtree(other)
+    notes = protocol.check(planned(clean, also={"arms.semi.config.init_from": run}))["notes"]
+    said = "learned from is not known to vitmed"
+    assert [note.partition(said)[0].split("/")[-1] for note in notes] == ["gone ", "published "]
+    assert "a dataset of it is not where it was, or has changed" in notes[0]
+    assert "its weights came from a file" in notes[1]
+    assert all("config.arms.semi.config starts from it" in note for note in notes)
+
+
+def test_labels_that_were_learned_before_a_budget_are_refused_or_told(clean, planned, trained, tmp_path):
+    """Otherwise "10 labels" starts from a model that was trained with all of them."""
+    few = {"study.budgets": (6,), "arms.semi.config.init_from": trained("labelled", clean, "supervised")}
+    with pytest.raises(
+        InputError, match="labelled learned from labels of .* the budget of 6 labels does not count"
+    ):
+        protocol.check(planned(clean, also=few))
+    with pytest.raises(InputError, match="config.pretrain would learn from labels"):
+        protocol.check(
+            planned(clean, also={"study.budgets": (0.5,), "pretrain.objective": {"name": "supervised"}})
+        )
+    assert protocol.check(planned(clean, also=few | {"study.budgets": (1.0,)}))["notes"] == []
+    other = write(tmp_path / "other", [(f"o{i}", 100 + i, "train") for i in range(4)])
+    few["arms.semi.config.init_from"] = trained("other", other, "supervised")
+    (note,) = protocol.check(planned(clean, also=few))["notes"]
+    assert "learned from labels of" in note and note.endswith("which are in no budget.")
+
+
+def test_labels_that_a_probe_looks_with_are_told(clean, planned):
+    """Otherwise the table says that no label was used beyond the budget, and a thousand were."""
+    found = protocol.check(planned(clean, also={"pretrain.probe": {"every": 1, "examples": 5}}))
+    assert found["probed"] == {"config.pretrain": 5}
+    assert found["notes"] == [
+        "While it learned, config.pretrain was looked at with the labels of 5 scans of its training split (config.probe): "
+        "they decided nothing, and are in no budget."
+    ]
+
+
+def test_near_duplicates_of_what_is_held_apart_are_told(clean, planned, tmp_path):
+    """Otherwise a test scan that was saved anew with another brightness is learned from without a word."""
+    numbers = [(f"s{i}", i, "train") for i in range(8)] + [
+        ("v", 1.5, "val"),
+        ("w", 9, "val"),
+        ("t", 10, "test"),
+    ]
+    own = write(tmp_path / "own", numbers + [("u", 11, "test")])
+    assert protocol.check(planned(own))["notes"] == [
+        "1 scan of the val split looks like scans that are learned from by config.pretrain and config.arms.semi.config: "
+        "numbers are flattered by that."
+    ]
+    other = write(tmp_path / "other", [(f"o{i}", n, "train") for i, n in enumerate((100, 101, 6.5, 102))])
+    study = planned(clean, {"mix": {str(clean): 1.0, str(other): 1.0}})
+    expected = [
+        f"1 scan of the test split looks like scans of {other} that are learned from by config.pretrain: numbers are "
+        "flattered by that."
+    ]
+    assert protocol.check(study)["notes"] == expected
+    written = durable.read_json(study.workdir / protocol.FILE)
+    assert sorted(written["alike"].values()) == [0, 1]
+    assert protocol.check(study)["notes"] == expected, "what was found is told again"
+
+
+def test_where_near_duplicates_are_not_looked_for_it_is_said(clean, planned, tmp_path, monkeypatch):
+    """Otherwise silence is taken for a search that found nothing."""
+    other = write(tmp_path / "other", [(f"o{i}", 100 + i, "train") for i in range(4)])
+    monkeypatch.setattr(lookalikes, "MOST", 10)
+    (note,) = protocol.check(planned(clean, {"mix": {str(other): 1.0}}))["notes"]
+    assert note == (
+        f"Near-duplicates between {clean} and {other} were not looked for: they are 16 scans, more than 10."
+    )
 
 
 def test_folds_are_of_one_set_and_test_on_each_once(tmp_path, planned):

@@ -14,7 +14,7 @@ from vitmed.study.plan import plan
 from vitmed.study.study import study
 
 COUNTS = {(0.1, 0, 0): 20, (0.1, 1, 0): 18, (1.0, 0, 0): 200, (1.0, 1, 0): 200}
-FACTS = {"validation": 40, "notes": []}
+FACTS = {"validation": 40, "probed": {}, "notes": []}
 
 
 @pytest.fixture
@@ -73,6 +73,15 @@ def test_a_lower_error_is_better(config, tmp_path, evaluated):
     assert made["higher_is_better"] == {"ece": False}
     for c in made["comparisons"]:
         assert c["favours"] in (None, "pretrained" if c["difference"] < 0 else c["arm"])
+
+
+def test_labels_that_decided_nothing_are_not_said_to_be_unused(config, tmp_path, evaluated):
+    """Otherwise the table denies the labels that a probe looked with while the pretraining went on."""
+    config.study.threshold = "half"
+    half = plan(config, tmp_path / "study")
+    for probed, used in (({}, "used"), ({"config.pretrain": 500}, "decided anything by")):
+        notes = table.make(half, COUNTS, FACTS | {"probed": probed}, quiet=True)["notes"]
+        assert f"No cell {used} a label beyond its budget: thresholds are 0.5." in notes
 
 
 def test_a_split_opened_twice_is_told(evaluated):

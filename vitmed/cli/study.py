@@ -7,9 +7,10 @@ other labels drawn, and each is evaluated once on the test split. The table give
 interval, and each comparison with one sentence that says whether the difference is real; DIR/report.html has it
 with curves. The same command goes on from where the study stands; draws, budgets and arms can be added later.
 
-The protocol is kept for you: a pretraining that would see a validation or test scan (by its pixels) ends the study
-before it starts, labels of the validation split that decided anything are counted in the table, every arm tries the
-same number of settings, and of several baselines the best on validation is the one to beat.
+The protocol is kept for you: a pretraining that would see a validation or test scan (by its pixels), a run to start from
+that has seen one, and an arm that would learn or choose by the test split end the study before it starts; labels of the
+validation split that decided anything are counted in the table, every arm tries the same number of settings, and of
+several baselines the best on validation is the one to beat.
 
 Any key can be given as --config.KEY=VALUE, for example --config.study.draws=5 (or one a budget, "(5,3)"),
 --config.study.pretrain_seeds=3 or --config.arms.scratch.config.optim.lr=1e-3. --config.study.split=val shows the

@@ -40,7 +40,7 @@ def notes(planned: Plan, table: dict, facts: dict, opened: dict[str, int], first
         made.append(
             "These numbers are of a split that choices are made on: they are for choosing, not for reporting."
         )
-    made += [_labels(planned, table), _tried(planned), *_guarded(planned, table)]
+    made += [_labels(planned, table, facts), _tried(planned), *_guarded(planned, table)]
     made += [*_baselines(table), *_several(table), *facts["notes"]]
     if table["patients"] is None:
         made.append("Patients are not known: intervals are by image and probably too narrow.")
@@ -62,7 +62,7 @@ def notes(planned: Plan, table: dict, facts: dict, opened: dict[str, int], first
     return made + [words.capital(note) + "." for note in first.get("notes", []) if not note.startswith(told)]
 
 
-def _labels(planned: Plan, table: dict) -> str:
+def _labels(planned: Plan, table: dict, facts: dict) -> str:
     beside, by = table["beside"], planned.config.study.threshold
     if beside["labels"]:
         return (
@@ -73,7 +73,8 @@ def _labels(planned: Plan, table: dict) -> str:
         "budget": ": thresholds were cross-validated within it",
         "half": ": thresholds are 0.5",
     }.get(by, "")
-    return f"No cell used a label beyond its budget{inside}."
+    used = "decided anything by" if facts["probed"] else "used"
+    return f"No cell {used} a label beyond its budget{inside}."
 
 
 def _tried(planned: Plan) -> str:

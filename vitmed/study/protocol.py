@@ -1,54 +1,97 @@
 """What a study makes sure of before it starts: nothing learns from a scan that it is judged or chosen by.
 
-Pretrainings, and the unlabelled scans of semi-supervised arms, are compared with the validation and test splits by
-content: by the copies that ingest counted within a dataset, by the pixels where another dataset is learned from. Folds
-must be the folds of one set of scans, tested on once each.
+Arms learn from another split than they are chosen and judged by. Pretrainings, the unlabelled scans of semi-supervised
+arms, and what the runs from elsewhere that any of them start from have learned, are compared with the validation and test
+splits by content: by the copies that ingest counted within a dataset, by the pixels where another dataset is learned from.
+What looks alike and is no copy is told, not refused. Folds must be the folds of one set of scans, tested on once each.
 """
 
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitmed import durable
-from vitmed.data import budget
+from vitmed.data import budget, lookalikes
 from vitmed.data.copies import copies
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.report import words
+from vitmed.study import sources
 from vitmed.study.plan import Cell, Plan
+from vitmed.study.sources import Source
 
 FILE = "protocol.json"
 
 
 def check(planned: Plan) -> dict[str, Any]:
-    """Checks the datasets of a study.
+    """Checks the datasets of a study, and what it starts from.
 
     Returns:
-        ``validation``: labelled scans of the validation splits, over all folds; ``notes``: what a reader should know.
+        ``validation``: labelled scans of the validation splits, over all folds; ``probed``: how many labels of the
+        training split whoever learned with ``config.probe`` was looked at with, in a fold; ``notes``: what a reader
+        should know.
 
     Raises:
-        InputError: a pretraining, or an unlabelled stream, that would see scans of the validation or test split; folds
-            that are not those of one set.
+        InputError: arms that learn from, or choose by, what they are judged by; a pretraining, an unlabelled stream or a
+            run to start from that would see, or has seen, scans of the validation or test split, or labels that no
+            budget counts; folds that are not those of one set.
     """
+    _check_splits(planned)
     opened: dict[str, Dataset] = {}
     for cell in planned.everything:
         opened.setdefault(cell.config.data.path, Dataset.open(cell.config.data.path))
     if planned.config.data.folds:
         _check_folds(planned, opened)
-    file = planned.workdir / FILE
-    seen = set(durable.read_json(file)["apart"]) if file.exists() else set()
-    for name, cell in _without_labels(planned).items():
-        seen |= _check_apart(name, cell, opened[cell.config.data.path], _held_apart(planned), seen)
-    planned.workdir.mkdir(parents=True, exist_ok=True)
-    durable.write_json(file, {"format": 1, "apart": sorted(seen)})
+    found, unknown = [], []
+    for key, cell in _everyone(planned):
+        own = opened[cell.config.data.path]
+        known, missing = sources.of(key, cell, own)
+        found += [(source, own) for source in known]
+        unknown += missing
+    told = _compare(planned, found)
     first = planned.cells[0].config.data
+    probed = _probed(planned, opened)
     return {
         "validation": sum(
             _labelled(dataset, first.get("val_split", "val"), planned.masks) for dataset in opened.values()
         ),
-        "notes": _notes(planned, list(opened.values()), first.get("split", "train")),
+        "probed": probed,
+        "notes": [
+            *_notes(planned, list(opened.values()), first.get("split", "train")),
+            *told,
+            *dict.fromkeys(unknown),
+            *(
+                f"While it learned, {key} was looked at with the labels of {words.plural(count, 'scan')} of its training "
+                "split (config.probe): they decided nothing, and are in no budget."
+                for key, count in probed.items()
+            ),
+        ],
     }
+
+
+def _check_splits(planned: Plan) -> None:
+    """InputError where an arm learns from what it is chosen or judged by, or chooses by what it is judged by."""
+    by = {key: cell.config.data.get("val_split", "val") for key, cell in _everyone(planned)}
+    for key, split in by.items():
+        if split == "test":
+            raise InputError(
+                f"{key}.data.val_split is 'test': settings, thresholds and checkpoints would be chosen by the scans that "
+                "models are judged by; validate on another"
+            )
+    chosen = {cell.config.data.get("val_split", "val") for cell in planned.cells}
+    if len(chosen) > 1:
+        raise InputError(
+            f"config.arms validate on the splits {', '.join(sorted(chosen))} (config.data.val_split); all arms must be chosen "
+            "by the same examples"
+        )
+    for key, cell in _everyone(planned):
+        split = cell.config.data.get("split", "train")
+        if cell.arm and split in _held_apart(planned):
+            raise InputError(
+                f"{key}.data.split is {split!r}, which models are chosen or judged by; learn from another"
+            )
 
 
 def _held_apart(planned: Plan) -> list[str]:
@@ -57,49 +100,134 @@ def _held_apart(planned: Plan) -> list[str]:
     return list(dict.fromkeys([val, planned.config.study.split, "test"]))
 
 
-def _without_labels(planned: Plan) -> dict[str, Cell]:
-    """One cell for each key of the config and fold whose run learns from scans without labels."""
-    from vitmed.objectives.registry import OBJECTIVES  # late: it loads JAX
-
+def _everyone(planned: Plan) -> list[tuple[str, Cell]]:
+    """The keys of the training configs, and one cell of each in each fold."""
     found = {}
-    for cell in planned.pretrains:
-        named = cell.pretraining in planned.config.pretrains
-        key = f"config.pretrains.{cell.pretraining}" if named else "config.pretrain"
-        found.setdefault((key, cell.fold), cell)
-    for cell in planned.cells:
-        name = cell.config.get("objective", {}).get("name", "")
-        if "unlabelled" in getattr(getattr(OBJECTIVES.get(name), "Config", None), "streams", ()):
-            found.setdefault((f"config.arms.{cell.arm}.config", cell.fold), cell)
-    return {f"{key} (fold {fold})" if fold else key: cell for (key, fold), cell in found.items()}
+    for cell in planned.everything:
+        if cell.arm:
+            key = f"config.arms.{cell.arm}.config"
+        else:
+            named = cell.pretraining in planned.config.pretrains
+            key = f"config.pretrains.{cell.pretraining}" if named else "config.pretrain"
+        found.setdefault((key, cell.fold), (key, cell))
+    return list(found.values())
 
 
-def _check_apart(key: str, cell: Cell, own: Dataset, held: list[str], seen: set[str]) -> set[str]:
-    """Notes of what was compared, for next time; InputError where a scan is on both sides."""
-    data = cell.config.data
-    split, left_out = data.get("split", "train"), tuple(data.get("apart", ()))
-    held = [name for name in held if own.has_split(name)]
-    paths = list(data.get("mix", {}) or {data.path: 1}) if not cell.arm else [data.path]
-    if data.get("unlabelled", "") not in ("", "split"):
-        paths.append(data.unlabelled)
-    done = set()
-    for path in paths:
-        same = Path(path).resolve() == own.path.resolve()
-        if same and split in held:
-            raise InputError(f"{key}.data.split is {split!r}, which models are judged by; learn from another")
-        other = own if same else Dataset.open(path)
-        for name in (name for name in held if name not in left_out):
-            known = own.datasheet.get("duplicates", {}).get(f"{split}/{name}") if same else None
-            mark = " ".join([own.datasheet["content_hash"], name, other.datasheet["content_hash"], split])
-            if known is None and mark not in seen:
-                known = len(copies(other, split, own, [name]))
-                done.add(mark)
-            if known:
-                raise InputError(
-                    f"{key} would learn from copies of scans that models are judged by ({known} of the {name} split of "
-                    f"{own.path}, in {other.path}); leave them out with {key.split(' ')[0]}.data.apart={tuple(held)!r}, "
-                    "or ingest with --dedupe"
-                )
+def _compare(planned: Plan, found: list[tuple[Source, Dataset]]) -> list[str]:
+    """Holds each source against the splits kept apart of the study's dataset in its fold.
+
+    What was compared is written down, for next time.
+
+    Returns:
+        Notes of what looks alike, and of labels that no budget counts.
+
+    Raises:
+        InputError: a scan is on both sides, or labels of the study's dataset were learned from beside the budgets.
+    """
+    file = planned.workdir / FILE
+    before = durable.read_json(file) if file.exists() else {}
+    seen, alike = set(before.get("apart", ())), dict(before.get("alike", {}))
+    looks, notes = Counter(), []
+    for source, own in found:
+        same = source.path.resolve() == own.path.resolve()
+        other = own if same else Dataset.open(source.path)
+        held = [name for name in _held_apart(planned) if own.has_split(name)]
+        _check_labels(planned, source, same)
+        if source.labels and not same:
+            notes.append(f"{source.learner} learned from labels of {source.path}, which are in no budget.")
+        seen |= _check_apart(source, own, other, held, seen)
+        why = "" if same else lookalikes.not_sought(other, source.split, own, held)
+        if why:
+            notes.append(f"Near-duplicates between {own.path} and {source.path} were not looked for: {why}.")
+            continue
+        for name, count in _alike(source, own, other, held, alike).items():
+            looks[name, "" if same else f" of {source.path}", source.learner] += count
+    planned.workdir.mkdir(parents=True, exist_ok=True)
+    durable.write_json(file, {"format": 1, "apart": sorted(seen), "alike": alike})
+    learners = defaultdict(list)
+    for (name, where, learner), count in looks.items():
+        learners[name, where, count].append(learner)
+    notes += [
+        f"{words.plural(count, 'scan')} of the {name} split {'looks' if count == 1 else 'look'} like scans{where} that are "
+        f"learned from by {words.listed(by)}: numbers are flattered by that."
+        for (name, where, count), by in learners.items()
+        if count
+    ]
+    return list(dict.fromkeys(notes))
+
+
+def _check_labels(planned: Plan, source: Source, same: bool) -> None:
+    few = [b for b in planned.config.study.budgets if isinstance(b, int) or b < 1]
+    if source.labels and same and few:
+        raise InputError(
+            f"{source.who} from labels of {source.path} that the budget of {words.budget(few[0])} does not count; begin "
+            "with what learns without labels"
+        )
+
+
+def _check_apart(source: Source, own: Dataset, other: Dataset, held: list[str], seen: set[str]) -> set[str]:
+    """Marks of what was compared; InputError where a scan is on both sides."""
+    done, same = set(), other is own
+    if same and source.split in held:
+        if source.run is None:
+            raise InputError(
+                f"{source.key}.data.split is {source.split!r}, which models are judged by; learn from another"
+            )
+        raise InputError(
+            f"{source.who} from the {source.split} split of {own.path}, which models are judged by; start from another run"
+        )
+    for name in (name for name in held if name not in source.apart):
+        known = own.datasheet.get("duplicates", {}).get(f"{source.split}/{name}") if same else None
+        mark = _mark(own, name, other, source.split)
+        if known is None and mark not in seen:
+            known = len(copies(other, source.split, own, [name]))
+            done.add(mark)
+        if known:
+            mend = (
+                f"leave them out with {source.key}.data.apart={tuple(held)!r}, or ingest with --dedupe"
+                if source.run is None
+                else "start from another run"
+            )
+            raise InputError(
+                f"{source.who} from copies of scans that models are judged by ({known} of the {name} split of "
+                f"{own.path}, in {other.path}); {mend}"
+            )
     return done
+
+
+def _alike(
+    source: Source, own: Dataset, other: Dataset, held: list[str], known: dict[str, int]
+) -> dict[str, int]:
+    """How many scans of each split of ``held`` look like one that is learned from; adds to what is ``known``."""
+    counts = own.datasheet.get("near_duplicates", {}) if other is own else {}
+    marks = {name: _mark(own, name, other, source.split) for name in held}
+    found = {name: counts.get(f"{source.split}/{name}", known.get(marks[name])) for name in held}
+    missing = [name for name in held if found[name] is None]
+    if missing:
+        sought = lookalikes.count(other, source.split, own, missing)
+        known |= {marks[name]: count for name, count in sought.items()}
+        found |= sought
+    return found
+
+
+def _mark(own: Dataset, name: str, other: Dataset, split: str) -> str:
+    return " ".join([own.datasheet["content_hash"], name, other.datasheet["content_hash"], split])
+
+
+def _probed(planned: Plan, opened: dict[str, Dataset]) -> dict[str, int]:
+    """How many labels each training config's looks at its features take, at most, of those that take any."""
+    from vitmed.evaluate import health  # late: it loads JAX
+
+    found: dict[str, int] = {}
+    for key, cell in _everyone(planned):
+        probe, data = cell.config.get("probe", {}), cell.config.data
+        if not probe.get("every", 0):
+            continue
+        examples = probe.get("examples", health.ProbeConfig.examples)
+        looked = health.choose(opened[data.path], data.get("split", "train"), examples)
+        if looked.learn is not None:
+            found[key] = max(found.get(key, 0), len(looked.indices))
+    return found
 
 
 def _check_folds(planned: Plan, opened: dict[str, Dataset]) -> None:
