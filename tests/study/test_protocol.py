@@ -226,6 +226,8 @@ def test_labels_that_were_learned_before_a_budget_are_refused_or_told(clean, pla
         InputError, match="labelled learned from labels of .* the budget of 6 labels does not count"
     ):
         protocol.check(planned(clean, also=few))
+    with pytest.raises(InputError, match="learned from labels of .*copy that"):
+        protocol.check(planned(shutil.copytree(clean, tmp_path / "copy"), also=few))
     with pytest.raises(InputError, match="config.pretrain would learn from labels"):
         protocol.check(
             planned(clean, also={"study.budgets": (0.5,), "pretrain.objective": {"name": "supervised"}})
