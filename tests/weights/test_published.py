@@ -93,6 +93,24 @@ def test_a_vitmae_of_transformers():
     np.testing.assert_allclose(latent, golden["latent"], atol=1e-4)
 
 
+TIMM = {
+    "vit": dict(positions="learned", registers=0, qk_norm=False),
+    "qk_norm": dict(qk_norm=True),
+    "registers": dict(registers=2, layer_scale=1e-5),
+}
+
+
+@pytest.mark.parametrize("case", list(TIMM))
+def test_the_goldens_of_timm(case):
+    """Not square; the layout by whose names MAE's and DINOv2's own weights are kept too."""
+    with np.load(GOLDENS / "timm.npz") as file:
+        golden = {name.removeprefix(f"{case}/"): file[name] for name in file if name.startswith(f"{case}/")}
+    found = encoder(weights(golden), "x.npz", heads=2, size=(12, 8))
+    assert found.layout in ("ViT (timm)", "DINOv2 (facebookresearch)")
+    assert {key: getattr(found.model, key) for key in TIMM[case]} == TIMM[case]
+    agree(golden, found)
+
+
 DECODER = {"decoder_embed.weight": (8, 16), "decoder_blocks.0.norm1.weight": (8,), "mask_token": (1, 1, 8)}
 FUSED = {
     "MAE (facebookresearch)": (dict(), DECODER),
