@@ -10,6 +10,8 @@ The question that it ends with: does the pretrained model with a tenth of the la
 Which baseline is the best at a budget is decided on validation. Rates are those of the training configs, one setting an
 arm; `:tuned` tries three rates for each arm in every cell, cross-validated within its own labels, and takes the threshold
 from there too, so that no validation label is used for it: ten times as many trainings (8 hours, estimated).
+A published encoder, frozen and fine-tuned, is a baseline too where its weights are on disk:
+`vitmed convert FILE --out runs/published --modality xray --channels 1`, then `--config.study.published=runs/published`.
 `--config.study.pretrain_seeds=3 --config.study.draws="(6,6,3)"` lets the luck of the pretraining into the intervals.
 Argument: `:tiny` (a minute, for tests) or `:tuned`.
 """
@@ -34,7 +36,7 @@ def get_config(arg=None):
             budgets=(0.01, 0.1, 1.0),
             draws=(5, 5, 3),
             metrics=("auroc", "balanced_accuracy", "accuracy"),
-            baselines=("scratch", "resnet"),
+            baselines=("scratch", "resnet", "frozen", "finetuned"),
             compare=(("pretrained@0.1", "best@1.0"),),
             margin=0.01,
             pretrain_seeds=1,
@@ -48,14 +50,18 @@ def get_config(arg=None):
             pretrained=dict(config=_finetune(tiny), init="pretrain", steps=STEPS, label="Pretrained ViT"),
             scratch=dict(config=_finetune(tiny, "scratch"), steps=STEPS, label="ViT from scratch"),
             resnet=dict(config=_resnet(tiny), steps=STEPS, label="ResNet"),
+            frozen=dict(config=_published(tiny, "probe"), init="published", label="Published, frozen"),
+            finetuned=dict(config=_published(tiny), init="published", label="Published, fine-tuned"),
         )
     )
+    config.arms.frozen.steps = config.arms.finetuned.steps = STEPS
     for arm in config.arms.values():
         arm.config.train.val_every = 0
     if tiny or arg == "tuned":
         config.tune = ConfigDict(dict(by="budget", folds=2 if tiny else 3))
         config.study.threshold = "budget"
-        rates = dict(pretrained=(5e-5, 1e-4, 3e-4), scratch=(3e-4, 1e-3, 3e-3), resnet=(3e-4, 1e-3, 3e-3))
+        low, high = (5e-5, 1e-4, 3e-4), (3e-4, 1e-3, 3e-3)
+        rates = dict(pretrained=low, scratch=high, resnet=high, frozen=high, finetuned=low)
         for name, arm in config.arms.items():
             arm.grid = ConfigDict(dict(optim=dict(lr=rates[name][: 2 if tiny else 3])))
     if tiny:
@@ -69,6 +75,15 @@ def get_config(arg=None):
 def _finetune(tiny, arg=None):
     arg = "tiny" if tiny else arg
     return load(f"{CONFIGS / 'finetune_classify.py'}{f':{arg}' if arg else ''}")
+
+
+def _published(tiny, way=None):
+    """With the study's own patches, to which the encoder's are resampled."""
+    config = _finetune(tiny, way)
+    if tiny and way:
+        config.finetune.method = way
+    config.init_adapt = "channels+patch"
+    return config
 
 
 def _resnet(tiny):

@@ -14,6 +14,7 @@ steps than MAE: STEPS below, which tests/study/test_objectives.py holds to 3%. B
 
 Every pretrained arm is compared with the best of the two baselines, chosen on validation: with as many labels, and a tenth
 of them with all. All are fine-tuned alike.
+`--config.study.published=RUN` (made by `vitmed convert`) adds a published encoder to the baselines, frozen and fine-tuned.
 Argument: `:tiny` (a minute, for tests).
 """
 
@@ -25,6 +26,7 @@ from vitmed.config import load
 
 CONFIGS = Path(__file__).parent.parent
 OBJECTIVES = {"mae": "MAE", "simmim": "SimMIM", "ijepa": "I-JEPA", "self_distil": "Self-distillation"}
+BASELINES = ("scratch", "resnet", "frozen", "finetuned")
 STEPS = {"mae": 3000, "simmim": 1020, "ijepa": 1130, "self_distil": 505}  # of pretraining: 1.0e14 operations
 TUNING = (100, 250, 500)  # steps of fine-tuning, one a budget, the same for every arm
 
@@ -39,7 +41,7 @@ def get_config(arg=None):
             budgets=(0.01, 0.1, 1.0),
             draws=(5, 5, 3),
             metrics=("auroc", "balanced_accuracy", "accuracy"),
-            baselines=("scratch", "resnet"),
+            baselines=BASELINES,
             compare=_compared(0.1),
             margin=0.01,
             pretrain_seeds=1,
@@ -55,9 +57,15 @@ def get_config(arg=None):
         own.probe.every = 0  # looking at the features takes compute, and labels
         config.pretrains[name] = own
         config.arms[name] = ConfigDict(dict(config=_finetune(tiny), init=name, label=label))
+    config.arms.frozen = ConfigDict(
+        dict(config=_published(tiny, "probe"), init="published", label="Published, frozen")
+    )
+    config.arms.finetuned = ConfigDict(
+        dict(config=_published(tiny), init="published", label="Published, fine-tuned")
+    )
     config.arms.scratch = ConfigDict(dict(config=_finetune(tiny, "scratch"), label="ViT from scratch"))
     config.arms.resnet = ConfigDict(dict(config=_resnet(tiny), label="ResNet"))
-    config.study.arms = (*OBJECTIVES, "scratch", "resnet")
+    config.study.arms = (*OBJECTIVES, *BASELINES)
     for arm in config.arms.values():
         arm.steps = (2, 2) if tiny else TUNING
         arm.config.train.val_every = 0
@@ -74,6 +82,15 @@ def _compared(few):
 def _finetune(tiny, arg=None):
     arg = "tiny" if tiny else arg
     return load(f"{CONFIGS / 'finetune_classify.py'}{f':{arg}' if arg else ''}")
+
+
+def _published(tiny, way=None):
+    """With the study's own patches, to which the encoder's are resampled."""
+    config = _finetune(tiny, way)
+    if tiny and way:
+        config.finetune.method = way
+    config.init_adapt = "channels+patch"
+    return config
 
 
 def _resnet(tiny):

@@ -46,6 +46,8 @@ class StudySection:
         metrics: the first is the one that the findings speak of and that choices are made by.
         reference: the arm that every other is compared with, reference minus arm; or
         baselines: arms whose best, chosen on validation at each budget, every other arm is compared with, arm minus it.
+        published: a run that ``vitmed convert`` made, whose encoder the arms with the ``init`` of this name start from;
+            they are left out where it is empty.
         compare: more comparisons, each (first, second): first minus second. A side is ``ARM`` (at every budget) or
             ``ARM@BUDGET``; ``best`` stands for the best baseline.
         margin: by how much the first may be worse and still count as not worse (non-inferior); 0 asks for none.
@@ -67,6 +69,7 @@ class StudySection:
     threshold: Literal["val", "budget", "half"] = "val"
     folds: int | tuple[int, ...] | None = None
     pretrain_seeds: int = 1
+    published: str = ""
     arms: tuple[str, ...] = ()
     split: Literal["test", "val"] = "test"
     checkpoint: Literal["last", "best"] = "last"
@@ -140,7 +143,8 @@ class Arm:
 
     Attributes:
         config: a training config.
-        init: the pretraining to start from: ``pretrain``, or a name in ``config.pretrains``; None is none.
+        init: the pretraining to start from: ``pretrain``, a name in ``config.pretrains``, or ``published``
+            (``vitmed.study.published``); None is none.
         steps: ``train.steps``, one a budget; None leaves the config's own.
         label: how tables and figures call it; the arm's name if empty.
         grid: sections of the training config, and in place of each value a tuple of values to try; which scans and labels

@@ -40,7 +40,7 @@ def notes(planned: Plan, table: dict, facts: dict, opened: dict[str, int], first
         made.append(
             "These numbers are of a split that choices are made on: they are for choosing, not for reporting."
         )
-    made += [_labels(planned, table, facts), _tried(planned), *_guarded(planned, table)]
+    made += [_labels(planned, table, facts), _tried(planned), *_published(planned), *_guarded(planned, table)]
     made += [*_baselines(table), *_several(table), *facts["notes"]]
     if table["patients"] is None:
         made.append("Patients are not known: intervals are by image and probably too narrow.")
@@ -90,6 +90,17 @@ def _tried(planned: Plan) -> str:
         f"Every arm tried {config.tried} settings in every cell, chosen by {words.metric(config.study.metrics[0])} {how}; "
         "what was tried before this study is not known to it."
     )
+
+
+def _published(planned: Plan) -> list[str]:
+    if not planned.left_out:
+        return []
+    baselines = words.listed([planned.label(arm) for arm in planned.config.study.baselines])
+    return [
+        f"No published encoder took part (config.study.published): the baselines are {baselines}."
+        if baselines
+        else "No published encoder took part (config.study.published)."
+    ]
 
 
 def _guarded(planned: Plan, table: dict) -> list[str]:

@@ -19,6 +19,7 @@ from vitmed import durable
 from vitmed.config import build, flat
 from vitmed.errors import InputError
 from vitmed.runs import manifest
+from vitmed.study import published
 from vitmed.study.config import BEST, Arm, StudyConfig
 
 PRETRAIN = "pretrain"  # the pretraining that has no other name
@@ -89,10 +90,17 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
+    """All that a study runs.
+
+    Attributes:
+        left_out: arms that want a published encoder, of which none was given.
+    """
+
     config: StudyConfig
     workdir: Path
     pretrains: tuple[Cell, ...]
     cells: tuple[Cell, ...]
+    left_out: tuple[str, ...] = ()
 
     def of(self, arm: str, budget: int | float) -> list[list[Cell]]:
         """The cells of an arm at a budget, by fold and by draw."""
@@ -128,9 +136,10 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
     Raises:
         InputError: an unknown or missing key, a comparison with what is no arm, an arm that wants a pretraining
             that is not there, steps that do not match the budgets, arms that label other splits or rank the classes
-            otherwise, arms that try other numbers of settings, or settings that change what an arm learns from.
+            otherwise, arms that try other numbers of settings, settings that change what an arm learns from, or a
+            published encoder that is not there.
     """
-    checked = build(StudyConfig, config)
+    checked, left_out = published.placed(build(StudyConfig, config))
     study, workdir = checked.study, Path(workdir).resolve()
     chosen = study.arms or tuple(checked.arms)
     for name in chosen:
@@ -156,7 +165,7 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
             for fold in folds[: study.folds_of(checked.data.folds)[budget]]:
                 for name in checked.arms:
                     cells.append(_cell(checked, workdir, name, at, draw, fold))
-    return Plan(checked, workdir, tuple(pretrains), tuple(cells))
+    return Plan(checked, workdir, tuple(pretrains), tuple(cells), left_out)
 
 
 def _order(arm: Arm) -> tuple[str, ...]:
