@@ -3,14 +3,17 @@
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 
 
-def write_slice(path, pixels, series="1.2.3", position=(0, 0, 0), orientation=AXIAL, **tags):
-    """Writes one slice; ``tags`` override (or, given None, remove) what is written by default."""
+def write_slice(path, pixels, series="1.2.3", position=(0, 0, 0), orientation=AXIAL, pixel_data=None, **tags):
+    """Writes one slice; ``tags`` override (or, given None, remove) what is written by default.
+
+    ``pixel_data`` are the pixels of a file that holds more than one image of the size of ``pixels``.
+    """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
@@ -44,7 +47,7 @@ def write_slice(path, pixels, series="1.2.3", position=(0, 0, 0), orientation=AX
     for name, value in {**values, **tags}.items():
         if value is not None:
             setattr(data, name, value)
-    data.PixelData = np.ascontiguousarray(pixels).tobytes()
+    data.PixelData = np.ascontiguousarray(pixels if pixel_data is None else pixel_data).tobytes()
     pydicom.dcmwrite(str(path), data, enforce_file_format=True)
     return str(path)
 
@@ -53,6 +56,53 @@ def write_slice(path, pixels, series="1.2.3", position=(0, 0, 0), orientation=AX
 def dicom():
     """The function ``write_slice`` above."""
     return write_slice
+
+
+def write_enhanced(path, frames, groups, shared=None, **tags):
+    """Writes frames as one enhanced file, by default MR of (0.5, 0.25) mm and AXIAL.
+
+    Args:
+        groups: of a frame's number, its functional groups: {"MREcho": {"EffectiveEchoTime": 20.0}}.
+        shared: the groups of all frames beside those of geometry.
+        tags: of the file, in place of what is written by default.
+    """
+    geometry = {
+        "PixelMeasures": {"PixelSpacing": [0.5, 0.25], "SliceThickness": 99},
+        "PlaneOrientation": {"ImageOrientationPatient": list(AXIAL)},
+    }
+    values = {
+        "SOPClassUID": EnhancedMRImageStorage,
+        "Modality": "MR",
+        "NumberOfFrames": len(frames),
+        "SharedFunctionalGroupsSequence": [_groups({**geometry, **(shared or {})})],
+        "PerFrameFunctionalGroupsSequence": [_groups(groups(k)) for k in range(len(frames))],
+    }
+    classic = dict.fromkeys(
+        (
+            "PixelSpacing",
+            "ImagePositionPatient",
+            "ImageOrientationPatient",
+            "RescaleSlope",
+            "RescaleIntercept",
+        )
+    )
+    return write_slice(path, frames[0], pixel_data=frames, **{**classic, **values, **tags})
+
+
+def _groups(groups):
+    holder = Dataset()
+    for name, values in groups.items():
+        item = Dataset()
+        for keyword, value in values.items():
+            setattr(item, keyword, value)
+        setattr(holder, f"{name}Sequence", [item])
+    return holder
+
+
+@pytest.fixture
+def enhanced():
+    """The function ``write_enhanced`` above."""
+    return write_enhanced
 
 
 @pytest.fixture

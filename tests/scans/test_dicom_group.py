@@ -6,10 +6,9 @@ import os
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from vitmed.errors import MachineError
 from vitmed.scans.find import find
@@ -146,46 +145,24 @@ def test_the_same_image_twice_is_taken_once(tmp_path, dicom, series, rng):
     assert len(source.files) == 4 and refused[0][:2] == ("stack/copy", "the same image twice")
 
 
-def enhanced(path, frames, positions, echoes, slopes):
-    """An enhanced MR file: geometry, echo and rescale per frame, spacing shared."""
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = EnhancedMRImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
-    data.SeriesInstanceUID, data.StudyInstanceUID = "1.2", "1.1"
-    data.Modality, data.PatientID, data.PhotometricInterpretation = "MR", "p", "MONOCHROME2"
-    data.NumberOfFrames, data.Rows, data.Columns = frames.shape
-    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit = 1, 16, 12, 11
-    data.PixelRepresentation = 0
-    measures = Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.25], 99
-    orientation = Dataset()
-    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    shared = Dataset()
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
-    data.SharedFunctionalGroupsSequence = [shared]
-    groups = []
-    for position, echo, slope in zip(positions, echoes, slopes, strict=True):
-        group, place, time, value = Dataset(), Dataset(), Dataset(), Dataset()
-        place.ImagePositionPatient = list(position)
-        time.EffectiveEchoTime = echo
-        value.RescaleSlope, value.RescaleIntercept, value.RescaleType = slope, 1, "US"
-        group.PlanePositionSequence, group.MREchoSequence = [place], [time]
-        group.PixelValueTransformationSequence = [value]
-        groups.append(group)
-    data.PerFrameFunctionalGroupsSequence = groups
-    data.PixelData = frames.tobytes()
-    pydicom.dcmwrite(path, data, enforce_file_format=True)
-
-
-def test_an_enhanced_file_holds_volumes_by_its_functional_groups(tmp_path, rng):
+def test_an_enhanced_file_holds_volumes_by_its_functional_groups(tmp_path, enhanced, rng):
     """Otherwise frames come in the order of the file, with one slope for all, and echoes are mixed."""
     frames = rng.integers(0, 4096, (8, 4, 6)).astype(np.uint16)
     order = [2, 0, 3, 1]
-    positions = [(1, 2, 3.0 * order[k // 2]) for k in range(8)]
     slopes = [1 + k for k in range(8)]
-    enhanced(tmp_path / "e.dcm", frames, positions, [20.0 + 60 * (k % 2) for k in range(8)], slopes)
+
+    def groups(k):
+        return {
+            "PlanePosition": {"ImagePositionPatient": [1, 2, 3.0 * order[k // 2]]},
+            "MREcho": {"EffectiveEchoTime": 20.0 + 60 * (k % 2)},
+            "PixelValueTransformation": {
+                "RescaleSlope": slopes[k],
+                "RescaleIntercept": 1,
+                "RescaleType": "US",
+            },
+        }
+
+    enhanced(tmp_path / "e.dcm", frames, groups, BitsStored=12, HighBit=11)
     found, refused = find(tmp_path)
     assert [s.id for s in found] == ["e.dcm#echo-20", "e.dcm#echo-80"] and refused == []
     for which, source in enumerate(found):
