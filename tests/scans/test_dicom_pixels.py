@@ -5,6 +5,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi
+from pydicom.uid import EnhancedCTImageStorage
 
 from vitmed.scans import dicom, dicom_header, dicom_pixels
 from vitmed.scans.scan import Refused
@@ -50,10 +51,10 @@ def test_padding_is_air_in_a_ct_and_black_elsewhere(dicom_slice, tmp_path):
     np.testing.assert_array_equal(dx.array[..., 0], [[-4095, -4095], [-100, -1064]])
 
 
-def table(values, first, bits):
+def table(values, first, bits, gives="US"):
     item = Dataset()
     item.LUTDescriptor, item.LUTData = [len(values), first, bits], np.array(values, "<u2").tobytes()
-    item.ModalityLUTType = "US"
+    item.ModalityLUTType = gives
     return [item]
 
 
@@ -75,6 +76,76 @@ def test_a_ct_must_be_in_hounsfield_units(dicom_slice, tmp_path, tags):
     """Otherwise densities, or nothing at all, pass for Hounsfield units."""
     with pytest.raises(Refused, match="RescaleSlope|RescaleType"):
         dicom.read((dicom_slice(tmp_path / "a", np.ones((4, 6), np.uint16), **tags),))
+
+
+PALETTE = {
+    f"{colour}PaletteColorLookupTable{what}": value
+    for colour in ("Red", "Green", "Blue")
+    for what, value in (("Descriptor", [4, 0, 16]), ("Data", np.arange(4, dtype="<u2").tobytes()))
+}
+NO_RESCALE = {"RescaleSlope": None, "RescaleIntercept": None}
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({**NO_RESCALE, "VOILUTSequence": table([0, 1, 2, 3], 0, 16)}, "CT without rescale"),
+        (
+            {"PhotometricInterpretation": "PALETTE COLOR", **PALETTE},
+            "without Hounsfield units.*PALETTE COLOR",
+        ),
+        ({**NO_RESCALE, "ModalityLUTSequence": table([0, 1, 2, 3], 0, 16, "OD")}, "ModalityLUTType is OD"),
+        ({"ModalityLUTSequence": table([0, 1, 2, 3], 0, 16, "OD")}, "ModalityLUTType is OD"),
+    ],
+    ids=["a VOI table", "a palette", "densities", "densities in the rescale's place"],
+)
+def test_a_table_of_something_else_does_not_make_hounsfield_units(dicom_slice, tmp_path, tags, reason):
+    """Otherwise raw values pass for Hounsfield units because something is looked up in a table."""
+    with pytest.raises(Refused, match=reason):
+        dicom.read((dicom_slice(tmp_path / "a", np.array([[0, 1], [2, 3]], np.uint16), **tags),))
+
+
+def test_a_table_of_hounsfield_units_makes_them(dicom_slice, tmp_path):
+    """Otherwise a CT whose units are certain is refused."""
+    pixels = np.array([[0, 1], [2, 3]], np.uint16)
+    tags = {**NO_RESCALE, "ModalityLUTSequence": table([0, 40, 1000, 3000], 0, 16, "HU")}
+    scan = dicom.read((dicom_slice(tmp_path / "a", pixels, **tags),))
+    np.testing.assert_array_equal(scan.array[..., 0], [[0, 40], [1000, 3000]])
+
+
+def test_hounsfield_units_do_not_change_sign_with_the_display(dicom_slice, tmp_path):
+    """Otherwise air is bone in a CT that is meant to be shown inverted (MONOCHROME1)."""
+    pixels = np.array([[24, 2000], [1064, 0]], np.uint16)
+    path = dicom_slice(
+        tmp_path / "a", pixels, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=2000
+    )
+    np.testing.assert_array_equal(dicom.read((path,)).array[..., 0], [[-1000, -1000], [40, -1024]])
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["of all frames", "of one frame"])
+@pytest.mark.parametrize("gives", ["Z_EFF", "MGML"])
+def test_an_enhanced_ct_must_be_in_hounsfield_units(enhanced, tmp_path, rng, gives, shared):
+    """Otherwise the atomic numbers or water densities of a dual-energy CT pass for Hounsfield units."""
+
+    def units(name):
+        return {
+            "PixelValueTransformation": {"RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": name}
+        }
+
+    def read(name):
+        def groups(k):
+            own = {} if shared else units(name if k == 1 else "HU")
+            return {"PlanePosition": {"ImagePositionPatient": [0, 0, 2 * k]}, **own}
+
+        kind = {"SOPClassUID": EnhancedCTImageStorage, "Modality": "CT"}
+        frames = rng.integers(0, 3000, (3, 4, 6)).astype(np.uint16)
+        return dicom.read((enhanced(tmp_path / name, frames, groups, units(name) if shared else {}, **kind),))
+
+    assert read("HU").array.shape == (3, 4, 6, 1)
+    with pytest.raises(
+        Refused, match="mixed RescaleType.*HU" if not shared else f"its RescaleType is {gives}"
+    ):
+        read(gives)
 
 
 def test_rescaling_keeps_its_fractions(dicom_slice, tmp_path, rng):

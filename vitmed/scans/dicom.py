@@ -21,14 +21,15 @@ _HOUNSFIELD = ("", "HU", "HU_MOD", "US")  # US is "unspecified", which converter
 def read(source: Source | tuple[str, ...]) -> Scan:
     """Reads the images of a source: one as (H, W, C), several as a volume (z, y, x, C) near the LPS axes.
 
-    Rescale slope and intercept are applied (CT is then in HU); MONOCHROME1 is inverted, so that more is
-    brighter everywhere. A source with its item ``("channels", n)`` gives (H, W, n).
+    Rescale slope and intercept are applied (CT is then in HU); of others than CT MONOCHROME1 is inverted, so that
+    more is brighter everywhere. A source with its item ``("channels", n)`` gives (H, W, n).
 
     Args:
         source: as found, or just files, which must then be of one volume.
 
     Raises:
-        Refused: an unreadable file, or slices that do not make one evenly spaced, unsheared volume.
+        Refused: an unreadable file, a CT in other units than HU, or slices that do not make one evenly spaced,
+            unsheared volume.
     """
     channels = isinstance(source, Source) and source.item is not None and source.item[0] == "channels"
     parts = _parts(source)
@@ -47,7 +48,7 @@ def read(source: Source | tuple[str, ...]) -> Scan:
         span = span or (_span(plane, array) if modality != "ct" else None)
     elif array.dtype == np.uint8 and _span(plane, array) == (0.0, 255.0):
         span = (0.0, 255.0)  # a window of one slice is not the volume's
-    if first.photometric == "MONOCHROME1":
+    if first.photometric == "MONOCHROME1" and modality != "ct":
         array = -array.astype(np.float32)
         span = None if span is None else (-span[1], -span[0])
     orientation = ""
@@ -111,10 +112,17 @@ def _as_channels(array: np.ndarray) -> np.ndarray:
 
 def _refuse_ct_without_units(parts: list[tuple[Image, int]]) -> None:
     for image, frame in parts:
-        if image.plane(frame).intercept is None and not image.luts:
+        plane = image.plane(frame)
+        if not image.photometric.startswith("MONOCHROME"):
+            raise Refused("CT without Hounsfield units", f"its pixels are colours ({image.photometric})")
+        if image.modality_lut is not None:  # stands in the rescale's place (PS3.3 C.11.1)
+            if image.modality_lut != "HU":
+                found = image.modality_lut or "missing"
+                raise Refused("CT without Hounsfield units", f"its ModalityLUTType is {found}, not HU")
+        elif plane.intercept is None:
             raise Refused("CT without rescale", "no RescaleIntercept, so its Hounsfield units are not known")
-        if image.rescale_type not in _HOUNSFIELD:
-            raise Refused("CT without Hounsfield units", f"its RescaleType is {image.rescale_type}")
+        elif plane.rescale_type not in _HOUNSFIELD:
+            raise Refused("CT without Hounsfield units", f"its RescaleType is {plane.rescale_type}")
 
 
 def _modality(image: Image) -> str:

@@ -26,6 +26,7 @@ class Plane:
         spacing: (row, column) millimetres, or None.
         thickness: of the slice, for choosing only; None unknown.
         slope, intercept: of the modality LUT, None where missing.
+        rescale_type: what slope and intercept give (RescaleType, PS3.3 C.11.1.1.2), "" where it is not said.
         window: (centre, width, function), or None.
         apart: (name, value) of what makes images differ that lie at one place: echo, b-value, time ...
     """
@@ -36,6 +37,7 @@ class Plane:
     thickness: float | None = None
     slope: float | None = None
     intercept: float | None = None
+    rescale_type: str = ""
     window: tuple[float, float, str] | None = None
     apart: tuple[tuple[str, object], ...] = ()
 
@@ -74,6 +76,7 @@ def _plane(get: Values, image_type: tuple[str, ...]) -> Plane:
         thickness=get.number(0x00180050),
         slope=get.number(0x00281053),
         intercept=get.number(0x00281052),
+        rescale_type=get.text(0x00281054),
         window=(window[0][0], window[1][0], get.text(0x00281056) or "LINEAR") if all(window) else None,
         apart=tuple((name, value) for name, value in apart if value is not None),
     )
@@ -114,6 +117,7 @@ def _frame(own: Dataset, shared: Dataset, image_type: tuple[str, ...]) -> Plane:
         thickness=_float(measures.get("SliceThickness")),
         slope=_float(rescale.get("RescaleSlope")),
         intercept=_float(rescale.get("RescaleIntercept")),
+        rescale_type=str(rescale.get("RescaleType") or ""),
         window=window,
         apart=tuple((name, value) for name, value in apart if value is not None),
     )

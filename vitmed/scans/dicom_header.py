@@ -29,6 +29,7 @@ logging.getLogger("pydicom").setLevel(logging.ERROR)
 _HEAD = 65536  # bytes that hold the header of most files
 _SYNTAX = 0x00020010
 _OTHERWISE = (uid.DeflatedExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+_MODALITY_LUT = 0x00283000
 _PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _PIXELS = struct.pack("<HH", 0x7FE0, 0x0010)
 # Modalities whose images are slices of a volume.
@@ -50,6 +51,7 @@ class Image:
         stored: (bits allocated, bits stored, 1 if signed).
         padding: (lowest, highest) stored value that stands for "nothing here", or None.
         luts: whether it has tables (modality, VOI, palette), for which the whole header is read again.
+        modality_lut: what its modality table gives (ModalityLUTType, "" where it is not said), None where it has none.
         said: what the header says of the person, as far as it stands in the path; None where that was not asked, as
             of slices, which are asked of one a volume (``deidentify``).
     """
@@ -69,9 +71,9 @@ class Image:
     samples: int
     frames: int
     stored: tuple[int, int, int]
-    rescale_type: str
     padding: tuple[int, int] | None
     luts: bool
+    modality_lut: str | None
     pixels: tuple[int, int] | None
     planes: tuple[Plane, ...]
     said: deidentify.Header | None = None
@@ -325,13 +327,18 @@ def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> 
         samples=samples,
         frames=frames,
         stored=(allocated, get.whole(0x00280101) or allocated, signed),
-        rescale_type=get.text(0x00281054),
         padding=_padding(get, signed),
-        luts=any(tag in get for tag in (0x00283000, 0x00283010, 0x00281101)),
+        luts=any(tag in get for tag in (_MODALITY_LUT, 0x00283010, 0x00281101)),
+        modality_lut=_modality_lut(data) if _MODALITY_LUT in get else None,
         pixels=pixels,
         planes=planes_of(data, get, image_type, frames),
         said=None if modality in SLICES else deidentify.of(data).in_path(path),
     )
+
+
+def _modality_lut(data: Dataset) -> str | None:
+    tables = data[_MODALITY_LUT].value
+    return str(tables[0].get("ModalityLUTType") or "") if tables else None
 
 
 def _padding(get: Values, signed: int) -> tuple[int, int] | None:

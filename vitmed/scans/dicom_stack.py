@@ -79,6 +79,9 @@ def _agree(parts: list[tuple[Image, int]]) -> None:
         found = sorted({getattr(image, name) for image, _ in parts})
         if len(found) > 1:
             raise Refused(f"mixed {what} in one series", " and ".join(found))
+    units = sorted({image.plane(frame).rescale_type for image, frame in parts} - {""})
+    if len(units) > 1:
+        raise Refused("mixed RescaleType in one series", " and ".join(units))
     shapes = sorted({(image.rows, image.columns, image.samples) for image, _ in parts})
     if len(shapes) > 1:
         raise Refused("mixed image sizes in one series", f"{shapes[0]} and {shapes[-1]}")
