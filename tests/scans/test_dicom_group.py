@@ -137,6 +137,40 @@ def test_radiographs_of_one_series_are_images_of_their_own(tmp_path, dicom, rng)
     assert [s.id for s in found] == [f"view{k}.dcm" for k in range(4)] and refused == []
 
 
+@pytest.mark.parametrize(
+    ("ids", "names", "births", "told"),
+    [
+        (("p1", "p2"), ("Ann^A", "Ann^A"), ("", ""), "2 of them, by their ids"),
+        (("", ""), ("Ann^A", "Bob^B"), ("19500101", "19500101"), "2 of them, by their names"),
+        (("p1", ""), ("Ann^A", "Bob^B"), ("", ""), "2 of them, by their names"),
+        (("", ""), ("Ann^A", "Ann^A"), ("19500101", "19600101"), "2 of them, by their dates of birth"),
+        (("", ""), ("Ann^A", "Ann^A^^"), ("19500101", ""), None),
+        (("p1", "p1"), ("Ann^A", "Ann^Anna"), ("", ""), None),
+        ((None, ""), (None, ""), (None, ""), None),
+    ],
+)
+def test_two_people_in_one_series_are_no_volume(tmp_path, series, rng, ids, names, births, told):
+    """Otherwise halves of two people are one scan of nobody, which then leaks from one split to another.
+
+    What is said of it holds neither names nor dates.
+    """
+
+    def change(k):
+        return {
+            "PatientID": ids[k % 2],
+            "PatientName": names[k % 2],
+            "PatientBirthDate": births[k % 2],
+        }
+
+    series(rng.integers(0, 999, (4, 4, 6)).astype(np.uint16), change)
+    found, refused = find(tmp_path)
+    if told is None:
+        assert len(found) == 1 and refused == []
+        assert not any(word in repr(found[0].parts) for word in ("Ann", "1950"))
+    else:
+        assert found == [] and refused == [("stack", "several patients in one series", told)]
+
+
 def test_the_same_image_twice_is_taken_once(tmp_path, dicom, series, rng):
     """Otherwise a copied file makes a volume of two slices at one position, and the series is lost."""
     files = series(rng.integers(0, 999, (4, 4, 6)).astype(np.uint16))

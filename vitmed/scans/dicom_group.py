@@ -49,10 +49,9 @@ def sources(
     for group in series.values():
         group.sort(key=lambda i: i.path)
         called = _called(group, names, alone, root)
-        patients = {i.patient for i in group if i.patient}
-        if len(patients) > 1:
-            reason = "several patients in one series"
-            refused.append((called, reason, f"{len(patients)} of them, by their ids"))
+        several = _several_patients(group)
+        if several:
+            refused.append((called, "several patients in one series", several))
             continue
         group, twice = _once(group, names)
         refused += twice
@@ -60,6 +59,18 @@ def sources(
         found += found_here
         refused += bad
     return found, refused
+
+
+def _several_patients(group: list[Image]) -> str:
+    """How many patients a series holds and by what they are told apart, "" where it is one.
+
+    Where an image has no id, by names, then by dates of birth; an image that leaves out one of them may be anybody's.
+    """
+    by = [("ids", {i.patient for i in group})]
+    if "" in by[0][1]:
+        by += [("names", {i.person[0] for i in group}), ("dates of birth", {i.person[1] for i in group})]
+    told = ((what, len(found - {""})) for what, found in by)
+    return next((f"{count} of them, by their {what}" for what, count in told if count > 1), "")
 
 
 def stacks(parts: list[Part]) -> list[tuple[str, list[Part]]]:

@@ -49,6 +49,7 @@ class Image:
         planes: one for all frames, or one a frame.
         pixels: (offset, bytes) of pixels that lie in the file as they are, or None.
         stored: (bits allocated, bits stored, 1 if signed).
+        person: marks (``Values.mark``) of the patient's name and date of birth, whose words are not kept.
         padding: (lowest, highest) stored value that stands for "nothing here", or None.
         luts: whether it has tables (modality, VOI, palette), for which the whole header is read again.
         modality_lut: what its modality table gives (ModalityLUTType, "" where it is not said), None where it has none.
@@ -61,6 +62,7 @@ class Image:
     study: str
     instance: str
     patient: str
+    person: tuple[str, str]
     site: str
     modality: str
     description: str
@@ -317,6 +319,7 @@ def _image(path, data: Dataset, pixels, size: int, include: tuple[str, ...]) -> 
         study=sys.intern(get.text(0x0020000D)),
         instance=get.text(0x00080018),
         patient=sys.intern(get.text(0x00100020)),
+        person=(get.mark(0x00100010), get.mark(0x00100030)),
         site=sys.intern(get.text(0x00080080)),
         modality=sys.intern(modality),
         description=sys.intern(description),

@@ -5,6 +5,7 @@ twenty are needed.
 """
 
 import functools
+import hashlib
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
@@ -47,6 +48,16 @@ class Values:
         value = self.data[tag].value  # by the file's character set
         value = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
         return value.strip(" \0\r\n\t").encode("utf-8", "backslashreplace").decode()
+
+    def mark(self, tag: int) -> str:
+        """What is the same for the same text but does not hold it, "" where missing: of names, to tell them apart.
+
+        Of the bytes as they are, since names are what character sets go wrong in; empty parts at the end do not count.
+        """
+        element = self.element(tag)
+        value = b"" if element is None or element.value is None else element.value
+        value = (value if isinstance(value, bytes) else str(value).encode()).strip(b" \0^")
+        return hashlib.blake2b(value, digest_size=8).hexdigest() if value else ""
 
     def numbers(self, tag: int) -> tuple[float, ...] | None:
         """The values of a decimal or integer string, or of a binary number; None where missing or empty.
