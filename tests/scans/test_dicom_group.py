@@ -37,6 +37,8 @@ def two(tmp_path, dicom, rng, apart, position=lambda k, which: (0, 0, 2 * k)):
     [
         (lambda w: {"EchoNumbers": w + 1, "EchoTime": 10.0 * w}, ["s#echo-1", "s#echo-2"]),
         (lambda w: {"EchoTime": 10.0 + 70 * w}, ["s#echo-10", "s#echo-80"]),
+        (lambda w: {"EchoNumbers": 1, "EchoTime": 10.0 + 70 * w}, ["s#echo-10", "s#echo-80"]),
+        (lambda w: {"EchoNumbers": 1, "EchoTime": 1.15 + 1.15 * w}, ["s#echo-1.15", "s#echo-2.3"]),
         (lambda w: {"DiffusionBValue": 1000.0 * w}, ["s#b-0", "s#b-1000"]),
         (lambda w: {"TemporalPositionIdentifier": w + 1}, ["s#time-1", "s#time-2"]),
         (lambda w: {"AcquisitionNumber": w + 1}, ["s#acquisition-1", "s#acquisition-2"]),
@@ -47,6 +49,37 @@ def test_volumes_of_one_series_are_told_apart(tmp_path, dicom, rng, apart, names
     """Otherwise two echoes, weightings, times or acquisitions are shuffled into one volume, or all refused."""
     found, volumes = two(tmp_path, dicom, rng, apart)
     assert [s.id for s in found] == names
+    for source, volume in zip(found, volumes, strict=True):
+        np.testing.assert_array_equal(read(source).array[..., 0], volume)
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_the_time_of_an_echo_may_be_rounded_otherwise_from_slice_to_slice(tmp_path, dicom, rng, number):
+    """Otherwise every other slice of one echo is stored as a whole volume, of twice the spacing."""
+    times = ((4.6, 4.603), (80.0, 80.4))
+    volumes = rng.integers(0, 1000, (2, 6, 4, 6)).astype(np.int16)
+    (tmp_path / "s").mkdir()
+    for k in range(6):
+        for echo in range(2):
+            tags = {**MR, "EchoNumbers": number, "EchoTime": times[echo][k % 2]}
+            dicom(tmp_path / "s" / f"{echo}{k}", volumes[echo, k], position=(0, 0, 2 * k), **tags)
+    found, _ = find(tmp_path)
+    assert [s.id for s in found] == ["s#echo-4.6", "s#echo-80"]
+    for source, volume in zip(found, volumes, strict=True):
+        np.testing.assert_array_equal(read(source).array[..., 0], volume)
+
+
+@pytest.mark.parametrize("kinds", ["M", "MP"])
+def test_a_time_that_depends_on_the_slice_does_not_take_a_volume_in_pieces(tmp_path, dicom, rng, kinds):
+    """Otherwise pieces of a volume of one echo, each slice of which has its own shortest time, are volumes."""
+    volumes = rng.integers(0, 1000, (len(kinds), 6, 4, 6)).astype(np.int16)
+    (tmp_path / "s").mkdir()
+    for which, kind in enumerate(kinds):
+        for k in range(6):
+            tags = {**MR, "EchoTime": 2.0 + 0.1 * (k % 3), "ImageType": ["ORIGINAL", "PRIMARY", kind]}
+            dicom(tmp_path / "s" / f"{kind}{k}", volumes[which, k], position=(0, 0, 2 * k), **tags)
+    found, _ = find(tmp_path)
+    assert len(found) == len(kinds)
     for source, volume in zip(found, volumes, strict=True):
         np.testing.assert_array_equal(read(source).array[..., 0], volume)
 

@@ -28,7 +28,7 @@ class Plane:
         slope, intercept: of the modality LUT, None where missing.
         rescale_type: what slope and intercept give (RescaleType, PS3.3 C.11.1.1.2), "" where it is not said.
         window: (centre, width, function), or None.
-        apart: (name, value) of what makes images differ that lie at one place: echo, b-value, time ...
+        apart: (name, value) of what makes images differ that lie at one place: echo, echo time, b-value, time ...
     """
 
     position: tuple[float, ...] | None = None
@@ -59,9 +59,9 @@ def planes_of(data: Dataset, get: Values, image_type: tuple[str, ...], frames: i
 
 def _plane(get: Values, image_type: tuple[str, ...]) -> Plane:
     """The plane of a file whose header tells it directly."""
-    echo = get.number(0x00180086)
     apart = (
-        ("echo", get.number(0x00180081) if echo is None else echo),
+        ("echo", get.number(0x00180086)),
+        ("TE", get.number(0x00180081)),
         ("b", get.b_value()),
         ("time", get.number(0x00200100)),
         ("type", "-".join(image_type[2:]) or None),
@@ -98,7 +98,7 @@ def _frame(own: Dataset, shared: Dataset, image_type: tuple[str, ...]) -> Plane:
     frame_type = list(kind.get("FrameType") or image_type)
     apart = (
         ("stack", content.get("StackID")),
-        ("echo", group("MREchoSequence").get("EffectiveEchoTime")),
+        ("TE", group("MREchoSequence").get("EffectiveEchoTime")),
         ("b", group("MRDiffusionSequence").get("DiffusionBValue")),
         ("time", content.get("TemporalPositionIndex")),
         ("type", "-".join(map(str, frame_type[2:])) or None),

@@ -22,8 +22,10 @@ Part = tuple[Image, int]  # a file's image and the frame of it
 # gives volumes of the same places for the most part: the halves of an interleaved series, one slice of which was sent
 # twice, are none.
 _ALWAYS = ("stack", "echo", "b", "time")
-_IF_REPEATED = ("type", "trigger", "acquisition")
-_IF_ALIKE = ("trigger", "acquisition")
+_IF_REPEATED = ("TE", "type", "trigger", "acquisition")
+_IF_ALIKE = ("TE", "trigger", "acquisition")
+# Milliseconds, and of the time itself: makers round the time of one echo otherwise from slice to slice.
+_ONE_ECHO = (0.05, 0.01)
 
 
 def sources(
@@ -87,12 +89,28 @@ def _apart(group: tuple[str, list[Part]], name: str) -> list[tuple[str, list[Par
     """A group as volumes of its places, where ``name`` tells them apart; else the group as it is."""
     if not _repeated(group[1]):
         return [group]
-    made = _split([group], lambda part: _value(part, name), name)
+    if name == "TE":
+        echo = _echoes(group[1])
+        made = _split([group], lambda part: echo[_value(part, "TE")], "echo")
+    else:
+        made = _split([group], lambda part: _value(part, name), name)
     if name not in _IF_ALIKE or _alike([parts for _, parts in made]):
         return made
     if name == "trigger" and (phase := _phases(group[1])) is not None:
         return _split([group], lambda part: phase[id(part)], "phase")
     return [group]
+
+
+def _echoes(parts: list[Part]) -> dict[float | None, float | None]:
+    """The echo, by the least of its times, that each echo time belongs to: of those that hardly differ, one."""
+    echo: dict[float | None, float | None] = {None: None}
+    last = least = -np.inf
+    for time in sorted({_value(part, "TE") for part in parts} - {None}):
+        if time - last > _ONE_ECHO[0] + _ONE_ECHO[1] * time:
+            least = time
+        echo[time] = least
+        last = time
+    return echo
 
 
 def _phases(parts: list[Part]) -> dict[int, int] | None:
