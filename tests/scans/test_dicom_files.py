@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom import uid
 from pydicom.data import get_testdata_files
 from pydicom.pixels import pixel_array
 
@@ -28,6 +29,20 @@ NO_SCANS = (
     "segmentation, not a scan",
     "segmentation of no scan here",
     "radiotherapy object, not a scan",
+)
+
+# Of each way to store pixels that has a decoder here, files that come with pydicom itself.
+DECODED = (
+    ("SC_rgb_jpeg_dcmtk.dcm", uid.JPEGBaseline8Bit),
+    ("SC_rgb_small_odd_jpeg.dcm", uid.JPEGBaseline8Bit),
+    ("SC_rgb_jpeg_gdcm.dcm", uid.JPEGLosslessSV1),
+    ("MR_small_jpeg_ls_lossless.dcm", uid.JPEGLSLossless),
+    ("MR_small_jp2klossless.dcm", uid.JPEG2000Lossless),
+    ("JPEG2000.dcm", uid.JPEG2000),
+    ("MR_small_RLE.dcm", uid.RLELossless),
+    ("SC_rgb_rle_16bit_2frame.dcm", uid.RLELossless),
+    ("image_dfl.dcm", uid.DeflatedExplicitVRLittleEndian),
+    ("MR_small_bigendian.dcm", uid.ExplicitVRBigEndian),
 )
 
 
@@ -64,6 +79,18 @@ def test_pixels_are_what_pydicom_decodes_or_there_is_a_reason(path):
         assert not isinstance(wanted, str), wanted
         np.testing.assert_array_equal(ours, wanted)
         assert ours.dtype.isnative and ours.dtype.itemsize == wanted.dtype.itemsize
+
+
+@pytest.mark.parametrize(("name", "syntax"), DECODED, ids=[name for name, _ in DECODED])
+def test_each_way_to_store_pixels_has_its_decoder(name, syntax):
+    """Otherwise a missing or broken decoder passes above as a file that pydicom cannot read either."""
+    path = pydicom.data.get_testdata_file(name, download=False)
+    image = dicom_header.look(path, INCLUDABLE)
+    assert image.syntax == syntax
+    for frame in range(image.frames):
+        wanted = theirs(path, frame, image.frames)
+        assert not isinstance(wanted, str), wanted
+        np.testing.assert_array_equal(dicom_pixels.decode(image, frame), wanted)
 
 
 def test_the_folder_is_read_whole_and_everything_left_out_has_a_reason():
