@@ -100,11 +100,10 @@ class Values:
         if found is not None:
             return found
         for creator, group, element in _B_VALUES:
-            if group << 16 | 0x10 in self:
-                for block in range(0x10, 0x18):
-                    if self.text(group << 16 | block) == creator:
-                        value = self.numbers(group << 16 | block << 8 | element)
-                        return None if value is None else value[0] % 1e9  # GE adds 1e9 to some
+            for block in range(0x10, 0x18):
+                if group << 16 | block in self and self.text(group << 16 | block) == creator:
+                    value = self.numbers(group << 16 | block << 8 | element)
+                    return None if value is None else value[0] % 1e9  # GE adds 1e9 to some
         return None
 
 
