@@ -1,5 +1,7 @@
 import numpy as np
+import pydicom
 import pytest
+from pydicom.pixels import apply_windowing
 
 from vitmed.scans import dicom as reader
 from vitmed.scans.find import find
@@ -36,6 +38,12 @@ def test_a_sagittal_series_lies_like_an_axial_one(series, volume):
     ("change", "skip", "reason"),
     [
         (lambda k: {}, (2,), "missing slices"),
+        (
+            lambda k: {"position": (0, 0, 2 * k - 0.5 * (k == 5))},
+            (),
+            "uneven slices: 1.5 mm .* 2 mm is usual",
+        ),
+        (lambda k: {"position": (0, 0, 2 * k + 0.5 * (k == 5))}, (), "missing slices: 2.5 mm .* uneven"),
         (lambda k: {"position": (0, 0, 2 * (k // 2))}, (), "several slices at one position"),
         (lambda k: {"orientation": (0, 1, 0, 0, 0, -1)} if k == 3 else {}, (), "mixed orientation"),
         (lambda k: {"Modality": "MR"} if k == 3 else {}, (), "mixed Modality"),
@@ -87,6 +95,85 @@ def test_a_radiograph_has_its_window_and_is_bright_where_bone_is(dicom, tmp_path
     negative = reader.read((dicom(tmp_path / "b", pixels, **plain, PhotometricInterpretation="MONOCHROME1"),))
     assert negative.span == (-3000, -1000)
     np.testing.assert_array_equal(negative.array, -positive.array.astype(np.float32))
+
+
+WINDOWS = [
+    ({"WindowCenter": 2000.5, "WindowWidth": 2001}, (1000, 3000)),
+    ({"WindowCenter": 2000, "WindowWidth": 2000, "VOILUTFunction": "LINEAR"}, (1000, 2999)),
+    ({"WindowCenter": 2000, "WindowWidth": 2000, "VOILUTFunction": "LINEAR_EXACT"}, (1000, 3000)),
+    ({"WindowCenter": 2000, "WindowWidth": 2000, "VOILUTFunction": "SIGMOID"}, (1000, 3000)),
+    ({"WindowCenter": [2000.5, 40], "WindowWidth": [2001, 400]}, (1000, 3000)),
+]
+
+
+@pytest.mark.parametrize(("window", "span"), WINDOWS)
+def test_a_window_is_that_of_its_function(dicom, enhanced, tmp_path, window, span):
+    """Otherwise black and white lie elsewhere than the file says (PS3.3 C.11.2.1.2 and .3), in an enhanced one too.
+
+    Of a sigmoid they are where its tangent at the centre reaches them, so that it differs from the line by an eighth.
+    """
+    plain = {
+        "Modality": "DX",
+        "RescaleIntercept": None,
+        "RescaleSlope": None,
+        "BitsStored": 12,
+        "HighBit": 11,
+    }
+    pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    path = dicom(tmp_path / "a", pixels, **plain, **window)
+    own = {"PlanePosition": {"ImagePositionPatient": [0, 0, 0]}, "FrameVOILUT": window}
+    for file in (path, enhanced(tmp_path / "e", pixels[None], lambda k: own, **plain)):
+        scan = reader.read((file,))
+        assert scan.span == span
+        shown = np.clip((scan.array[..., 0].astype(float) - span[0]) / (span[1] - span[0]), 0, 1)
+        theirs = apply_windowing(pixels, pydicom.dcmread(path)) / 4095
+        sigmoid = window.get("VOILUTFunction") == "SIGMOID"
+        np.testing.assert_allclose(shown, theirs, atol=0.125 if sigmoid else 1e-6)
+
+
+REGION = {
+    "RegionSpatialFormat": 1,
+    "PhysicalUnitsXDirection": 3,
+    "PhysicalUnitsYDirection": 3,
+    "PhysicalDeltaX": 0.02,
+    "PhysicalDeltaY": -0.03,
+}
+
+
+@pytest.mark.parametrize(
+    ("regions", "spacing"),
+    [
+        ([REGION], (0.3, 0.2)),
+        ([REGION, {**REGION, "RegionSpatialFormat": 3}], (0.3, 0.2)),  # a spectrum of Doppler beside it
+        ([REGION, REGION], None),
+        ([{**REGION, "PhysicalUnitsXDirection": 4}], None),  # seconds: an M-mode
+    ],
+)
+def test_the_spacing_of_ultrasound_is_that_of_its_region(dicom, tmp_path, rng, regions, spacing):
+    """Otherwise ultrasound is in centimetres, its axes are swapped, or a time axis passes for a length."""
+    items = []
+    for region in regions:
+        items.append(pydicom.Dataset())
+        for name, value in region.items():
+            setattr(items[-1], name, value)
+    tags = {"Modality": "US", "RescaleIntercept": None, "RescaleSlope": None, "PixelSpacing": None}
+    pixels = rng.integers(0, 256, (4, 6)).astype(np.uint8)
+    scan = reader.read((dicom(tmp_path / "a", pixels, **tags, SequenceOfUltrasoundRegions=items),))
+    assert scan.spacing == (None if spacing is None else pytest.approx(spacing))
+
+
+def test_the_spacing_of_a_radiograph_is_at_the_patient_where_that_is_known(dicom, tmp_path, rng):
+    """Otherwise what was calibrated counts less than the detector, or a radiograph has no size at all."""
+    tags = {
+        "Modality": "DX",
+        "RescaleIntercept": None,
+        "RescaleSlope": None,
+        "ImagerPixelSpacing": [0.2, 0.1],
+    }
+    pixels = rng.integers(0, 999, (4, 6)).astype(np.uint16)
+    assert reader.read((dicom(tmp_path / "a", pixels, **tags),)).spacing == (0.5, 0.25)
+    detector = dicom(tmp_path / "b", pixels, **tags, PixelSpacing=None)
+    assert reader.read((detector,)).spacing == (0.2, 0.1)
 
 
 def test_colour_dicom_of_grey_is_grey(dicom, tmp_path, rng):

@@ -4,7 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_modality_lut, apply_voi
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.uid import EnhancedCTImageStorage
 
 from vitmed.scans import dicom, dicom_header, dicom_pixels
@@ -194,6 +194,59 @@ def test_a_palette_that_is_not_there_is_refused(dicom_slice, tmp_path, left):
     path = dicom_slice(tmp_path / "a", pixels, **PLAIN, PhotometricInterpretation="PALETTE COLOR", **tags)
     with pytest.raises(Refused, match="broken DICOM file.*[Pp]alette"):
         dicom.read((path,))
+
+
+def palette(tables, first, bits, kept):
+    """Tables (3, n) with values of ``bits`` bits, ``kept`` in bytes or in words."""
+    tags = {}
+    for colour, values in zip(("Red", "Green", "Blue"), tables, strict=True):
+        data = values.astype(kept).tobytes()
+        tags[f"{colour}PaletteColorLookupTableDescriptor"] = [len(values) % 2**16, first, bits]
+        tags[f"{colour}PaletteColorLookupTableData"] = data + b"\0" * (len(data) % 2)
+    return {**PLAIN, "PhotometricInterpretation": "PALETTE COLOR", **tags}
+
+
+@pytest.mark.parametrize(
+    ("pixel", "entries", "first", "bits", "kept", "pydicom_can"),
+    [
+        ("u1", 256, 0, 8, "u1", True),
+        ("u1", 4, 3, 8, "u1", True),
+        ("u1", 256, 0, 16, "<u2", True),
+        ("u1", 100, 50, 16, "<u2", True),
+        ("u2", 2**16, 0, 16, "<u2", True),
+        ("i2", 4096, -100, 16, "<u2", True),
+        ("u1", 256, 0, 8, "<u2", True),
+        ("u1", 255, 0, 8, "u1", False),
+        ("u2", 256, 1000, 8, "u1", False),
+        ("u2", 4096, 0, 8, "u1", False),
+    ],
+)
+def test_a_palette_gives_its_colours(
+    dicom_slice, tmp_path, rng, pixel, entries, first, bits, kept, pydicom_can
+):
+    """Otherwise an ultrasound has other colours than its file, or those of the table's other end."""
+    tables = rng.integers(0, 2**bits, (3, entries))
+    near = np.array([first - 1, first, first + 1, first + entries - 2, first + entries - 1, first + entries])
+    limits = np.iinfo(pixel)
+    pixels = np.concatenate([near, rng.integers(limits.min, limits.max + 1, 18)])
+    pixels = np.clip(pixels, limits.min, limits.max).astype(pixel).reshape(4, 6)
+    path = dicom_slice(tmp_path / "a", pixels, **palette(tables, first, bits, kept))
+    ours = dicom.read((path,)).array
+    wanted = np.moveaxis(tables[:, np.clip(pixels.astype(int) - first, 0, entries - 1)], 0, -1)
+    np.testing.assert_array_equal(ours, wanted >> 8 if bits == 16 else wanted)
+    if pydicom_can:
+        np.testing.assert_array_equal(wanted, apply_color_lut(pixels, pydicom.dcmread(path)))
+
+
+def test_a_palette_is_the_same_in_either_order_of_bytes():
+    """Otherwise the colours of a big-endian file are the low bytes of its table: as a rule, all black."""
+    names = ("OBXXXX1A.dcm", "OBXXXX1A_expb.dcm")
+    paths = [pydicom.data.get_testdata_file(name, download=False) for name in names]
+    if None in paths:
+        pytest.skip(f"{' and '.join(names)} are in the package pydicom-data")
+    little, big = (dicom_pixels.values(dicom_header.look(path))[0] for path in paths)
+    np.testing.assert_array_equal(little, big)
+    assert little.max() > 200
 
 
 @pytest.mark.parametrize("depth", [8, 10, 16])

@@ -133,7 +133,11 @@ def _modality(image: Image) -> str:
 
 
 def _span(plane: Plane, values: np.ndarray) -> tuple[float, float] | None:
-    """The values of black and white: the window, else all of 8 bits, else not said."""
+    """The values of black and white: the window, else all of 8 bits, else not said.
+
+    DICOM PS3.3 C.11.2.1.2.1 (LINEAR) and C.11.2.1.3.2 (LINEAR_EXACT). A SIGMOID (C.11.2.1.3.1) reaches neither; its tangent
+    at the centre does so where LINEAR_EXACT would.
+    """
     if plane.window is not None and np.isfinite(plane.window[:2]).all():
         centre, width, function = plane.window
         if function == "LINEAR" and width > 1:

@@ -23,7 +23,8 @@ class Plane:
 
     Attributes:
         position, orientation: as DICOM gives them, LPS millimetres; None where missing.
-        spacing: (row, column) millimetres, or None.
+        spacing: (row, column) millimetres, or None. Of a radiograph that was not calibrated it is the detector's
+            (ImagerPixelSpacing), which is larger than the patient's by the magnification.
         thickness: of the slice, for choosing only; None unknown.
         slope, intercept: of the modality LUT, None where missing.
         rescale_type: what slope and intercept give (RescaleType, PS3.3 C.11.1.1.2), "" where it is not said.

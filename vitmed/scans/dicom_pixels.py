@@ -75,8 +75,7 @@ def _through_tables(pixels: np.ndarray, image: Image, plane: Plane, grey: bool):
     """The pixels after palette, modality LUT (or rescale) and VOI LUT, and the span of the last or None."""
     data, span = _open(image.path, os.stat(image.path).st_mtime_ns), None
     if image.photometric == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, data)
-        pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+        pixels = _through_palette(pixels, data)
     if grey and data.get("ModalityLUTSequence"):
         pixels = apply_modality_lut(pixels, data)
     elif grey:
@@ -85,6 +84,28 @@ def _through_tables(pixels: np.ndarray, image: Image, plane: Plane, grey: bool):
         pixels = _through_voi_table(pixels, data)
         span = (0.0, float(2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1))
     return pixels, span
+
+
+def _through_palette(pixels: np.ndarray, data: Dataset) -> np.ndarray:
+    """Colours of 8 bits (H, W, 3) by the palette (PS3.3 C.7.6.3.1.5 and .6).
+
+    pydicom counts the places of a table of 8-bit values in 8 bits, so that wider pixels came back to its beginning; the
+    tables that are written in segments, which it unfolds, are left to it.
+    """
+    if "RedPaletteColorLookupTableData" not in data:
+        colours = apply_color_lut(pixels, data)
+        return (colours >> 8).astype(np.uint8) if colours.dtype == np.uint16 else colours
+    entries, first, bits = data.RedPaletteColorLookupTableDescriptor
+    entries = entries or 2**16
+    place = np.clip(pixels.astype(np.int64) - first, 0, entries - 1)
+    order = "<" if data.original_encoding[1] is not False else ">"
+    colours = []
+    for colour in ("Red", "Green", "Blue"):
+        table = data[f"{colour}PaletteColorLookupTableData"].value
+        # Values of 8 bits may lie in words of 16.
+        table = np.frombuffer(table, f"{order}u2" if len(table) >= 2 * entries else np.uint8)
+        colours.append((table >> 8 if bits > 8 and table.itemsize > 1 else table).astype(np.uint8)[place])
+    return np.stack(colours, -1)
 
 
 def _through_voi_table(pixels: np.ndarray, data: Dataset) -> np.ndarray:
