@@ -160,6 +160,9 @@ def _decoded(data: Dataset, image: Image, frame: int) -> np.ndarray:
         raise Refused("DICOM of a syntax without decoder", syntax.name) from None
     if not decoder.is_available:
         raise Refused("DICOM of a syntax without decoder", syntax.name)
+    deep = syntax == uid.JPEGExtended12Bit and image.stored[1] > 8
+    if deep and "pylibjpeg" not in decoder.available_plugins:  # the others decode 8 bits of this syntax
+        raise Refused("DICOM of a syntax without decoder", f"{syntax.name} of {image.stored[1]} bits")
     if syntax.is_encapsulated and syntax != uid.RLELossless:
         _same_size(get_frame(data.PixelData, frame, number_of_frames=image.frames), image)
     pixels, found = decoder.as_array(data, index=frame if image.frames > 1 else None)
