@@ -240,7 +240,9 @@ def all_of() -> dict[str, list[bytes]]:
     rgb = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
     cine = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
     volume = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
-    lut = _item(LUTDescriptor=[64, 0, 16], LUTData=struct.pack("<64H", *range(0, 6400, 100)))
+    lut = _item(
+        LUTDescriptor=[64, 0, 16], LUTData=struct.pack("<64H", *range(0, 6400, 100)), ModalityLUTType="HU"
+    )
     us = {"SOPClassUID": uid.UltrasoundMultiFrameImageStorage, "Modality": "US", "RescaleIntercept": None}
     palette = {
         f"{c}PaletteColorLookupTable{w}": v
