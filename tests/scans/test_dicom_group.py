@@ -315,6 +315,30 @@ def test_frames_of_one_place_are_told_apart(tmp_path, enhanced, rng, name, key, 
         np.testing.assert_array_equal(read(source).array[..., 0], frames[which::2])
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("FrameContent", "StackID", ["1", "2"]),
+        ("FrameContent", "TemporalPositionIndex", [1, 2]),
+        ("FrameContent", "FrameAcquisitionNumber", [1, 2]),
+        ("MREcho", "EffectiveEchoTime", [10.0, 80.0]),
+        ("MRDiffusion", "DiffusionBValue", [0.0, 800.0]),
+        ("CardiacSynchronization", "NominalCardiacTriggerDelayTime", [0.0, 1.0]),
+    ],
+)
+def test_several_values_where_a_frame_has_one_are_refused(tmp_path, enhanced, name, key, values):
+    """Otherwise one damaged file among a thousand ends the ingest."""
+
+    def groups(k):
+        return {"PlanePosition": {"ImagePositionPatient": [0, 0, 3.0 * (k // 2)]}, name: {key: values}}
+
+    enhanced(tmp_path / "e.dcm", np.ones((4, 4, 6), np.uint16), groups)
+    found, refused = find(tmp_path)
+    assert found == [] and refused == [
+        ("e.dcm", "broken DICOM header", f"{key} of a frame is {values}, not one value")
+    ]
+
+
 def test_localisers_captures_and_reports_are_left_out_and_can_be_taken(tmp_path, dicom, rng):
     """Otherwise a plan of the scan, or a picture of a screen, is learned from as if it were a scan."""
     pixels = rng.integers(0, 1000, (4, 6)).astype(np.uint16)

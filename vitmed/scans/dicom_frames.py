@@ -9,6 +9,7 @@ import dataclasses
 import math
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from vitmed.scans.dicom_values import Values
 from vitmed.scans.scan import Refused
@@ -84,7 +85,11 @@ def _plane(get: Values, image_type: tuple[str, ...]) -> Plane:
 
 
 def _frame(own: Dataset, shared: Dataset, image_type: tuple[str, ...]) -> Plane:
-    """The plane of one frame; what its own groups leave out is in the shared ones."""
+    """The plane of one frame; what its own groups leave out is in the shared ones.
+
+    Raises:
+        Refused: several values of what a frame has once.
+    """
 
     def group(name: str) -> Dataset:
         for holder in (own, shared):
@@ -93,18 +98,24 @@ def _frame(own: Dataset, shared: Dataset, image_type: tuple[str, ...]) -> Plane:
                 return sequence[0]
         return Dataset()
 
-    measures, content = group("PixelMeasuresSequence"), group("FrameContentSequence")
+    def one(name: str, keyword: str):
+        value = group(name).get(keyword)
+        if isinstance(value, list | MultiValue):
+            raise Refused("broken DICOM header", f"{keyword} of a frame is {list(value)}, not one value")
+        return value
+
+    measures = group("PixelMeasuresSequence")
     rescale, voi = group("PixelValueTransformationSequence"), group("FrameVOILUTSequence")
     kind = group("MRImageFrameTypeSequence") or group("CTImageFrameTypeSequence")
     frame_type = list(kind.get("FrameType") or image_type)
     apart = (
-        ("stack", content.get("StackID")),
-        ("TE", group("MREchoSequence").get("EffectiveEchoTime")),
-        ("b", group("MRDiffusionSequence").get("DiffusionBValue")),
-        ("time", content.get("TemporalPositionIndex")),
+        ("stack", one("FrameContentSequence", "StackID")),
+        ("TE", one("MREchoSequence", "EffectiveEchoTime")),
+        ("b", one("MRDiffusionSequence", "DiffusionBValue")),
+        ("time", one("FrameContentSequence", "TemporalPositionIndex")),
         ("type", "-".join(map(str, frame_type[2:])) or None),
-        ("acquisition", content.get("FrameAcquisitionNumber")),
-        ("trigger", group("CardiacSynchronizationSequence").get("NominalCardiacTriggerDelayTime")),
+        ("acquisition", one("FrameContentSequence", "FrameAcquisitionNumber")),
+        ("trigger", one("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")),
     )
     centre, width = voi.get("WindowCenter"), voi.get("WindowWidth")
     window = None
