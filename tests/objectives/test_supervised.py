@@ -57,6 +57,17 @@ def test_multiclass(rng, model):
     assert float(metrics["accuracy"]) == pytest.approx((logits.argmax(-1) == label[:, 0]).mean())
 
 
+def test_an_attentive_pool_has_the_heads_of_the_encoder_whatever_its_shape(rng):
+    """Published encoders of other shapes than the named variants are "custom"."""
+    model = ModelConfig("custom", (4, 4), shape=(24, 1, 3, 48), pool="attentive")
+    spec = Spec((8, 8), 1, "multiclass", 2)
+    objective = supervised.build(supervised.Config(), model, spec)
+    params, _ = objective.init(jax.random.key(0), spec)
+    assert params["head"]["attention"]["query"].shape == (3, 8)
+    loss, _ = objective.loss(params, {}, batch_of(rng, [[0], [1]], [[1], [1]]), jax.random.key(0))
+    assert float(loss) == pytest.approx(np.log(2), rel=1e-5), "the head starts at zero"
+
+
 def test_class_weights(rng):
     label = np.array([[0], [1], [1]])
     loss, logits, _ = loss_and_logits(rng, "multiclass", 2, label, np.ones((3, 1)), class_weights=(3.0, 1.0))

@@ -12,7 +12,6 @@ from vitmed.models.head import AttentivePool, Head, pooled
 from vitmed.models.norms import norm
 from vitmed.models.patches import grid
 from vitmed.models.transformer import Remat
-from vitmed.models.vit import VARIANTS
 from vitmed.objectives.interface import Spec
 from vitmed.objectives.probe import linear_probe, ordered_probe
 
@@ -41,7 +40,7 @@ class Classifier:
                     f"config.model.pool is 'attentive', but variant {model.variant!r} has no patches to attend to; "
                     "leave it out"
                 )
-            self._attention = AttentivePool(VARIANTS[model.variant].heads)
+            self._attention = AttentivePool(model.vit.heads)
         self._ranks = ranks
         self._image = jnp.zeros((1, *spec.size, spec.channels))
 
