@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vitmed import config as configs
+from vitmed.errors import InputError
 from vitmed.job.config import check
 from vitmed.runs import load as load_params
 from vitmed.study.plan import plan
@@ -120,6 +121,26 @@ def test_every_argument_is_whole(file, argument):
     if argument and "," in argument:
         assert config.model.variant == argument[0]
         assert len(config.model.patch_size) == len(config.data.size)
+
+
+@pytest.mark.parametrize(
+    "spec,key,value,says",
+    [
+        ("pretrain_mae", "drop_path", 0.1, "drop_path is 0.1, but 'mae' trains without it"),
+        ("pretrain_ijepa", "drop_path", 0.1, "drop_path is 0.1, but 'ijepa' trains without it"),
+        ("finetune_classify", "drop_path", 0.1, "drop_path is 0.1, which variant 'resnet10' does not have"),
+        ("finetune_classify", "pool", "grid", "pool is 'grid', which variant 'resnet10' does not have"),
+        ("finetune_segment", "drop_path", 0.1, "drop_path is 0.1, which variant 'unet' does not have"),
+    ],
+)
+def test_a_key_that_nothing_would_read_is_refused(spec, key, value, says):
+    """Otherwise an experiment is made of it that changes nothing."""
+    argument = {"finetune_classify": ":resnet10", "finetune_segment": ":unet"}.get(spec, "")
+    config = configs.load(f"{PROJECT / 'configs' / spec}.py{argument}")
+    check(config)
+    config.model[key] = value
+    with pytest.raises(InputError, match=f"config.model.{says}"):
+        check(config)
 
 
 @pytest.mark.parametrize("file", [*TRAINING, *STUDIES], ids=[*NAMES[0], *NAMES[1]])

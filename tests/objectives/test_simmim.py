@@ -7,6 +7,7 @@ import numpy_vit
 import pytest
 
 from vitmed.data.keys import example_keys, step_key
+from vitmed.models.build import ModelConfig
 from vitmed.objectives import masking, simmim
 from vitmed.objectives.interface import Spec
 
@@ -52,3 +53,17 @@ def test_hidden_pixels_do_not_reach_the_encoder(rng, mite):
     same = [network.apply(params, x, blanks=(hidden, token)) for x in (image, other)]
     np.testing.assert_array_equal(*same)
     assert not np.allclose(same[0], network.apply(params, image, blanks=(hidden, 2 * token)))
+
+
+def test_paths_are_dropped_in_training_alone(batch_of):
+    """Each example's by its own draw; a rate that is set and read by nobody would teach without it, unsaid."""
+    spec, key = Spec((8, 8), 1), step_key(0, 5)
+    losses = {}
+    for rate in (0.0, 0.9):
+        model = ModelConfig("custom", (4, 4), shape=(16, 3, 2, 24), drop_path=rate)
+        objective = simmim.build(simmim.Config(), model, spec)
+        params, _ = objective.init(jax.random.key(0), spec)
+        batch = batch_of(np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32))
+        for train in (True, False):
+            losses[rate, train] = float(objective.loss(params, {}, batch, key, train=train)[0])
+    assert losses[0.9, False] == losses[0.0, False] == losses[0.0, True] != losses[0.9, True]

@@ -62,7 +62,7 @@ class Config:
     """A whole training config, checked: what every file in ``configs/`` returns.
 
     ``init_from`` is a run whose encoder and recipe to start from, ``init_adapt`` how its weights may be changed to fit
-    (``vitmed.runs.transfer``): "inflate", "channels", "patch", joined by +.
+    (``vitmed.runs.transfer``): "inflate", "channels", "patch", "millimetres", joined by +.
     """
 
     data: DataConfig
@@ -84,8 +84,8 @@ def check(values: ConfigDict) -> Config:
     """The config as dataclasses.
 
     Raises:
-        InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, or a way of
-            fine-tuning where there is nothing to fine-tune.
+        InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, a way of fine-tuning
+            where there is nothing to fine-tune, or a key of the model that nothing would read.
     """
     config = configs.build(Config, values)
     config = dataclasses.replace(config, objective=registry.section(config.objective))
@@ -104,4 +104,16 @@ def check(values: ConfigDict) -> Config:
             f"config.model.pool is 'attentive', which is learned with labels and which {config.objective.name!r} does "
             "not learn; take another"
         )
+    if config.model.drop_path and not getattr(config.objective, "drops_paths", True):
+        raise InputError(
+            f"config.model.drop_path is {config.model.drop_path}, but {config.objective.name!r} trains without it, as "
+            "in its paper; leave it out"
+        )
+    if not config.model.patch_size:
+        for name, value in (("pool", "mean"), ("drop_path", 0.0)):
+            if (given := getattr(config.model, name)) != value:
+                raise InputError(
+                    f"config.model.{name} is {given!r}, which variant {config.model.variant!r} does not have; leave it "
+                    "out"
+                )
     return config

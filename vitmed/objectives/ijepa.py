@@ -13,7 +13,7 @@ smallest of the batch.)
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,8 @@ class Config:
         target_aspect: range of the ratio of each axis's side to the last one's, drawn uniformly.
         momentum: of the teacher at the first and at the last step, linear between.
     """
+
+    drops_paths: ClassVar[bool] = False
 
     name: Literal["ijepa"] = "ijepa"
     targets: int = 4

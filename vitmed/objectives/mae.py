@@ -7,7 +7,7 @@ The decoder's size is ``config.model.decoder_dim``, ``.decoder_depth`` and ``.de
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ class Config(MaskConfig):
         high_frequency: how much more the finest detail within a patch weighs than its mean
             (``vitmed.objectives.frequency``); 0 is the mean squared error.
     """
+
+    drops_paths: ClassVar[bool] = False
 
     name: Literal["mae"] = "mae"
     target: Literal["patch", "raw"] = "patch"

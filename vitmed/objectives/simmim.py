@@ -1,7 +1,8 @@
 """SimMIM (Xie et al. 2022, "SimMIM: A Simple Framework for Masked Image Modeling", arXiv:2111.09886), N-D.
 
 The encoder sees every place of the grid, a learned token standing where a patch is hidden; one linear layer on its
-tokens gives the pixels; the loss is the mean absolute error on the hidden patches alone.
+tokens gives the pixels; the loss is the mean absolute error on the hidden patches alone. With
+``config.model.drop_path`` paths are dropped, as the paper's code does of its ViT (0.1).
 """
 
 import math
@@ -20,6 +21,8 @@ from vitmed.objectives import masking
 from vitmed.objectives.interface import Objective, Spec, keep_memory
 from vitmed.objectives.mae import target_patches
 from vitmed.objectives.masking import MaskConfig
+
+_DROP_PATH = 1  # a stream of randomness beside the masks', which are drawn from the step's own key
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         counted = masking.counted(config, stream, spec, model.patch_size)
         mask = masking.draw(config, example_keys(key, stream["example"]), cells, counted)
         blanks = (mask.hidden, params["mask_token"])
-        tokens = network.apply({"params": params["encoder"]}, stream["image"], blanks=blanks)
+        keys = example_keys(jax.random.fold_in(key, _DROP_PATH), stream["example"]) if train else None
+        tokens = network.apply({"params": params["encoder"]}, stream["image"], keys=keys, blanks=blanks)
         predicted = pixels.apply({"params": params["pixels"]}, tokens[:, 1:])
         error = jnp.mean(jnp.abs(predicted - targets), axis=-1)
         value, metrics = masking.mean_where_hidden(error, mask, counted, stream["weight"], axis)
