@@ -30,6 +30,17 @@ def test_whole_factors_are_exact(times):
     assert (neighbours > 0).all(), "patches of a finer grid must not share their positions"
 
 
+@pytest.mark.parametrize("old,new,extent", [(4, 4, 0.5), (6, 4, 0.5), (4, 6, 1.5), (1, 2, 2.0), (5, 3, 0.3)])
+def test_part_of_a_line_and_more_than_it(old, new, extent):
+    """A ramp is read where the new cells lie, about the middle; beyond its ends it stays as it is there."""
+    matrix = resampling(old, new, extent)
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-12)
+    if old > 1:
+        fine = np.clip(((np.arange(1000 * new) + 0.5) / (1000 * new) - 0.5) * extent + 0.5, 0, 1)
+        read = matrix @ ((np.arange(old) + 0.5) / old)
+        np.testing.assert_allclose(read, fine.reshape(new, 1000).mean(1), atol=1e-6)
+
+
 def test_a_table_on_its_own_grid_is_left_to_the_bit(rng):
     table = rng.normal(size=(3, 4, 5, 8)).astype(np.float32)
     assert np.array_equal(resized(table, (3, 4, 5)), table)

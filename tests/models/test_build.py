@@ -29,6 +29,27 @@ def test_names_become_networks():
         ({"variant": "nano", "patch_size": (4, 4), "dtype": "float16"}, "config.model.dtype"),
         ({"variant": "nano", "patch_size": (4, 4), "stem": "half"}, "config.model.stem is 'half'"),
         ({"variant": "unet", "stem": "half"}, "config.model.stem is 'half'"),
+        ({"variant": "unet", "learned_slices": True}, "config.model.learned_slices is True"),
+        ({"variant": "nano", "patch_size": (4, 4), "learned_slices": True}, "have no slices"),
+        (
+            {"variant": "nano", "patch_size": (4, 4, 4), "positions": "learned", "learned_slices": True},
+            "have a learned place each",
+        ),
+        ({"variant": "nano", "patch_size": (4, 4), "position_scale": (0.5,)}, "for each of 2 axes"),
+        ({"variant": "nano", "patch_size": (4, 4), "position_scale": (0.5, 0.0)}, "one positive factor"),
+        (
+            {
+                "variant": "nano",
+                "patch_size": (4, 4, 4),
+                "learned_slices": True,
+                "position_scale": (1.0,) * 3,
+            },
+            "for each of 2 axes",
+        ),
+        (
+            {"variant": "nano", "patch_size": (4, 4), "positions": "learned", "position_scale": (1.0, 1.0)},
+            "learned positions have no coordinates",
+        ),
     ],
 )
 def test_a_wrong_key_is_named(values, says):

@@ -152,6 +152,23 @@ def test_a_learned_table_serves_other_grids():
     assert not np.allclose(made[0, 1], made[0, 2])
 
 
+@pytest.mark.parametrize("positions", ["sincos", "rotary"])
+def test_learned_slices_tell_apart_what_fixed_positions_do_not(positions):
+    """At zero a volume turned upside down gives the same tokens in the other order; then it does not."""
+    config = ModelConfig(**SHAPE, patch_size=(1, 2, 3), positions=positions, learned_slices=True)
+    network, image, params = started(config, (2, 4, 9))
+    assert params["slices"].shape == (2, 24)
+    none = {**params, "slices": jnp.zeros((2, 24))}
+    upside_down = jnp.arange(12).reshape(2, 6)[::-1].reshape(-1)
+    for p, alike in ((none, True), (params, False)):
+        made, turned_over = tokens(network, p, image)[:, 1:], tokens(network, p, image[:, ::-1])[:, 1:]
+        assert np.allclose(made, turned_over[:, upside_down], atol=1e-5) == alike
+    every = jnp.tile(jnp.arange(12), (2, 1))
+    whole = tokens(network, params, image)
+    np.testing.assert_allclose(tokens(network, params, image, every), whole, atol=1e-5)
+    assert tokens(network, params, image[:, :1]).shape == (2, 7, 24), "another number of slices"
+
+
 # --- registers, presets ----------------------------------------------------------------------------------------------
 
 

@@ -28,11 +28,15 @@ def fresh(model, recipe, seed=1):
 def a_run(path, model=MODEL, recipe=GREY):
     """A run folder of a fresh encoder, and that encoder."""
     params = jax.tree.map(np.asarray, fresh(model, recipe, seed=0))
+    save(path, model, recipe, params)
+    return params
+
+
+def save(path, model, recipe, params):
     recipe = dataclasses.replace(recipe, model=dataclasses.asdict(model), patch_size=model.patch_size)
     folder.create(path, ConfigDict({"optim": {"ema": 0.0}}), recipe, {"format": 1})
     with Checkpoints(path, CheckpointConfig()) as checkpoints:
         checkpoints.save(0, {"params": {"encoder": params}, "memory": {}})
-    return params
 
 
 def tokens(model, params, image):
@@ -71,11 +75,21 @@ def test_a_table_may_start_from_sine_and_cosine(tmp_path, capsys):
     assert "start as the sine-cosine table" in capsys.readouterr().err
 
 
-def test_a_volume_of_one_slice_repeated_has_the_slices_embeddings(tmp_path, capsys):
-    """With their positions; layers are left out, in which the class token would see each patch three times."""
-    params = a_run(tmp_path / "run")
-    model = dataclasses.replace(MODEL, patch_size=(2, 4, 4))
-    volumes = dataclasses.replace(GREY, size=(6, 16, 8))
+def in_volumes(positions):
+    """The model that a 2D one of these positions is inflated to."""
+    return dataclasses.replace(
+        MODEL, patch_size=(2, 4, 4), positions=positions, learned_slices=positions != "learned"
+    )
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned", "rotary"])
+@pytest.mark.parametrize("slices", [1, 3])
+def test_a_volume_of_one_slice_repeated_has_the_slices_tokens(tmp_path, capsys, positions, slices):
+    """Through all layers: they are the tokens of the slice of which each patch is shown as often."""
+    flat = dataclasses.replace(MODEL, positions=positions)
+    params = a_run(tmp_path / "run", flat)
+    model = in_volumes(positions)
+    volumes = dataclasses.replace(GREY, size=(2 * slices, 16, 8))
     with pytest.raises(
         InputError, match="dimension is 2D here and 3D there.*config.init_adapt=inflate adapts"
     ):
@@ -83,14 +97,121 @@ def test_a_volume_of_one_slice_repeated_has_the_slices_embeddings(tmp_path, caps
     former, made = begun(tmp_path / "run", model, volumes, "inflate")
     assert former.recipe.modality == "xray"
     image = np.random.default_rng(0).normal(size=(2, 16, 8, 1)).astype(np.float32)
-    flat, solid = (
-        tokens(of, {**p, "transformer": jax.tree.map(np.zeros_like, p["transformer"])}, x)
-        for of, p, x in ((MODEL, params, image), (model, made, np.repeat(image[:, None], 6, axis=1)))
-    )
+    solid = tokens(model, made, np.repeat(image[:, None], 2 * slices, axis=1))
+    shown = jnp.tile(jnp.arange(8), (2, slices))
+    alike = encoder(flat, (16, 8)).apply({"params": params}, jnp.asarray(image), shown)
+    np.testing.assert_allclose(solid, alike, atol=1e-5)
     np.testing.assert_allclose(
-        solid[:, 1:].reshape(2, 3, 8, 24), np.repeat(flat[:, None, 1:], 3, 1), atol=1e-5
+        solid[:, 1:].reshape(2, slices, 8, 24), np.repeat(solid[:, None, 1:9], slices, 1), atol=1e-5
     )
-    assert "2D patches inflated to 2x4x4" in capsys.readouterr().err
+    if slices == 1:
+        np.testing.assert_allclose(solid, tokens(flat, params, image), atol=1e-5)
+    said = capsys.readouterr().err
+    assert "2D patches inflated to 2x4x4" in said
+    assert ("all slices start with the same" if positions == "learned" else "tells slices apart") in said
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rotary"])
+def test_positions_of_an_image_are_not_shared_out_anew_over_a_volume(tmp_path, positions):
+    """Three axes would leave each other channels and frequencies than the 2D encoder knows."""
+    a_run(tmp_path / "run", dataclasses.replace(MODEL, positions=positions))
+    model = dataclasses.replace(in_volumes(positions), learned_slices=False)
+    volumes = dataclasses.replace(GREY, size=(2, 16, 8))
+    with pytest.raises(InputError, match="init_adapt=inflate with config.model.learned_slices=True adapts"):
+        begun(tmp_path / "run", model, volumes)
+    with pytest.raises(InputError, match=f"{positions} positions of .* set config.model.learned_slices=True"):
+        begun(tmp_path / "run", model, volumes, "inflate")
+
+
+def test_an_inflated_run_starts_another(tmp_path):
+    """With its slices, on another grid too; and whoever leaves them out is told."""
+    model, volumes = in_volumes("sincos"), dataclasses.replace(GREY, size=(4, 16, 8))
+    params = jax.tree.map(np.asarray, fresh(model, volumes))
+    save(tmp_path / "run", model, volumes, {**params, "slices": params["slices"] + np.arange(2.0)[:, None]})
+    _, made = begun(tmp_path / "run", model, dataclasses.replace(volumes, size=(8, 16, 8)))
+    np.testing.assert_allclose(made["slices"][:, 0], [-0.25, 0.25, 0.75, 1.25], atol=1e-6)
+    with pytest.raises(InputError, match="learned_slices is False, but .* needs True here"):
+        begun(tmp_path / "run", dataclasses.replace(model, learned_slices=False), volumes)
+
+
+# --- another spacing -------------------------------------------------------------------------------------------------
+
+AT_TWO = dataclasses.replace(GREY, spacing=(2.0, 2.0))
+FINER = dataclasses.replace(GREY, size=(32, 16), spacing=(1.0, 1.0))  # of the same extent
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned", "rotary"])
+@pytest.mark.parametrize("wish", ["", "millimetres"])
+def test_at_the_same_size_and_spacing_positions_stay_to_the_bit(tmp_path, capsys, positions, wish):
+    model = dataclasses.replace(MODEL, positions=positions)
+    params = a_run(tmp_path / "run", model, AT_TWO)
+    _, made = begun(tmp_path / "run", model, AT_TWO, wish)
+    jax.tree.map(np.testing.assert_array_equal, made, params)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "positions,how",
+    [("sincos", "count patches"), ("learned", "span the image"), ("rotary", "span the image")],
+)
+def test_another_spacing_is_said(tmp_path, capsys, positions, how):
+    model = dataclasses.replace(MODEL, positions=positions)
+    a_run(tmp_path / "run", model, AT_TWO)
+    begun(tmp_path / "run", model, dataclasses.replace(AT_TWO, spacing=(1.0, 1.0)))
+    assert (
+        f"spacing is 1x1 mm here and 2x2 mm there: {positions} positions {how}, whatever that measures "
+        "(config.init_adapt=millimetres keeps their millimetres)" in capsys.readouterr().err
+    )
+    begun(tmp_path / "run", model, dataclasses.replace(AT_TWO, size=(32, 16), spacing=None))
+    assert "size is 32x16 here and 16x8 there, spacing is not known here" in capsys.readouterr().err
+
+
+def test_counted_patches_of_half_the_millimetres_lie_at_half_steps(tmp_path, capsys):
+    """The key that says so is asked for by its value, and the run after that needs it too."""
+    model = dataclasses.replace(MODEL, positions="sincos")
+    a_run(tmp_path / "run", model, AT_TWO)
+    with pytest.raises(InputError, match=r"position_scale is \(1.0, 1.0\), but .* needs \(0.5, 0.5\) here"):
+        begun(tmp_path / "run", model, FINER, "millimetres")
+    half = dataclasses.replace(model, position_scale=(0.5, 0.5))
+    with pytest.raises(InputError, match=r"position_scale is \(0.5, 0.5\), but .* needs \(1.0, 1.0\) here"):
+        begun(tmp_path / "run", half, FINER)
+    begun(tmp_path / "run", half, FINER, "millimetres")
+    assert "sincos positions keep their millimetres" in capsys.readouterr().err
+    a_run(tmp_path / "next", half, FINER)
+    begun(tmp_path / "next", half, FINER)
+    begun(tmp_path / "next", model, AT_TWO, "millimetres")
+
+
+def test_turned_patches_of_half_the_image_turn_by_half(tmp_path):
+    """The same number of patches at half the spacing: what is seen is the middle of what the run saw."""
+    model = dataclasses.replace(MODEL, positions="rotary")
+    a_run(tmp_path / "run", model, AT_TWO)
+    begun(tmp_path / "run", model, FINER, "millimetres")  # of the same extent
+    middle = dataclasses.replace(AT_TWO, spacing=(2.0, 1.0))
+    with pytest.raises(InputError, match=r"needs \(1.0, 0.5\) here"):
+        begun(tmp_path / "run", model, middle, "millimetres")
+    begun(tmp_path / "run", dataclasses.replace(model, position_scale=(1.0, 0.5)), middle, "millimetres")
+
+
+def test_a_learned_table_is_read_at_the_millimetres(tmp_path):
+    """Of half the extent: the middle of the table, at half steps; of the same: the linear interpolation."""
+    ramp = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 24), np.float32)
+    params = {**jax.tree.map(np.asarray, fresh(MODEL, AT_TWO)), "positions": ramp}
+    save(tmp_path / "ramp", MODEL, AT_TWO, params)
+    _, made = begun(tmp_path / "ramp", MODEL, FINER, "millimetres")
+    np.testing.assert_allclose(made["positions"][:, 0, 0], np.arange(8) / 2 - 0.25, atol=1e-6)
+    np.testing.assert_allclose(made["positions"].mean((0, 1)), ramp.mean((0, 1)), atol=1e-6)
+    middle = dataclasses.replace(AT_TWO, spacing=(1.0, 2.0))
+    _, made = begun(tmp_path / "ramp", MODEL, middle, "millimetres")
+    np.testing.assert_allclose(made["positions"][:, 0, 0], [0.75, 1.25, 1.75, 2.25], atol=1e-6)
+    _, made = begun(tmp_path / "ramp", MODEL, middle)
+    np.testing.assert_array_equal(made["positions"], ramp)
+
+
+def test_millimetres_need_a_spacing(tmp_path):
+    a_run(tmp_path / "run", MODEL, AT_TWO)
+    with pytest.raises(InputError, match="has 'millimetres', but the spacing of this dataset is not known"):
+        begun(tmp_path / "run", MODEL, GREY, "millimetres")
 
 
 def test_grey_and_colour_show_each_other_the_same(tmp_path, capsys):

@@ -10,24 +10,34 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def resampling(old: int, new: int) -> np.ndarray:
-    """The matrix (new, old) from means over ``old`` equal cells of a line to those over ``new``."""
+def resampling(old: int, new: int, extent: float = 1.0) -> np.ndarray:
+    """The matrix (new, old) from means over ``old`` equal cells of a line to those over ``new``.
+
+    ``extent`` is the length that the new cells cover, of the line and about its middle; beyond the line's ends what is
+    resampled stays as it is at them.
+    """
     slope = np.gradient(np.eye(old), axis=0) if old > 1 else np.zeros((1, 1))
-    edges = np.arange(new + 1)[:, None] * old / new
-    start = np.maximum(edges[:-1], np.arange(old))
-    end = np.minimum(edges[1:], np.arange(old) + 1)
+    edges = np.arange(new + 1)[:, None] * old / new * extent + old * (1 - extent) / 2
+    low, high = edges[:-1], edges[1:]
+    start = np.maximum(low, np.arange(old))
+    end = np.minimum(high, np.arange(old) + 1)
     shared = np.maximum(end - start, 0)
     away = (start + end) / 2 - (np.arange(old) + 0.5)  # of what is shared, from the middle of the old cell
-    return (shared + (shared * away) @ slope) * new / old
+    ends = np.eye(old)[[0, -1]] + np.array([[-0.5], [0.5]]) * slope[[0, -1]]
+    beyond = np.maximum(np.hstack([np.minimum(high, 0) - low, high - np.maximum(low, old)]), 0)
+    return (shared + (shared * away) @ slope + beyond @ ends) * new / (old * extent)
 
 
-def resized(table, cells: tuple[int, ...]):
-    """A table (*old, ...) on a grid, on the grid ``cells``: (*cells, ...), NumPy or JAX as it came."""
+def resized(table, cells: tuple[int, ...], extent: tuple[float, ...] = ()):
+    """A table (*old, ...) on a grid, on the grid ``cells``: (*cells, ...), NumPy or JAX as it came.
+
+    ``extent`` is how much of the old grid's length the new one covers, by axis, about its middle; () is all of it.
+    """
     module = jnp if not isinstance(table, np.ndarray) else np
-    for axis, new in enumerate(cells):
+    for axis, (new, length) in enumerate(zip(cells, extent or (1.0,) * len(cells), strict=True)):
         old = table.shape[axis]
-        if old != new:
-            matrix = resampling(old, new).astype(table.dtype)
+        if old != new or length != 1:
+            matrix = resampling(old, new, length).astype(table.dtype)
             table = module.moveaxis(module.tensordot(matrix, table, (1, axis)), 0, axis)
     return table
 

@@ -53,6 +53,11 @@ class ModelConfig:
     ``positions`` (``vitmed.models.positions``), ``registers`` (how many), ``layer_scale`` (its start; 0 is off),
     ``qk_norm``, ``mlp`` and ``norm`` (``vitmed.models.transformer.Style``) are the encoder's; each that is left out is
     as the ``preset`` says, and the checked config holds what it came to.
+
+    ``learned_slices`` (of volumes) lets positions that are not learned place a patch within its slice alone, as in 2D,
+    and a learned table that starts at zero tell slices apart: what "sincos" and "rotary" need to start from 2D images.
+    ``position_scale`` multiplies the coordinates of such positions (``vitmed.models.positions``), one factor an axis
+    that they have.
     """
 
     variant: Literal["pico", "nano", "ti", "s", "b", "l", "h", "g", "custom", "resnet10", "resnet18", "unet"]
@@ -75,6 +80,8 @@ class ModelConfig:
     norm: Norm | None = None
     epsilon: float = EPSILON
     shape: tuple[int, ...] = ()
+    learned_slices: bool = False
+    position_scale: tuple[float, ...] = ()
 
     def __post_init__(self):
         for name, value in PRESETS[self.preset].items():
@@ -103,7 +110,7 @@ class ModelConfig:
             raise ValueError(
                 f"patch_size is {self.patch_size}, but variant {self.variant!r} has no patches; leave it out"
             )
-        for name, value in PRESETS["plain"].items():
+        for name, value in {**PRESETS["plain"], "learned_slices": False, "position_scale": ()}.items():
             if getattr(self, name) != value:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r} (preset {self.preset!r}), which variant {self.variant!r} "
@@ -125,7 +132,13 @@ class ModelConfig:
         dim, _, heads, _ = self.vit
         if dim % heads:
             raise ValueError(f"shape is {self.shape}; its heads must divide its dim")
-        axes = len(self.patch_size)
+        if self.learned_slices and (self.positions == "learned" or len(self.patch_size) < 3):
+            raise ValueError(
+                f"learned_slices is True, but patches {self.patch_size} with {self.positions!r} positions have "
+                f"{'a learned place each' if self.positions == 'learned' else 'no slices'}; leave it out"
+            )
+        axes = len(self.patch_size) - self.learned_slices
+        self._check_scale(axes)
         if self.positions == "rotary" and (dim // heads % 2 or dim // heads < 2 * axes):
             raise ValueError(
                 f"positions is 'rotary', for which heads of width {dim // heads} have no pair of channels for each of "
@@ -136,6 +149,16 @@ class ModelConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; 0 (off) or more was expected")
         if self.epsilon <= 0:
             raise ValueError(f"epsilon is {self.epsilon}; a small positive number was expected")
+
+    def _check_scale(self, axes: int):
+        if self.position_scale and self.positions == "learned":
+            raise ValueError(
+                f"position_scale is {self.position_scale}, but learned positions have no coordinates; leave it out"
+            )
+        if self.position_scale and (len(self.position_scale) != axes or min(self.position_scale) <= 0):
+            raise ValueError(
+                f"position_scale is {self.position_scale}; one positive factor for each of {axes} axes was expected"
+            )
 
 
 def encoder(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -> nn.Module:
@@ -159,6 +182,8 @@ def encoder(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -
         dtype=dtype,
         positions=config.positions,
         cells=grid(size, config.patch_size),
+        learned_slices=config.learned_slices,
+        scale=config.position_scale,
         registers=config.registers,
         style=Style(config.norm, config.mlp, config.qk_norm, config.layer_scale),
     )

@@ -7,6 +7,9 @@ of MAE (arXiv:2111.06377), in which the last axis of the grid comes first.
 Rotary positions (Su et al. 2021, arXiv:2104.09864) turn queries and keys instead, so that their product knows how far
 apart two patches are; axial, and of coordinates from -1 to 1 over the image, as in DINOv3 (Simeoni et al. 2025,
 arXiv:2508.10104): a grid of any size spans the same angles.
+
+Both are functions of coordinates, which ``scale`` multiplies, one factor an axis: a patch that is half as long in
+millimetres as those that a network was trained on lies where it lay for that network at 0.5.
 """
 
 import math
@@ -20,17 +23,20 @@ Positions = Literal["sincos", "learned", "rotary"]
 LONGEST = 100.0  # period of the slowest rotary pair, in half images
 
 
-def sincos(cells: tuple[int, ...], dim: int, cls: bool = True) -> np.ndarray:
+def sincos(cells: tuple[int, ...], dim: int, cls: bool = True, scale: tuple[float, ...] = ()) -> np.ndarray:
     """The table (N, dim), float32, for the grid ``cells`` in row-major order; with ``cls``, (1 + N, dim).
 
     The class token's row is zero. Where ``dim`` is not a multiple of twice the number of axes, the channels left
-    over are zero.
+    over are zero. Coordinates count patches: ``scale`` is the length of one in patches of the unscaled grid, whose
+    first edge stays where it is.
     """
+    scale = scale or (1.0,) * len(cells)
     half = dim // (2 * len(cells))
     rates = 10000.0 ** -(np.arange(half, dtype=np.float64) / max(half, 1))
     table = np.zeros((math.prod(cells), dim))
-    for place, coordinate in enumerate(reversed(np.indices(cells).reshape(len(cells), -1))):
-        angle = coordinate[:, None] * rates
+    for place, axis in enumerate(reversed(range(len(cells)))):
+        middle = (np.indices(cells)[axis].reshape(-1) + 0.5) * scale[axis] - 0.5
+        angle = middle[:, None] * rates
         start = 2 * half * place
         table[:, start : start + half] = np.sin(angle)
         table[:, start + half : start + 2 * half] = np.cos(angle)
@@ -39,22 +45,24 @@ def sincos(cells: tuple[int, ...], dim: int, cls: bool = True) -> np.ndarray:
     return table.astype(np.float32)
 
 
-def rotary(cells: tuple[int, ...], width: int) -> np.ndarray:
+def rotary(cells: tuple[int, ...], width: int, scale: tuple[float, ...] = ()) -> np.ndarray:
     """Angles (N, width / 2), float32, of the pairs of a head's ``width`` channels on the grid ``cells``, row-major.
 
     Each axis, the first one first, turns an equal share of the pairs, with periods from 1 to ``LONGEST``; pairs left
-    over are not turned.
+    over are not turned. Coordinates are half images from the middle: ``scale`` is the length of the image in those of
+    the unscaled one.
 
     Raises:
         ValueError: an odd width, or one too small for a pair an axis.
     """
+    scale = scale or (1.0,) * len(cells)
     share = width // (2 * len(cells))
     if width % 2 or not share:
         raise ValueError(f"heads of width {width} have no pair of channels for each of {len(cells)} axes")
     periods = LONGEST ** (np.arange(share) / share)
     angles = np.zeros((math.prod(cells), width // 2))
     for axis, coordinate in enumerate(np.indices(cells).reshape(len(cells), -1)):
-        centre = 2 * (coordinate + 0.5) / cells[axis] - 1
+        centre = (2 * (coordinate + 0.5) / cells[axis] - 1) * scale[axis]
         angles[:, axis * share : (axis + 1) * share] = 2 * np.pi * centre[:, None] / periods
     return angles.astype(np.float32)
 

@@ -5,11 +5,15 @@ Given the places of the visible patches it embeds those alone, which is what mak
 in attention and are cut off at the end: a place for the network's own notes, which otherwise overwrite patches.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vitmed.models.adapt import resized
 from vitmed.models.linear import Linear
@@ -41,7 +45,10 @@ VARIANTS = {
 class ViT(nn.Module):
     """Images (B, *S, C) to tokens (B, 1 + K, D) after the final norm; ``tokens[:, 0]`` is the class token.
 
-    ``cells`` is the grid that a learned table of positions is kept for; on another grid it is resampled.
+    ``cells`` is the grid that learned tables of positions are kept for; on another grid they are resampled. With
+    ``learned_slices`` sine-cosine and rotary positions place a patch within its slice, as in 2D, and a learned table
+    that starts at zero tells the slices of a volume apart: on one that is alike in all slices, the encoder then starts
+    as the one of 2D images. ``scale`` is that of ``vitmed.models.positions``.
     """
 
     variant: Variant
@@ -53,6 +60,8 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
     positions: Positions = "sincos"
     cells: tuple[int, ...] = ()
+    learned_slices: bool = False
+    scale: tuple[float, ...] = ()
     registers: int = 0
     style: Style = Style()
 
@@ -87,6 +96,8 @@ class ViT(nn.Module):
             tokens = jnp.where(hidden[:, :, None], token.astype(self.dtype), tokens)
         if self.positions != "rotary":
             tokens = tokens + _at(self._table(cells), keep).astype(self.dtype)
+        if self.learned_slices:
+            tokens = tokens + _at(self._slices(cells), keep).astype(self.dtype)
         # The class token and the registers have no place: nothing is added to them, and they are not turned.
         first = [self.param("cls", nn.initializers.normal(0.02), (1, 1, dim))]
         if self.registers:
@@ -94,7 +105,7 @@ class ViT(nn.Module):
         first = [jnp.broadcast_to(part.astype(self.dtype), (len(tokens), *part.shape[1:])) for part in first]
         angles = None
         if self.positions == "rotary":
-            angles = _at(jnp.asarray(rotary(cells, dim // self.variant.heads)), keep)
+            angles = _at(self._fixed(rotary, cells, dim // self.variant.heads), keep)
             angles = jnp.pad(angles, ((0, 0), (1 + self.registers, 0), (0, 0)))
         transformed = Transformer(
             depth=self.variant.depth,
@@ -119,9 +130,19 @@ class ViT(nn.Module):
         """What is added to the patches of the grid ``cells``: (N, D)."""
         dim = self.variant.dim
         if self.positions == "sincos":
-            return jnp.asarray(sincos(cells, dim, cls=False))
+            return self._fixed(partial(sincos, cls=False), cells, dim)
         table = self.param("positions", nn.initializers.normal(0.02), (*self.cells, dim))
         return resized(table, cells).reshape(-1, dim)
+
+    def _fixed(self, rows: Callable[..., np.ndarray], cells: tuple[int, ...], width: int) -> jax.Array:
+        """``rows`` of the grid ``cells``, (N, ...): of the whole or, with learned slices, of each slice the same."""
+        made = rows(cells[1:] if self.learned_slices else cells, width, scale=self.scale)
+        return jnp.asarray(np.tile(made, (math.prod(cells) // len(made), 1)))
+
+    def _slices(self, cells: tuple[int, ...]) -> jax.Array:
+        """What is added to the patches of the grid ``cells`` by their slice: (N, D)."""
+        table = self.param("slices", nn.initializers.zeros, (self.cells[0], self.variant.dim))
+        return jnp.repeat(resized(table, cells[:1]), math.prod(cells[1:]), axis=0)
 
 
 def _at(rows: jax.Array, keep: jax.Array | None) -> jax.Array:

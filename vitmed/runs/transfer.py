@@ -1,7 +1,8 @@
 """Starting from another run's encoder: its recipe must fit the data, its parameters the model.
 
-What the encoder can do without a wish is to see another size: learned positions are resampled to the other grid. What
-changes how its input is embedded needs one, ``config.init_adapt`` (``vitmed.models.adapt``). Each is said aloud.
+What the encoder can do without a wish is to see another size or spacing: its positions go by the grid
+(``vitmed.runs.places``). What changes how its input is embedded, or where it lies, needs one, ``config.init_adapt``
+(``vitmed.models.adapt``). Each is said aloud.
 """
 
 import dataclasses
@@ -17,13 +18,14 @@ from vitmed.config import build, unknown_key
 from vitmed.errors import InputError
 from vitmed.models import adapt
 from vitmed.models.build import ModelConfig
-from vitmed.models.positions import sincos
 from vitmed.models.transformer import stacked, unrolled
-from vitmed.runs import load
+from vitmed.runs import load, places
+from vitmed.runs.places import by
 from vitmed.scans.recipe import Recipe
 
-# "inflate": 2D weights for 3D; "channels": for another number of them; "patch": for patches of another size.
-ADAPTATIONS = ("inflate", "channels", "patch")
+# "inflate": 2D weights for 3D; "channels": for another number of them; "patch": for patches of another size;
+# "millimetres": for another spacing, at which positions keep what they measure.
+ADAPTATIONS = ("inflate", "channels", "patch", "millimetres")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Former:
         params: its encoder's parameters, as NumPy, the embedding adapted.
         cells: the grid that it was trained on.
         said: what was adapted.
+        scale: its ``config.model.position_scale``.
+        extent: how many times as long as its own an image is here, by axis of ``cells``, in what places are kept in.
     """
 
     run: Path
@@ -43,6 +47,8 @@ class Former:
     params: dict
     cells: tuple[int, ...] = ()
     said: tuple[str, ...] = ()
+    scale: tuple[float, ...] = ()
+    extent: tuple[float, ...] = ()
 
     def encoder(self, fresh: dict) -> dict:
         """The former encoder in the form of ``fresh``: layers stacked or not as there, positions of its grid.
@@ -53,7 +59,7 @@ class Former:
             InputError: another architecture; the first parameter that differs is named.
         """
         former = stacked(self.params) if "blocks" in fresh.get("transformer", {}) else unrolled(self.params)
-        former, said = self._placed(former, fresh)
+        former, said = places.placed(former, fresh, self.cells, self.scale, self.extent)
         here, there = _leaves(fresh), _leaves(former)
         for name in [*here, *(n for n in there if n not in here)]:
             mine, its = (np.shape(side[name]) if name in side else None for side in (here, there))
@@ -66,23 +72,6 @@ class Former:
         if self.said or said:
             print(f"init_from {self.run}: {'; '.join([*self.said, *said])}", file=sys.stderr, flush=True)
         return jax.tree.map(np.asarray, former)
-
-    def _placed(self, former: dict, fresh: dict) -> tuple[dict, list[str]]:
-        """``former`` with the table of positions that ``fresh`` has, and what was done to it."""
-        if "positions" not in fresh:
-            return former, []
-        *cells, dim = np.shape(fresh["positions"])
-        table, said = former.get("positions"), []
-        if table is None:
-            table = sincos(self.cells, dim, cls=False).reshape(*self.cells, dim)
-            said.append("learned positions start as the sine-cosine table")
-        if len(cells) == table.ndim:  # one axis more, the first
-            table = np.repeat(table[None], cells[0], axis=0)
-            said.append("all slices start with the same positions")
-        if table.shape[:-1] != tuple(cells) and len(cells) == table.ndim - 1:
-            said.append(f"positions resampled from {_by(table.shape[:-1])} to {_by(cells)} patches")
-            table = adapt.resized(table, tuple(cells))
-        return {**former, "positions": table}, said
 
 
 def adaptations(text: str) -> frozenset[str]:
@@ -120,21 +109,34 @@ def start_from(run: str, data: Recipe, model: ModelConfig, allowed: frozenset[st
     if differences:
         raise InputError(
             f"config.init_from {path} does not fit this dataset and model: {'; '.join(differences)} "
-            f"(here: that run, there: what it would be fed){_hint(recipe, wanted, allowed)}"
+            f"(here: that run, there: what it would be fed){_hint(recipe, wanted, allowed, model)}"
         )
-    _same_without_parameters(path, recipe, model)
-    cells = tuple(s // p for s, p in zip(recipe.size, recipe.patch_size)) if recipe.patch_size else ()
-    if len(recipe.size) == len(wanted.size) and (recipe.channels, recipe.patch_size) == (
-        wanted.channels,
-        wanted.patch_size,
-    ):
-        return Former(path, recipe, params, cells)
-    if "patches" not in params:
-        raise InputError(
-            f"config.init_adapt {'+'.join(sorted(allowed))!r}: the encoder of {path} has no patches to adapt"
-        )
+    if (former := _model_of(path, recipe)) is not None:
+        _same_without_parameters(path, former, model)
+    millimetres = "millimetres" in allowed
+    if not (recipe.patch_size and wanted.patch_size):
+        if millimetres:
+            raise InputError(
+                f"config.init_adapt has 'millimetres', but {path} and config.model.variant {model.variant!r} do not "
+                "both have patches, whose places could be kept; leave it out"
+            )
+        return Former(path, recipe, params)
+    places.check(path, recipe, wanted, former, model, millimetres)
+    made = Former(
+        path,
+        recipe,
+        params,
+        cells=tuple(s // p for s, p in zip(recipe.size, recipe.patch_size)),
+        said=places.told(recipe, wanted, model.positions, millimetres),
+        scale=former.position_scale if former else (),
+        extent=places.longer(recipe, wanted, "learned") if millimetres else (1.0,) * len(recipe.size),
+    )
+    if (recipe.channels, recipe.patch_size) == (wanted.channels, wanted.patch_size):
+        return made
     recipe, embedding, said = _embedding(recipe, wanted, params["patches"])
-    return Former(path, recipe, {**params, "patches": embedding}, cells, said)
+    return dataclasses.replace(
+        made, recipe=recipe, params={**params, "patches": embedding}, said=(*said, *made.said)
+    )
 
 
 def _embedding(recipe: Recipe, wanted: Recipe, patches: dict) -> tuple[Recipe, dict, tuple[str, ...]]:
@@ -150,10 +152,10 @@ def _embedding(recipe: Recipe, wanted: Recipe, patches: dict) -> tuple[Recipe, d
         )
     if len(old) < len(new):
         kernel, old = adapt.inflated(kernel, new[0]), (new[0], *old)
-        said.append(f"2D patches inflated to {_by(old)}, which embed the mean of {new[0]} slices")
+        said.append(f"2D patches inflated to {by(old)}, which embed the mean of {new[0]} slices")
     if old != new:
         kernel = adapt.another_patch(kernel, new)
-        said.append(f"patches of {_by(new)} resampled to {_by(old)}, the mean preserved")
+        said.append(f"patches of {by(new)} resampled to {by(old)}, the mean preserved")
     return recipe, {"kernel": kernel.reshape(-1, kernel.shape[-1]), "bias": bias}, tuple(said)
 
 
@@ -170,7 +172,7 @@ def _allowing(recipe: Recipe, wanted: Recipe, allowed: frozenset[str]) -> Recipe
     return recipe
 
 
-def _hint(recipe: Recipe, wanted: Recipe, allowed: frozenset[str]) -> str:
+def _hint(recipe: Recipe, wanted: Recipe, allowed: frozenset[str], model: ModelConfig) -> str:
     """What to allow, where that is all there is to it."""
     asked = allowed
     for word in ADAPTATIONS:
@@ -179,25 +181,26 @@ def _hint(recipe: Recipe, wanted: Recipe, allowed: frozenset[str]) -> str:
             asked = asked | {word}
     if _allowing(recipe, wanted, asked).differences(wanted):
         return ""
-    return f"; config.init_adapt={'+'.join(w for w in ADAPTATIONS if w in asked)} adapts its weights"
+    words = "+".join(w for w in ADAPTATIONS if w in asked)
+    sliced = "inflate" in asked and model.positions != "learned" and not model.learned_slices
+    also = " with config.model.learned_slices=True" if sliced else ""
+    return f"; config.init_adapt={words}{also} adapts its weights"
 
 
-def _same_without_parameters(run: Path, recipe: Recipe, model: ModelConfig) -> None:
-    """InputError where the models differ in what no parameter tells."""
-    if recipe.model is None:
-        return
-    former = build(ModelConfig, recipe.model, f"{run / 'recipe.json'}: model")
+def _model_of(run: Path, recipe: Recipe) -> ModelConfig | None:
+    return recipe.model and build(ModelConfig, recipe.model, f"{run / 'recipe.json'}: model")
+
+
+def _same_without_parameters(run: Path, former: ModelConfig, model: ModelConfig) -> None:
+    """InputError where the models differ in what no parameter tells, beside places (``vitmed.runs.places``)."""
+    starts = model.positions == "learned" and former.positions == "sincos" and not former.learned_slices
     for name in ("positions", "epsilon"):
         theirs, ours = getattr(former, name), getattr(model, name)
-        if theirs != ours and (theirs, ours) != ("sincos", "learned"):
+        if theirs != ours and not (name == "positions" and starts):
             raise InputError(
                 f"config.model.{name} is {ours!r}, but the encoder of config.init_from {run} was trained with "
                 f"{theirs!r}; set it to that"
             )
-
-
-def _by(sizes) -> str:
-    return "x".join(map(str, sizes))
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
