@@ -6,15 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import short_runs
 from ml_collections import ConfigDict
 
+from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
+from vitmed.infer import Model
 from vitmed.models.build import ModelConfig, encoder
 from vitmed.models.transformer import stacked
 from vitmed.runs import folder
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
 from vitmed.runs.transfer import adaptations, start_from
-from vitmed.scans.recipe import Recipe
+from vitmed.scans.recipe import Recipe, normalise
 
 MODEL = ModelConfig("custom", (4, 4), shape=(24, 2, 2, 48), positions="learned")
 GREY = Recipe("xray", 1, (16, 8), None, "relative", (0.0, 1.0), (0.5,), (0.25,), (4, 4))
@@ -132,6 +135,31 @@ def test_an_inflated_run_starts_another(tmp_path):
     np.testing.assert_allclose(made["slices"][:, 0], [-0.25, 0.25, 0.75, 1.25], atol=1e-6)
     with pytest.raises(InputError, match="learned_slices is False, but .* needs True here"):
         begun(tmp_path / "run", dataclasses.replace(model, learned_slices=False), volumes)
+
+
+def test_whoever_opens_an_inflated_run_has_the_model_that_was_trained(tiny_volumes, tmp_path):
+    """What places its patches is in its config and recipe: its features are the 2D run's of the mean slice."""
+    flat = dataclasses.replace(MODEL, positions="sincos")
+    slices = dataclasses.replace(GREY, modality="mr", size=(16, 16))
+    params = a_run(tmp_path / "former", flat, slices)
+    keys = dict(variant="custom", shape=flat.shape, patch_size=(16, 4, 4), learned_slices=True)
+    short_runs.train(
+        short_runs.CLASSIFY,
+        tiny_volumes,
+        tmp_path / "run",
+        init_from=tmp_path / "former",
+        init_adapt="inflate",
+        train__steps=1,
+        optim__lr=1e-12,
+        **{f"model__{key}": value for key, value in keys.items()},
+    )
+    model = Model.open(tmp_path / "run")
+    data = Dataset.open(tiny_volumes)
+    volumes = data.read("test", np.arange(4))
+    image = normalise(*(volumes[name] for name in ("image", "scale", "offset")), model.recipe)
+    seen = tokens(flat, params, image.mean(1))[:, 1:].mean(1)
+    np.testing.assert_allclose(model.features(data, "test"), seen, atol=1e-4)
+    assert model.recipe.model["learned_slices"] and model.config["model"]["learned_slices"]
 
 
 # --- another spacing -------------------------------------------------------------------------------------------------
