@@ -6,15 +6,20 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from vitmed.cli.main import main
+from vitmed.data import tables
 from vitmed.data.dataset import Dataset
 from vitmed.data.datasheet import read
 from vitmed.data.ingest import ingest
+from vitmed.data.look import look
+from vitmed.data.prepare import Plan
 from vitmed.data.withdraw import withdraw
 from vitmed.errors import InputError
+from vitmed.scans.how import How
 
 
 def volume(path, values, affine=None):
@@ -326,3 +331,48 @@ def test_a_manifest_may_name_masks_in_labels_tr(tmp_path):
     (folder / "all.csv").write_text("\n".join(["path,mask", *rows]) + "\n")
     ingest(folder / "all.csv", tmp_path / "set", modality="mr", progress=False, workers=1)
     assert read(tmp_path / "set")["marked"]["scans"] == len(masks)
+
+
+def test_a_manifest_may_lie_apart_from_its_scans_whose_names_do_not_say_where(tmp_path):
+    """Otherwise the dataset holds ``..`` or the path of somebody's home folder, or such a manifest is of no use."""
+    scans, masks = tmp_path / "home" / "scans", tmp_path / "home" / "masks"
+    for folder in (scans / "p1", masks, tmp_path / "tables"):
+        folder.mkdir(parents=True)
+    for k, name in enumerate(("p1/a.png", "b.png")):
+        Image.fromarray(np.full((8, 8), 40 * k, np.uint8)).save(scans / name)
+    (scans / "bad.png").write_bytes(b"no picture")
+    Image.fromarray(np.full((8, 8), 1, np.uint8)).save(masks / "b.png")
+    rows = ["../home/scans/p1/a.png,sick,", f"{scans}/b.png,well,../home/masks/b.png", "../home/scans/bad.png,well,"]
+    manifest = tmp_path / "tables" / "all.csv"
+    manifest.write_text("\n".join(["path,label,mask", *rows]) + "\n")
+    ingest(manifest, tmp_path / "set", modality="us", progress=False, workers=1)
+    held = read(tmp_path / "set")
+    dataset = Dataset.open(tmp_path / "set")
+    labels = {
+        i: dataset.datasheet["classes"][int(label[0])]
+        for split in dataset.splits
+        for i, label in zip(dataset.ids(split), dataset.labels(split)[0], strict=True)
+    }
+    assert labels == {"p1/a.png": "sick", "b.png": "well"}
+    assert [e["file"] for e in held["refused_files"]] == ["bad.png"] and held["marked"]["scans"] == 1
+    for file in (tmp_path / "set").rglob("*"):
+        assert not file.is_file() or str(tmp_path).encode() not in file.read_bytes()
+
+
+def test_a_manifest_in_its_scans_folder_names_them_from_there_however_it_writes_them(tmp_path):
+    """Otherwise one scan has another name, and another split, when its row is written otherwise."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "in" / "deep" / "a.png")
+    manifest = tmp_path / "in" / "all.csv"
+    for cell in ("deep/a.png", "../in/deep/a.png", "deep/../deep/a.png", str(tmp_path / "in/deep/a.png")):
+        manifest.write_text(f"path,split\n{cell},test\n")
+        sources, _, told, *_ = look(manifest, None, None, (), Plan("us"), How(), {})
+        assert [s.id for s in sources] == ["deep/a.png"] and told.rows["deep/a.png"].split == "test"
+
+
+def test_a_manifest_of_scans_without_a_common_folder_is_refused(tmp_path):
+    """Otherwise their names are whole paths of this machine."""
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "all.csv").write_text("path\na.png\n/etc/hosts\n")
+    with pytest.raises(InputError, match="no folder in common, such as /etc and"):
+        tables.paths_in(tmp_path / "all.csv")

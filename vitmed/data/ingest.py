@@ -59,8 +59,8 @@ def ingest(
     """Makes the dataset ``out`` from ``source``.
 
     Args:
-        source: a folder of scans, a zip of one, a manifest CSV with a column ``path``, a MedMNIST ``.npz``,
-            or one scan.
+        source: a folder of scans, a zip of one, a manifest CSV with a column ``path`` (of scans anywhere, see
+            ``vitmed.data.tables.paths_in``), a MedMNIST ``.npz``, or one scan.
         out: the folder to make; it must not exist, unless ``append``.
         labels: a CSV or TSV of labels by ``path`` or ``id``, or by ``participant_id`` for a BIDS folder.
         label_from: ``"folder"``: the class is the first folder of a scan's path.
@@ -122,7 +122,7 @@ def ingest(
     how = How(frames, tuple(include), None if series is None else str(series), tuple(bids_suffix))
     with partial_of(out, replace=append, keep=resume.FOLDER, worth=resume.holds) as partial:
         how = how.unpacking(partial / "unpacked", workers)
-        sources, refused, told, plan = look(
+        sources, refused, told, plan, named_from = look(
             source, labels, label_from, label_columns, plan, how, living.structures(old)
         )
         if old is None:  # a set keeps what was chosen for it
@@ -161,7 +161,7 @@ def ingest(
                     f"all {len(passed)} scans of {source} are in {out} already; nothing to append"
                 )
             files = {s.id: s.files for s in sources}
-            first = discreet(sorted(refused)[:1], files, source, told, names)
+            first = discreet(sorted(refused)[:1], files, named_from, told, names)
             raise InputError(_nothing(source, len(refused), first))
         # What the readers noted is let go: of many scans it is as much as all that is known of them.
         del tasks
@@ -200,7 +200,7 @@ def ingest(
             rule=split,
             seed=seed,
             dedupe=dedupe,
-            refused=[*{*discreet(refused, files, source, told, names, neighbours), *living.refused(old)}],
+            refused=[*{*discreet(refused, files, named_from, told, names, neighbours), *living.refused(old)}],
             notes=notes,
             simulated=simulated,
             key=living.key_of(old) if names.key is None else names.key.name,

@@ -24,8 +24,8 @@ def look(
     plan: Plan,
     how: How,
     held: Structures,
-) -> tuple[list[Source], Refusals, Annotations, Plan]:
-    """What there is, what is refused at first sight, and what is told of it.
+) -> tuple[list[Source], Refusals, Annotations, Plan, Path]:
+    """What there is, what is refused at first sight, what is told of it, and the folder (or zip) it is named from.
 
     Args:
         learn: the columns of a table that are labels; () for all that can be.
@@ -38,6 +38,7 @@ def look(
     if label_from is not None and source.is_file() and source.suffix.lower() != ".zip":
         raise InputError(f"{source} is a file and has no class folders for --label-from; give their parent")
     subjects: dict[str, str] = {}
+    named_from = source if source.is_dir() or source.suffix.lower() == ".zip" else source.parent
     if learn and labels is None and not (source.suffix.lower() == ".csv" and source.is_file()):
         raise InputError(f"--label-column {','.join(learn)} is for a table of labels; give --labels too")
     if source.suffix.lower() == ".npz" and source.is_file():
@@ -47,10 +48,13 @@ def look(
         if plan.modality is None and name is not None:
             plan = dataclasses.replace(plan, modality=name.modality)
     elif source.suffix.lower() == ".csv" and source.is_file():
-        found = survey(source.parent, tables.paths_in(source), how)
+        paths, named_from = tables.paths_in(source)
+        found = survey(named_from, paths, how)
         beside, bad = numbered(found.told, held)
         sources, refused = found.sources, found.refused + bad
-        told = tables.from_table(source, source.parent, sources, {r[0] for r in refused}, learn=learn)
+        told = tables.from_table(
+            source, source.parent, sources, {r[0] for r in refused}, base=named_from, learn=learn
+        )
         told = _with_rest(told, known.from_layout(beside))
     else:
         found = survey(source, how=how)
@@ -78,7 +82,7 @@ def look(
     masks = {os.path.realpath(f) for row in told.rows.values() if row.mask for f in row.mask.files}
     if masks:  # a mask that lies among the scans is not one of them
         sources = [s for s in sources if not masks.intersection(map(os.path.realpath, s.files))]
-    return sources, list(refused), told, plan
+    return sources, list(refused), told, plan, named_from
 
 
 def _with_rest(told: Annotations, source: Annotations) -> Annotations:

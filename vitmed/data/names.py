@@ -76,7 +76,7 @@ class Neighbours:
 def discreet(
     refused: Refusals,
     files: dict,
-    source: Path,
+    named_from: Path,
     told: Annotations,
     names: Names,
     neighbours: Neighbours | None = None,
@@ -86,17 +86,16 @@ def discreet(
         return []
     from vitmed.scans.dicom_header import is_dicom, said  # and pydicom with it
 
-    root = source if source.is_dir() else source.parent
     out = []
     for file, reason, detail in refused:
         row = told.rows.get(file, Row())
         values = {row.patient} - {""}
         values |= neighbours.of(file) if neighbours else set()
-        packed = ".zip" in file.lower() or (source.is_file() and source.suffix.lower() == ".zip")
+        packed = ".zip" in file.lower() or named_from.is_file()
         if file in files:
             asked = [str(files[file][0])]
         else:  # a member of an archive that was not unpacked cannot be asked
-            asked = None if packed else _files_of(file, root)
+            asked = None if packed else _files_of(file, named_from)
         if asked is None:
             out.append((names.nothing_of(file), reason, ""))
             continue

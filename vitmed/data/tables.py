@@ -29,6 +29,7 @@ def from_table(
     sources: list[Source],
     refused: set[str],
     *,
+    base: Path | None = None,
     learn: tuple[str, ...] = (),
     subjects: dict[str, str] | None = None,
 ) -> Annotations:
@@ -40,9 +41,11 @@ def from_table(
 
     Args:
         path: the CSV.
-        root: the folder that paths in it are relative to.
+        root: the folder that paths in it are relative to. Of a mask nothing but its values is kept, so it may lie
+            anywhere.
         sources: what is there.
         refused: names of files that are there but were refused, whose rows are no fault.
+        base: the folder that the names of scans are relative to, where it is not ``root`` (``paths_in``).
         learn: the columns that are labels; () for all that can be.
         subjects: whose each scan is, in a BIDS folder.
 
@@ -59,6 +62,8 @@ def from_table(
     notes = []
     if key == SUBJECT:
         lines = _by_scan(lines, subjects, path, notes)
+    if key == "path" and base is not None:
+        lines = [{**line, key: os.path.relpath(root / line[key], base)} for line in lines]
     if learn:
         absent = [name for name in learn if name not in columns]
         if absent:
@@ -70,7 +75,7 @@ def from_table(
         others = ", ".join(name for name in columns if name != "label")
         notes.append(f"Labels are the column label of {path.name}; not used: {others}.")
         columns = ("label",)
-    where, unclear = _lookup(sources, root)
+    where, unclear = _lookup(sources, base or root)
     rows: dict[str, Row] = {}
     missing = []
     for number, line in _each(enumerate(lines, 2), key, sources):
@@ -89,7 +94,9 @@ def from_table(
             raise InputError(f"{path} names {line[key]} ({scan}) twice, again in line {number}; keep one row")
         mask = line.get("mask", "")
         if mask and not (root / mask).is_file():
-            raise InputError(f"{path} names in line {number} the mask {mask}, which is not under {root}")
+            raise InputError(
+                f"{path} names in line {number} the mask {mask}, which is no file: it must be absolute, or relative to {root}"
+            )
         rows[scan] = Row(
             labels=tuple(line[c] for c in columns),
             patient=line.get("patient", ""),
@@ -154,23 +161,37 @@ def _by_scan(
     ]
 
 
-def paths_in(path: Path) -> list[Path]:
-    """What the ``path`` column of a manifest names, relative to its folder.
+def paths_in(path: Path) -> tuple[list[Path], Path]:
+    """What the ``path`` column of a manifest names, and the folder that scans are named from.
+
+    Paths are relative to the manifest's own folder, or absolute. Scans are named from that folder if all of them lie
+    in it, and else from the innermost one that holds them all: a name enters the dataset, and must not say where on
+    this machine its scan lay.
 
     Raises:
-        InputError: it has none, or names what is not there.
+        InputError: it has none, names what is not there, or scans that have no folder in common.
     """
     header, lines = _read_csv(path)
     if "path" not in header:
         raise InputError(f"{path} has the columns {', '.join(header)}; a manifest needs a column path")
-    paths = [path.parent / line["path"] for line in lines]
+    home = os.path.abspath(path.parent)
+    paths = [Path(os.path.normpath(os.path.join(home, line["path"]))) for line in lines]
     missing = [str(p) for p in paths if not p.exists()]
     if missing:
         raise InputError(
             f"{path} names {_scans(missing)} not found, first {missing[0]}; "
-            f"the column path must give paths relative to {path.parent}"
+            f"the column path must give paths relative to {path.parent}, or absolute ones"
         )
-    return paths
+    if all(p.is_relative_to(home) for p in paths):
+        return paths, Path(home)
+    folders = [os.path.dirname(p) for p in paths]
+    base = Path(os.path.commonpath(folders))
+    if base == Path(base.anchor):
+        raise InputError(
+            f"{path} names scans that have no folder in common, such as {min(folders)} and {max(folders)}; ingest those of "
+            "each place by a manifest of their own, the second with --append"
+        )
+    return paths, base
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
