@@ -1,5 +1,7 @@
 """A run opened for use: answers do not depend on the batch they come in, and a run is fed what it was made for."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,17 @@ def test_what_a_run_cannot_answer_is_refused(autoencoder, classifier, tiny_datas
         Model.open(classifier).logits(Dataset.open(tiny_volumes), "val")
     with pytest.raises(InputError, match=str(tmp_path)):
         Model.open(tmp_path)
+
+
+def test_a_run_asks_about_other_scans_through_its_own_window(classifier, tiny_dataset):
+    """Otherwise a run that learned from a lung window cannot be evaluated at all, or sees scans through another."""
+    dataset, model = Dataset.open(tiny_dataset), Model.open(classifier)
+    dataset.datasheet = dataset.datasheet | {"modality": "ct", "unit": "HU", "window": [-1000, 1000]}
+    model.recipe = dataclasses.replace(dataset.recipe(), window=(-1350.0, 150.0))
+    model.check(dataset)
+    model.recipe = dataclasses.replace(model.recipe, unit="relative")
+    with pytest.raises(InputError, match="unit is relative here and HU there; window is"):
+        model.check(dataset)
 
 
 def test_a_run_on_crops_is_asked_about_the_centre(tiny_volumes, tmp_path):

@@ -244,6 +244,9 @@ class Model:
             whole: whether a box of the size that the model is fed must lie within its scans, where it learned crops.
         """
         recipe = dataset.recipe()
+        # What is stored is not cut to any window: which one it is seen through is the run's choice.
+        if recipe.unit == self.recipe.unit:
+            recipe = recipe.through(self.recipe.window)
         differences = dataclasses.replace(self.recipe, patch_size=None).differences(recipe)
         if self.crop is not None and not differences:
             if whole:

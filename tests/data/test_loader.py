@@ -116,3 +116,20 @@ def test_one_label_is_not_all_labels():
     one = config.build(DataConfig, {"path": "x", "labels": 1}).labels
     all_ = config.build(DataConfig, {"path": "x", "labels": 1.0}).labels
     assert isinstance(one, int) and isinstance(all_, float)
+
+
+def test_a_window_is_for_hounsfield_units_and_becomes_the_recipes(dataset, monkeypatch):
+    """Otherwise a run does not record what its model sees, or an X-ray is clipped to HU and is blank."""
+    path = str(dataset.path)
+    ct = {**dataset.datasheet, "modality": "ct", "unit": "HU", "window": [-1000, 1000]}
+    with pytest.raises(
+        InputError, match="config.data.window is 'lung'.* Hounsfield units, but .* holds xray"
+    ):
+        DataConfig(path, window="lung").open()
+    monkeypatch.setattr(dataset, "datasheet", ct)
+    assert DataConfig(path, window="lung").recipe(dataset).window == (-1350, 150)
+    assert DataConfig(path, window=(-160, 240), crop=(2, 2)).recipe(dataset).window == (-160, 240)
+    assert DataConfig(path).recipe(dataset) == dataset.recipe()
+    for wrong in ("lungs", (3.0,)):
+        with pytest.raises(InputError, match="config.data.window is"):
+            config.build(DataConfig, {"path": path, "window": wrong}, "config.data")

@@ -288,6 +288,17 @@ def test_all_at_once(tmp_path):
     assert np.isfinite(tokens(model, made, np.ones((1, 4, 6, 10, 1), np.float32))).all()
 
 
+def test_an_encoder_goes_on_with_the_window_it_learned_from(tmp_path):
+    """Otherwise it is fed other grey levels than it knows, without a word."""
+    ct = dataclasses.replace(GREY, modality="ct", unit="HU", window=(-1000.0, 1000.0))
+    seen = ct.through((0.0, 80.0))
+    a_run(tmp_path / "run", recipe=seen)
+    with pytest.raises(InputError, match=r"window is .*; config.data.window=\(0,80\) is that run's$"):
+        begun(tmp_path / "run", MODEL, ct)
+    former, _ = begun(tmp_path / "run", MODEL, seen)
+    assert former.recipe.window == (0.0, 80.0)
+
+
 @pytest.mark.parametrize(
     "model,recipe,says",
     [

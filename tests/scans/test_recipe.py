@@ -99,3 +99,25 @@ def test_normalise_is_the_formula_and_equal_in_jax(rng):
     np.testing.assert_allclose(compiled, ours, atol=1e-5)
     np.testing.assert_allclose(to_units(ours, CHEST), units, atol=1e-5)
     np.testing.assert_allclose(normalise(image[0], scale[0], offset[0], CHEST), ours[0], atol=1e-6)
+
+
+def test_named_windows_are_those_of_radiologists():
+    """Otherwise a name promises another window than every viewer has under it."""
+    assert recipe.ends_of("lung") == (-1350, 150) and recipe.ends_of("brain") == (0, 80)
+    assert recipe.ends_of("abdomen") == (-150, 250) and recipe.ends_of("bone") == (-500, 1300)
+    assert recipe.ends_of((-160, 240)) == (-160, 240)
+    for wrong in ("lungs", (), (1.0,), (240, -160), (0, float("nan"))):
+        with pytest.raises(ValueError, match="^window is"):
+            recipe.ends_of(wrong)
+
+
+def test_a_chosen_window_fills_the_models_range():
+    """Otherwise a narrow window is normalised by the spread of another one, and all that it shows is flattened."""
+    ct = dataclasses.replace(
+        CHEST, modality="ct", unit="HU", window=(-1000.0, 1000.0), channels=1, mean=(-300.0,), std=(500.0,)
+    )
+    seen = ct.through(recipe.ends_of("brain"))
+    image = np.array([-1000, 0, 40, 80, 900], np.int16).reshape(1, 5, 1)
+    made = normalise(image, np.ones(1), np.zeros(1), seen)
+    np.testing.assert_allclose(made.ravel(), [-1, -1, 0, 1, 1])
+    assert ct.differences(seen) == ["window is (-1000.0, 1000.0) here and (0.0, 80.0) there"]

@@ -19,7 +19,7 @@ from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
 from vitmed.data.streams import Feed, Part, rows, seed_of
 from vitmed.errors import InputError
-from vitmed.scans.recipe import Recipe
+from vitmed.scans.recipe import Recipe, ends_of
 
 AHEAD = 4  # batches made before they are asked for: enough for a slow read, few enough to hold in memory
 
@@ -39,6 +39,10 @@ class DataConfig:
             a function of (seed, step, example), and only what it touches is read. What is swept over (validation,
             evaluation) is the box at the centre. None is the whole scan.
         channels: given, it must be the dataset's.
+        window: what of the Hounsfield units of a CT the model sees: a name of ``vitmed.scans.recipe.WINDOWS`` ("lung",
+            "abdomen", "bone", "brain", ...) or the two ends (low, high); what lies beyond is clipped, and the ends become
+            -1 and 1. None is -1000 to 1000, standardised by the training split. It is part of the run's recipe:
+            evaluation and prediction take it over, and a run that starts from another's encoder must have the same.
         mix: {path of a dataset: weight}: what is trained on in place of ``path`` alone, each dataset in proportion to
             its weight, whatever its size. ``path`` remains what is validated on and what gives the recipe, which
             the others must share; it is trained on only where the mix names it.
@@ -62,6 +66,7 @@ class DataConfig:
     size: tuple[int, ...] | None = None
     crop: tuple[int, ...] | None = None
     channels: int | None = None
+    window: str | tuple[float, ...] | None = None
     mix: dict[str, float] = dataclasses.field(default_factory=dict)
     unlabelled: str = ""
     unlabelled_batch: int | None = None
@@ -75,6 +80,8 @@ class DataConfig:
     def __post_init__(self):
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; give the number of loading threads, 0 or more")
+        if self.window is not None:
+            ends_of(self.window)
         for path, weight in self.mix.items():
             if not path:
                 raise ValueError("mix names a dataset by no path; give {path: weight}")
@@ -128,8 +135,21 @@ class DataConfig:
         """How a model gets its input from a dataset by this section.
 
         Raises:
-            InputError: as ``Dataset.recipe``, or a crop that does not lie within the dataset's scans.
+            InputError: as ``Dataset.recipe``, a crop that does not lie within the dataset's scans, or a window for
+                what is not in Hounsfield units.
         """
+        recipe = self._boxed(dataset)
+        if self.window is None:
+            return recipe
+        if recipe.unit != "HU":
+            raise InputError(
+                f"config.data.window is {self.window!r}, a window in Hounsfield units, but {self.path} holds {recipe.modality}, "
+                "which is seen over its whole range; leave it out"
+            )
+        return recipe.through(ends_of(self.window))
+
+    def _boxed(self, dataset: Dataset) -> Recipe:
+        """The dataset's own recipe, for its scans or the boxes of them that are asked for."""
         if self.crop is None:
             return dataset.recipe(self.size)
         whole = dataset.recipe()

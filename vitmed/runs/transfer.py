@@ -173,7 +173,12 @@ def _allowing(recipe: Recipe, wanted: Recipe, allowed: frozenset[str]) -> Recipe
 
 
 def _hint(recipe: Recipe, wanted: Recipe, allowed: frozenset[str], model: ModelConfig) -> str:
-    """What to allow, where that is all there is to it."""
+    """What to allow, or which window to take, where that is all there is to it."""
+    window = ""
+    if recipe.unit == wanted.unit and recipe.window != wanted.window:
+        low, high = recipe.window
+        window = f"; config.data.window=({low:g},{high:g}) is that run's"
+        wanted = wanted.through(recipe.window)
     asked = allowed
     for word in ADAPTATIONS:
         fewer = len(_allowing(recipe, wanted, asked | {word}).differences(wanted))
@@ -181,10 +186,12 @@ def _hint(recipe: Recipe, wanted: Recipe, allowed: frozenset[str], model: ModelC
             asked = asked | {word}
     if _allowing(recipe, wanted, asked).differences(wanted):
         return ""
+    if asked == allowed:
+        return window
     words = "+".join(w for w in ADAPTATIONS if w in asked)
     sliced = "inflate" in asked and model.positions != "learned" and not model.learned_slices
     also = " with config.model.learned_slices=True" if sliced else ""
-    return f"; config.init_adapt={words}{also} adapts its weights"
+    return f"{window}; config.init_adapt={words}{also} adapts its weights"
 
 
 def _model_of(run: Path, recipe: Recipe) -> ModelConfig | None:

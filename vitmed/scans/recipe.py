@@ -15,6 +15,16 @@ import numpy as np
 from vitmed.errors import InputError
 
 MODALITIES = ("xray", "ct", "mr", "ultrasound", "unknown")
+# (center, width) in HU, as radiologists set them: Radiopaedia, "Windowing (CT)" (doi.org/10.53347/rID-52108).
+WINDOWS = {
+    "lung": (-600.0, 1500.0),
+    "mediastinum": (50.0, 350.0),
+    "abdomen": (50.0, 400.0),
+    "liver": (30.0, 150.0),
+    "bone": (400.0, 1800.0),
+    "brain": (40.0, 80.0),
+    "stroke": (40.0, 40.0),
+}
 
 _ALIASES = {
     "xray": ("xray", "x-ray", "x ray", "cr", "dx", "rg", "xr", "radiograph", "cxr", "mg", "mammography"),
@@ -48,6 +58,24 @@ def window_of(modality: str) -> tuple[float, float]:
     return (-1000.0, 1000.0) if modality == "ct" else (0.0, 1.0)
 
 
+def ends_of(window: str | tuple[float, ...]) -> tuple[float, float]:
+    """(low, high) of a window given by its name in ``WINDOWS``, or by these two themselves.
+
+    Raises:
+        ValueError: neither; it reads on from the key that gave it.
+    """
+    if isinstance(window, str):
+        if window not in WINDOWS:
+            raise ValueError(
+                f"window is {window!r}; give {', '.join(WINDOWS)}, or the two ends in HU, such as (-160.0, 240.0)"
+            )
+        center, width = WINDOWS[window]
+        return center - width / 2, center + width / 2
+    if len(window) != 2 or not (np.isfinite(window).all() and window[0] < window[1]):
+        raise ValueError(f"window is {tuple(window)}; two ends in HU were expected, the lower one first")
+    return tuple(map(float, window))
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What a later stage must know to feed a model rightly.
@@ -59,8 +87,8 @@ class Recipe:
         spacing: millimetres per voxel, array order, or None where unknown or mixed.
         unit: ``"HU"`` or ``"relative"``.
         window: (low, high) to which units are clipped.
-        mean: per channel, over the training split after clipping.
-        std: per channel, likewise.
+        mean: per channel, over the training split after clipping; the middle of a window that was chosen.
+        std: per channel, likewise; half the width of a window that was chosen.
         patch_size: the model's patch, array order, or None for a model without patches.
         model: the resolved model section of the config, or None.
     """
@@ -112,6 +140,16 @@ class Recipe:
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{source} is not a recipe ({type(error).__name__}: {error})") from None
+
+    def through(self, window: tuple[float, float]) -> "Recipe":
+        """The recipe for what is seen through another window, whose ends become -1 and 1.
+
+        The mean and the spread that a datasheet tells are of its own window, and what another one leaves has others: 0
+        and 1 are the window's middle and its half instead, which need no pass over the data.
+        """
+        low, high = window
+        mean, std = ((value,) * self.channels for value in ((low + high) / 2, (high - low) / 2))
+        return dataclasses.replace(self, window=window, mean=mean, std=std)
 
     def differences(self, other: "Recipe") -> list[str]:
         """Why a model made with this recipe cannot be used with ``other``, one clause a mismatch.
