@@ -37,6 +37,44 @@ def test_the_size_is_the_median_extent_in_whole_patches():
     assert fingerprint.size_of([((100, 30), None), ((120, 33), None)], None)[0] == (112, 32)
 
 
+@pytest.mark.parametrize(
+    ("size", "spacing", "patch", "mm"),
+    [
+        ((96, 96, 96), (1, 1, 1), (8, 8, 8), (8, 8, 8)),
+        ((24, 192, 192), (5, 1, 1), (3, 12, 12), (15, 12, 12)),
+        ((20, 256, 256), (10, 0.5, 0.5), (1, 16, 16), (10, 8, 8)),
+        ((28, 28), None, (4, 4), None),
+        ((224, 224), None, (16, 16), None),
+    ],
+)
+def test_a_patch_is_about_as_thick_as_it_is_wide(size, spacing, patch, mm):
+    """Otherwise a token of thick slices is a long needle, or 8 slices of 5 mm are one."""
+    assert fingerprint.patch_for({"size": size, "spacing": spacing}) == (patch, mm)
+
+
+def test_where_no_patch_divides_the_size_none_is_said():
+    """Otherwise a whole axis is one token, or every voxel."""
+    assert fingerprint.patch_for({"size": (31, 96, 96), "spacing": None}) is None
+    assert fingerprint.patch_for({"size": None, "spacing": None}) is None
+
+
+def test_volumes_brought_to_one_spacing_or_told_apart_by_little_are_not_told():
+    """Otherwise the note is on every set, and nobody reads it."""
+    assert fingerprint.uneven(np.array([[2, 1, 1], [2.1, 1, 1], [np.nan, np.nan, np.nan]])) == ""
+    pictures = np.array([[0.1, 0.1], [0.2, 0.2]])  # of any X-ray machine
+    assert fingerprint.uneven(pictures) == ""
+
+
+def test_where_spacings_vary_the_middle_one_decides():
+    """Otherwise a set of thick slices that differ a little is taken for one of cubes."""
+    axes = [
+        {"edges": [3.0, 4.9, 5.1, 7.0], "counts": [1, 5, 1]},
+        *({"edges": [0.9, 1.1], "counts": [7]},) * 2,
+    ]
+    sheet = {"size": (24, 192, 192), "spacing": None, "spacings": {"unknown": 0, "axes": axes}}
+    assert fingerprint.patch_for(sheet) == ((3, 12, 12), None)
+
+
 def volume(path, shape, zooms, seed=0):
     values = np.random.Generator(np.random.Philox(key=seed)).integers(0, 1000, shape).astype(np.int16)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +151,17 @@ def test_an_appended_scan_of_another_size_is_told(mixed):
         InputError, match="of the dataset are 12 x 20 x 16, s1.nii.gz is 8 x 20 x 16; ingest all"
     ):
         ingest(mixed / "in", mixed / "set", append=True, progress=False)
+
+
+def test_volumes_of_one_size_and_other_spacings_are_told(tmp_path, capsys):
+    """Otherwise an organ is half as large in one scan as in the next, and nobody knows that it was not resampled."""
+    for k, z in enumerate((2, 3, 4)):
+        volume(tmp_path / "in" / f"s{k}.nii.gz", (8, 8, 8), (1, 1, z), k)
+    assert main(["ingest", str(tmp_path / "in"), "--out", str(tmp_path / "set"), "--modality", "mr"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Volumes are 2..4 x 1 x 1 mm a voxel" in told
+    assert "--spacing 3,1,1, which --spacing auto takes" in told
+    assert "--config.model.patch_size=1,4,4" in told
 
 
 def test_the_real_hippocampus_is_planned(shared_data):

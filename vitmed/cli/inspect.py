@@ -63,7 +63,7 @@ def show(sheet: dict, path, console) -> None:
     """Prints a datasheet for people."""
     from rich.markup import escape
 
-    from vitmed.report.sections import structures
+    from vitmed.report.sections import patch, structures
     from vitmed.report.words import span
 
     def line(name, text):
@@ -85,6 +85,8 @@ def show(sheet: dict, path, console) -> None:
         if unknown:
             mm = f"{mm}, {unknown} without a known spacing" if mm else "no known spacing"
         line("as read", f"{read}, {mm}")
+    if suits := patch(sheet):
+        line("patch of a ViT", suits)
     if sheet.get("chunk"):
         line("stored", f"in chunks of {' x '.join(map(str, sheet['chunk']))}")
     mean, std = (", ".join(f"{v:.4g}" for v in sheet["intensity"][key]) for key in ("mean", "std"))

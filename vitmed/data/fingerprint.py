@@ -3,6 +3,7 @@
 As nnU-Net plans a set (Isensee et al., Nature Methods 18, 203, 2021): the median spacing of each axis; where the
 largest of them is over three times the smallest, the 10th percentile on that axis, though no finer than the
 others, so that few scans are blurred. The size is the median extent at that spacing, rounded up to whole patches.
+A patch whose sides are of about equal millimetres follows from the two.
 """
 
 import dataclasses
@@ -17,6 +18,9 @@ from vitmed.scans.scan import Refused, Source
 AUTO = "auto"
 ANISOTROPIC = 3.0  # times the smallest median spacing
 PATCH = {2: 16, 3: 8}  # pixels or voxels a side that the configs cut a scan into
+GRID = {2: 7, 3: 4}  # patches a side below which a small scan has smaller ones
+UNEVEN = 1.1  # times the smallest spacing of an axis, from which volumes are said to differ
+_FITS = 2.0  # times the side that was wanted, or a part of it, up to which a divisor of the size will do
 
 
 def measured(sources: list[Source]) -> dict[str, Measured]:
@@ -111,6 +115,66 @@ def size_of(scans: list[Measured], spacing: tuple[float, ...] | None) -> tuple[t
     size = tuple(int(patch * np.ceil(m / patch)) for m in median)
     where = "" if spacing is None else " at that spacing"
     return size, f"size {_list(size)} is the median {_list(median)}{where}, rounded up to patches of {patch}"
+
+
+def patch_for(sheet: dict) -> tuple[tuple[int, ...], tuple[float, ...] | None] | None:
+    """The patch that suits a ViT on a dataset, and its sides in millimetres, or None where no divisors of its size do.
+
+    It has as many voxels as a cube of ``PATCH``, or of ``GRID`` patches along the mean side of a smaller scan. The sides
+    are those divisors of the size that come nearest to equal millimetres, so where slices are thick a patch has fewer.
+
+    Args:
+        sheet: its datasheet. Where spacings vary, the middle of what the files had decides, and the millimetres are None.
+    """
+    size, spacing = sheet["size"], sheet["spacing"]
+    if size is None:
+        return None
+    held = (sheet.get("spacings") or {}).get("axes") or []
+    mm = np.array(spacing or [_middle(axis) for axis in held] or [1.0] * len(size))
+    side = min(PATCH[len(size)], _mean(size) / GRID[len(size)])
+    wanted = np.maximum(1.0, side * _mean(mm) / mm)
+    patch = tuple(
+        min(_divisors(n), key=lambda d, w=w: abs(np.log(d / w))) for n, w in zip(size, wanted, strict=True)
+    )
+    if np.abs(np.log(patch / wanted)).max() > np.log(_FITS):
+        return None
+    sides = [p * s for p, s in zip(patch, spacing, strict=True)] if spacing else None
+    return patch, None if sides is None else tuple(float(f"{s:.3g}") for s in sides)
+
+
+def uneven(spacings: np.ndarray) -> str:
+    """What is to be said of volumes that are stored at the spacings they came with, where these differ clearly; else "".
+
+    Args:
+        spacings: (scans, n) millimetres in array order, nan where unknown.
+    """
+    known = spacings[np.isfinite(spacings).all(axis=1)]
+    if spacings.shape[1] < 3 or not len(known) or (known.max(0) / known.min(0)).max() <= UNEVEN:
+        return ""
+    found = " x ".join(
+        f"{low:.3g}" if high <= UNEVEN * low else f"{low:.3g}..{high:.3g}"
+        for low, high in zip(known.min(0), known.max(0), strict=True)
+    )
+    chosen, _ = spacing_of(known)
+    return (
+        f"Volumes are {found} mm a voxel and are stored as they came, so that one organ has different sizes: "
+        f"--spacing {_list(chosen)}, which --spacing auto takes too, brings them to one."
+    )
+
+
+def _mean(values) -> float:
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def _middle(histogram: dict) -> float:
+    """The middle of the bin that holds the median."""
+    edges, counts = np.array(histogram["edges"]), np.cumsum(histogram["counts"])
+    at = int(np.searchsorted(counts, counts[-1] / 2))
+    return float(edges[at] + edges[at + 1]) / 2
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
 
 
 def _one_dimension(scans: dict[str, Measured], flags: str) -> None:

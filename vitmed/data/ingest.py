@@ -15,6 +15,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from vitmed.data import annotations as known
 from vitmed.data import chunks, datasheet, fingerprint, living, resume, splits, spool
 from vitmed.data.annotations import Row
@@ -181,7 +183,8 @@ def ingest(
             withdrawn = f", or of patients who were withdrawn ({back})" if back else ""
             raise InputError(f"all scans of {source} are in {out} already{withdrawn}; nothing to append")
         entries = living.entries(old, kept) + new
-        notes = [*told.notes, *filter(None, [plan.why if old is None else ""])]
+        mixed = fingerprint.uneven(np.array([m.spacing for m in kept])) if plan.spacing is None else ""
+        notes = [*told.notes, *filter(None, [plan.why if old is None else "", mixed])]
         if passed or again:
             notes.append(f"{len(passed) + len(again)} scans were in the dataset already and are passed over.")
         if back:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from vitmed.data import fingerprint
 from vitmed.report import charts, words
 from vitmed.report.provenance import relative
 
@@ -31,6 +32,8 @@ def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
         ("spacing", words.size(spacing, "mm") if spacing else "not known"),
         ("values", f"{sheet['dtype']}, {_unit(sheet)}"),
     ]
+    if suits := patch(sheet):
+        facts.append(("patch of a ViT", suits))
     splits = sheet.get("splits") or {}
     if splits.get("how"):
         by = f", by {splits['by']}" if splits.get("by") else ""
@@ -321,6 +324,16 @@ def _model_facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         facts.append(("learned from", words.plural(run["learned_from"], "scan")))
     return facts
+
+
+def patch(sheet: dict[str, Any]) -> str:
+    """The patch that suits a ViT on a dataset, as the flag that gives it: of about equal millimetres; "" where none does."""
+    found = fingerprint.patch_for(sheet)
+    if found is None:
+        return ""
+    sides, mm = found
+    flag = f"--config.model.patch_size={','.join(map(str, sides))}"
+    return f"{flag} ({words.size(mm, 'mm')})" if mm else flag
 
 
 def _copies(where: str, n: int) -> str:
