@@ -209,6 +209,11 @@ def test_the_line_before_the_first_step_says_what_it_takes(tiny_dataset):
     forward = matmul_flops(lambda p, b: job.objective.loss(p, {}, b, jax.random.key(0))[0], params, batch)
     assert 2.95 < flops[0] / forward <= 3  # the images need no slope
     line = job.summary(0)
+    assert "\n" not in line
+    mirrored = Job(check(settings(CLASSIFY, tiny_dataset, augment__flip=(1,)))).summary(0).splitlines()
+    assert len(mirrored) == 2 and mirrored[1].startswith(
+        "warning: config.augment.flip mirrors axis 1 of xray"
+    )
     assert f"state {short(16 * job.parameters)}B on each device, {short(flops[0])}FLOP a step" in line
 
 

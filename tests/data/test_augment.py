@@ -5,10 +5,11 @@ import pytest
 from scipy import ndimage
 
 from vitmed import config
-from vitmed.data import fields
+from vitmed.data import fields, mirrors
 from vitmed.data.augment import AugmentConfig, augment, boxes
 from vitmed.data.keys import example_keys, step_key
 from vitmed.errors import InputError
+from vitmed.objectives import semi_teacher
 
 EVERYTHING = AugmentConfig(
     flip=(0, 1), shift=0.1, scale=(0.8, 1.25), rotate=20, crop=(0.5, 1.0),
@@ -169,6 +170,35 @@ def test_cutout_removes_one_box_of_the_area():
         rows, columns = (np.flatnonzero((image[..., 0] == 0).any(axis)) for axis in (1, 0))
         assert len(rows) in (20, 21) and len(columns) in (9, 10, 11)
         assert (image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] == 0).all()
+
+
+def test_cutout_leaves_masks_whole():
+    """Otherwise a network learns that there is no tumour where it is not shown, and every Dice loss of it is wrong."""
+    masks = jnp.ones((4, 20, 20), jnp.uint8)
+    images, kept = jitted(jnp.ones((4, 20, 20, 1)), keys_of(4), AugmentConfig(cutout=0.3), masks)
+    assert (np.asarray(images) == 0).any() and (np.asarray(kept) == 1).all()
+
+
+def test_a_mirror_that_no_patient_could_be_is_doubted():
+    """Otherwise hearts lie on the right in half of all chest X-rays, and nobody hears of it."""
+    wide = {"axes": [{}, {}, {}]}
+    sections = {"config.augment": AugmentConfig(flip=(0, 1)), "config.objective": semi_teacher.Config()}
+
+    def doubted(modality, size, spacings=None):
+        sheet = {"modality": modality, "size": size, "spacings": spacings}
+        return [said.split(" scans")[0] for said in mirrors.doubts(sections, sheet)]
+
+    said = "config.augment.flip mirrors axis"
+    assert doubted("xray", (8, 8)) == [f"{said} 0 of xray", f"{said} 1 of xray"]
+    assert doubted("ultrasound", (8, 8)) == [f"{said} 0 of ultrasound"]
+    assert doubted("ct", (8, 8, 8), wide) == [f"{said} 0 of ct", f"{said} 1 of ct"]
+    assert doubted("mr", (8, 8, 8), wide) == [f"{said} 0 of mr", f"{said} 1 of mr"]
+    assert doubted("mr", (8, 8, 8), {"axes": []}) == doubted("ct", (8, 8)) == []
+    sections = {"config.augment": AugmentConfig(flip=(2,)), "config.objective": semi_teacher.Config()}
+    assert doubted("ct", (8, 8, 8), wide) == []
+    strong = semi_teacher.Config(strong=AugmentConfig(flip=(1,)))
+    sections = {"config.augment": AugmentConfig(), "config.objective": strong}
+    assert doubted("xray", (8, 8)) == ["config.objective.strong.flip mirrors axis 1 of xray"]
 
 
 def test_a_change_draws_the_same_whatever_else_is_on():

@@ -9,7 +9,8 @@ would draw a border for the model to find. Masks follow the same map to the near
 Each kind of change has its own place in the row of random numbers that an example's key gives, so switching
 one on leaves the others' draws as they were. Everything is off by default. Rotation is in millimetres: an example
 whose spacing is known turns rigidly whatever its pixels' shape; unknown, they are taken to be square. A flip
-across the body's midline moves the heart to the other side: choose axes with the labels in mind.
+across the body's midline moves the heart to the other side: choose axes with the labels in mind
+(``vitmed.data.mirrors`` says which are doubted).
 """
 
 import dataclasses
@@ -58,7 +59,8 @@ class AugmentConfig:
             which is air, 0 in a magnitude image, so give it to images that show some.
         blur: largest standard deviation, in voxels, of a Gaussian blur along every axis, drawn from 0 up.
         noise: largest standard deviation of added Gaussian noise, in standard deviations of the data.
-        cutout: part of the area (or volume) that one box, at a random place, sets to the data's mean.
+        cutout: part of the area (or volume) that one box, at a random place, sets to the data's mean. The image alone:
+            a mask still says what is there, to be told from what is around the box (DeVries and Taylor, arXiv:1708.04552).
     """
 
     flip: tuple[int, ...] = ()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vitmed.data import balance, budget, loader
+from vitmed.data import balance, budget, loader, mirrors
 from vitmed.data.augment import augment
 from vitmed.data.keys import example_keys, step_key
 from vitmed.data.streams import Feed
@@ -267,7 +267,7 @@ class Job:
         return matmul_flops(slopes, *start, batch)
 
     def summary(self, start: int) -> str:
-        """One line for a person about what is about to run, and what it takes."""
+        """One line for a person about what is about to run, and what it takes; then one for each mirror that is doubted."""
         config = self.config
         size = "x".join(map(str, self.spec.size))
         devices = f"{jax.device_count()} {jax.default_backend()} device{'s' * (jax.device_count() > 1)}"
@@ -283,7 +283,9 @@ class Job:
         state = jax.eval_shape(self.fresh_state, self.seed)
         shared = shown.line(self.engine, state) or f"state {short(state_bytes(state))}B on each device"
         text += f"; {shared}, {short(self.flops())}FLOP a step"
-        return text + (f"; going on from step {start}" if start else "")
+        text += f"; going on from step {start}" if start else ""
+        mirrored = {"config.augment": config.augment, "config.objective": config.objective}
+        return "\nwarning: ".join([text, *mirrors.doubts(mirrored, self.dataset.datasheet)])
 
     def sharding(self, state: dict) -> str:
         """Where each array of the state lies, and what a step sends; compiles the step."""
