@@ -25,8 +25,9 @@ FLOORS = {
     **dict.fromkeys(("cli",), 8),
     **dict.fromkeys(("__main__",), 9),
 }
-# On the ground floor themselves, yet their neighbours there need them: every room may name a fault, or use all cores.
-GROUND = {"vitmed", "errors", "pool"}
+# On the ground floor themselves, yet their neighbours there need them: every room may name a fault, use all cores, or
+# show how far it is.
+GROUND = {"vitmed", "errors", "pool", "progress"}
 
 
 def room(module: str) -> str:

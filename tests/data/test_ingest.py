@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom.data
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -17,6 +18,8 @@ from vitmed.data.ingest import ingest
 from vitmed.data.prepare import Plan, Task
 from vitmed.data.spool import SMALL, run, shared_out
 from vitmed.errors import InputError
+from vitmed.scans import find
+from vitmed.scans.how import How
 from vitmed.scans.layout import UNMARKED
 from vitmed.scans.scan import Source
 
@@ -312,3 +315,25 @@ def test_outside_its_folder_nothing_is_touched(folders, tmp_path):
     with pytest.raises(InputError, match="exists already"):
         ingest(folders, tmp_path / "out", progress=False)
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_no_pass_over_many_scans_is_silent(folders, tmp_path, capsys, monkeypatch):
+    """Otherwise nothing is seen for minutes while headers are read, and a person takes it for hung."""
+    monkeypatch.setattr(find, "_LONG", 2)
+    ingest(folders, tmp_path / "set", modality="us", size="auto", workers=1)
+    told = capsys.readouterr().err
+    assert "looking through: 24/24 files" in told and "measuring: 24/24 scans" in told
+    (tmp_path / "more").mkdir()
+    pixels = np.arange(16 * 16, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(pixels).save(tmp_path / "more" / "new.png")
+    ingest(tmp_path / "more", tmp_path / "set", append=True, workers=1)
+    told = capsys.readouterr().err
+    assert "reading the dataset: 24/24 scans" in told and "looking through" not in told
+    header = pydicom.data.get_testdata_file("CT_small.dcm", download=False)
+    for name in ("a", "b"):
+        (tmp_path / "more" / f"{name}.dcm").write_bytes(Path(header).read_bytes())
+    find.find(tmp_path / "more", how=How(quiet=False))
+    assert "reading DICOM headers: 2/2 files" in capsys.readouterr().err
+    find.find(tmp_path / "more")
+    ingest(folders, tmp_path / "again", modality="us", size="auto", workers=1, progress=False)
+    assert capsys.readouterr().err == ""

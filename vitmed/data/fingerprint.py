@@ -6,12 +6,14 @@ others, so that few scans are blurred. The size is the median extent at that spa
 A patch whose sides are of about equal millimetres follows from the two.
 """
 
+import contextlib
 import dataclasses
 
 import numpy as np
 
 from vitmed.data.prepare import Plan
 from vitmed.errors import InputError
+from vitmed.progress import Bar
 from vitmed.scans.measure import Measured, measure
 from vitmed.scans.scan import Refused, Source
 
@@ -23,22 +25,23 @@ UNEVEN = 1.1  # times the smallest spacing of an axis, from which volumes are sa
 _FITS = 2.0  # times the side that was wanted, or a part of it, up to which a divisor of the size will do
 
 
-def measured(sources: list[Source]) -> dict[str, Measured]:
+def measured(sources: list[Source], progress: bool = False) -> dict[str, Measured]:
     """Size and spacing of each scan whose header has no fault; the others are refused when they are read."""
     found = {}
-    for source in sources:
-        try:
-            found[source.id] = measure(source)
-        except Refused:
-            continue
+    with Bar("measuring", len(sources), "scans", quiet=not progress) as bar:
+        for source in sources:
+            with contextlib.suppress(Refused):
+                found[source.id] = measure(source)
+            bar.advance()
     return found
 
 
-def resolved(plan: Plan, sources: list[Source], spacing: bool, size: bool) -> Plan:
+def resolved(plan: Plan, sources: list[Source], spacing: bool, size: bool, progress: bool = False) -> Plan:
     """The plan with what is asked to be chosen by the set, and why.
 
     Args:
         spacing, size: whether each is to be chosen.
+        progress: whether to show on standard error how many are measured.
 
     Raises:
         InputError: nothing to measure, images and volumes in one set, or a spacing that is not known.
@@ -46,7 +49,7 @@ def resolved(plan: Plan, sources: list[Source], spacing: bool, size: bool) -> Pl
     if not (spacing or size):
         return plan
     flags = " and ".join(f"--{name} auto" for name, asked in (("spacing", spacing), ("size", size)) if asked)
-    scans = measured(sources)
+    scans = measured(sources, progress)
     if not scans:
         raise InputError(f"{flags} found no scan that can be measured; see what is refused without it")
     _one_dimension(scans, flags)
@@ -68,9 +71,9 @@ def resolved(plan: Plan, sources: list[Source], spacing: bool, size: bool) -> Pl
     return dataclasses.replace(plan, why=f"Chosen by {flags} from {len(scans)} scans: {'; '.join(why)}.")
 
 
-def advice(sources: list[Source], plan: Plan) -> str:
+def advice(sources: list[Source], plan: Plan, progress: bool = False) -> str:
     """The flags that bring a set whose sizes differ to one size, for a person to take or to change."""
-    scans = measured(sources)
+    scans = measured(sources, progress)
     try:
         _one_dimension(scans, "")
     except InputError:

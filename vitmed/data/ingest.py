@@ -121,14 +121,16 @@ def ingest(
         raise InputError(
             f"of {out} and {source} one holds simulated scans and the other real ones; keep them apart"
         )
-    how = How(frames, tuple(include), None if series is None else str(series), tuple(bids_suffix))
+    rule = None if series is None else str(series)
+    how = How(frames, tuple(include), rule, tuple(bids_suffix), quiet=not progress)
     with partial_of(out, replace=append, keep=resume.FOLDER, worth=resume.holds) as partial:
         how = how.unpacking(partial / "unpacked", workers)
         sources, refused, told, plan, named_from = look(
             source, labels, label_from, label_columns, plan, how, living.structures(old)
         )
         if old is None:  # a set keeps what was chosen for it
-            plan = fingerprint.resolved(plan, sources, spacing == fingerprint.AUTO, size == fingerprint.AUTO)
+            auto = (spacing == fingerprint.AUTO, size == fingerprint.AUTO)
+            plan = fingerprint.resolved(plan, sources, *auto, progress)
         if patient_pattern is not None:
             told = known.with_patients(told, sources, patient_pattern)
         there = living.ids(old)
@@ -139,9 +141,9 @@ def ingest(
         before, tasks = spool.found(spooled.parent, tasks, progress)
         if before and progress:
             print(f"going on: {len(before)} scans were read before", file=sys.stderr)
-        kept = living.kept(old)
+        kept = living.kept(old, progress)
         for outcome in before:
-            _same_set(outcome, kept, plan, sources)
+            _same_set(outcome, kept, plan, sources, progress)
             kept.append(outcome)
         # Closed before anything is cleared away, so that no worker still writes there.
         with (
@@ -150,7 +152,7 @@ def ingest(
         ):
             for outcome in outcomes:
                 if isinstance(outcome, Stored):
-                    _same_set(outcome, kept, plan, sources)
+                    _same_set(outcome, kept, plan, sources, progress)
                     kept.append(outcome)
                 else:
                     refused.append(outcome)
@@ -244,7 +246,7 @@ def _task(source: Source, row: Row | None) -> Task:
     return Task(source) if row is None else Task(source, row.mask, row.modality)
 
 
-def _same_set(new: Stored, kept: list[Stored], plan: Plan, sources: list[Source]) -> None:
+def _same_set(new: Stored, kept: list[Stored], plan: Plan, sources: list[Source], progress: bool) -> None:
     """Ends ingest as soon as two scans cannot be of one set."""
     if not kept:
         return
@@ -262,7 +264,7 @@ def _same_set(new: Stored, kept: list[Stored], plan: Plan, sources: list[Source]
                 f"the scans of the dataset are {a}, {new.id} is {b}; ingest all of them again with --size"
             )
         raise InputError(
-            f"images differ in size: {like.id} is {a}, {new.id} is {b}; {fingerprint.advice(sources, plan)}"
+            f"images differ in size: {like.id} is {a}, {new.id} is {b}; {fingerprint.advice(sources, plan, progress)}"
         )
 
 

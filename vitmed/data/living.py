@@ -16,6 +16,7 @@ from vitmed.data.assembly import Entry
 from vitmed.data.dataset import Dataset
 from vitmed.data.prepare import Described, Plan, digest, marked, statistics
 from vitmed.errors import InputError
+from vitmed.progress import Bar
 from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refusals
 
@@ -128,44 +129,47 @@ def same_chunk(dataset: Dataset, asked: tuple[int, ...] | str | None) -> tuple[i
     return own
 
 
-def kept(dataset: Dataset | None) -> list[Kept]:
-    """Every scan of a dataset, read once for its statistics."""
+def kept(dataset: Dataset | None, progress: bool = False) -> list[Kept]:
+    """Every scan of a dataset, read once for its statistics; ``progress`` shows on standard error how many are."""
     if dataset is None:
         return []
     sheet, out = dataset.datasheet, []
-    for split in dataset.splits:
-        for index, record in enumerate(dataset.records(split)):
-            image, scale, offset = record["image"], record["scale"], record["offset"]
-            total, square, histogram, signature = statistics(
-                image, scale, offset, window_of(sheet["modality"])
-            )
-            out.append(
-                Kept(
-                    dataset=dataset,
-                    split=split,
-                    index=index,
-                    id=record["id"],
-                    modality=sheet["modality"],
-                    shape=image.shape,
-                    dtype=image.dtype,
-                    scale=scale,
-                    offset=offset,
-                    spacing=record["spacing"],
-                    affine=record["affine"],
-                    grid=record["grid"],
-                    orientation=record["orientation"],
-                    digest=digest(image),
-                    total=total,
-                    square=square,
-                    histogram=histogram,
-                    signature=signature,
-                    read_size=record["read_size"],
-                    read_spacing=record["read_spacing"],
-                    marked=marked(record.get("mask")),
-                    exposed=tuple(filter(None, record["exposed"].split(","))),
-                    mask_bytes=record["mask"].size if "mask" in record else 0,
+    count = sum(map(dataset.size, dataset.splits))
+    with Bar("reading the dataset", count, "scans", quiet=not progress) as bar:
+        for split in dataset.splits:
+            for index, record in enumerate(dataset.records(split)):
+                image, scale, offset = record["image"], record["scale"], record["offset"]
+                total, square, histogram, signature = statistics(
+                    image, scale, offset, window_of(sheet["modality"])
                 )
-            )
+                out.append(
+                    Kept(
+                        dataset=dataset,
+                        split=split,
+                        index=index,
+                        id=record["id"],
+                        modality=sheet["modality"],
+                        shape=image.shape,
+                        dtype=image.dtype,
+                        scale=scale,
+                        offset=offset,
+                        spacing=record["spacing"],
+                        affine=record["affine"],
+                        grid=record["grid"],
+                        orientation=record["orientation"],
+                        digest=digest(image),
+                        total=total,
+                        square=square,
+                        histogram=histogram,
+                        signature=signature,
+                        read_size=record["read_size"],
+                        read_spacing=record["read_spacing"],
+                        marked=marked(record.get("mask")),
+                        exposed=tuple(filter(None, record["exposed"].split(","))),
+                        mask_bytes=record["mask"].size if "mask" in record else 0,
+                    )
+                )
+                bar.advance()
     return out
 
 

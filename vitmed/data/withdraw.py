@@ -28,7 +28,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
     """
     path = Path(path)
     old = living.open_for_change(path)
-    scans = living.kept(old)
+    scans = living.kept(old, progress)
     entries = living.entries(old, scans)
     known = {e.patient for e in entries} - {""}
     if not known:

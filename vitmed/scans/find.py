@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitmed.errors import InputError, MachineError
 from vitmed.pool import pool
+from vitmed.progress import Bar
 from vitmed.scans import siblings
 from vitmed.scans.how import How
 from vitmed.scans.kinds import in_file, is_beside, kind_of
@@ -15,6 +16,7 @@ from vitmed.scans.layout import Names, Survey, Told
 from vitmed.scans.scan import Refusals, Refused, Source
 
 _MANY = 4000  # DICOM headers that are read faster by worker processes, which take a second to start
+_LONG = 1000  # files that take long enough to be counted on standard error while they are looked into
 
 Found = tuple[list[Source], Refusals]
 
@@ -57,17 +59,19 @@ def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -
         told = dataclasses.replace(told, masks=beside.masks, notes=(*told.notes, *beside.notes))
     sources: list[Source] = list(laid.sources)
     dicom: list[str] = []
-    for path, name in sorted(names.items()):
-        kind = kind_of(path)
-        if kind == "dicom" or (kind is None and _is_dicom(path)):
-            dicom.append(path)
-        elif kind is not None:
-            try:
-                sources += in_file(path, name, kind, how)
-            except Refused as fault:
-                refused.append((name, fault.reason, fault.detail))
-        elif not is_beside(path):
-            refused.append((name, *_unknown(path)))
+    with _counting("looking through", names, how) as bar:
+        for path, name in sorted(names.items()):
+            kind = kind_of(path)
+            if kind == "dicom" or (kind is None and _is_dicom(path)):
+                dicom.append(path)
+            elif kind is not None:
+                try:
+                    sources += in_file(path, name, kind, how)
+                except Refused as fault:
+                    refused.append((name, fault.reason, fault.detail))
+            elif not is_beside(path):
+                refused.append((name, *_unknown(path)))
+            bar.advance()
     segs: list = []
     if dicom:
         series, bad, segs = _series(dicom, names, how, root.resolve().name.removesuffix(".zip"))
@@ -227,15 +231,25 @@ def _series(files: list[str], names: dict[str, str], how: How, root: str) -> tup
 def _looks(files: list[str], how: How) -> list:
     """The image of each file, or the fault it is refused for."""
     look = functools.partial(_look, include=how.include)
-    if how.workers < 2 or len(files) < _MANY:
-        return [look(file) for file in files]
-    try:
-        with pool(how.workers) as processes:
-            return list(processes.map(look, files, chunksize=256))
-    except BrokenProcessPool:
-        raise MachineError(
-            "a worker process died reading DICOM headers, out of memory perhaps; run again with --workers 1"
-        ) from None
+    with _counting("reading DICOM headers", files, how) as bar:
+        if how.workers < 2 or len(files) < _MANY:
+            return [_and_count(bar, look(file)) for file in files]
+        try:
+            with pool(how.workers) as processes:
+                return [_and_count(bar, found) for found in processes.map(look, files, chunksize=256)]
+        except BrokenProcessPool:
+            raise MachineError(
+                "a worker process died reading DICOM headers, out of memory perhaps; run again with --workers 1"
+            ) from None
+
+
+def _counting(what: str, files, how: How) -> Bar:
+    return Bar(what, len(files), "files", quiet=how.quiet or len(files) < _LONG)
+
+
+def _and_count(bar: Bar, found):
+    bar.advance()
+    return found
 
 
 def _look(file: str, include: tuple[str, ...]):

@@ -23,6 +23,7 @@ class How:
         suffixes: the contrasts to take of a BIDS folder, by their suffixes (``vitmed.scans.bids``).
         unpack: an empty folder for what is in zip archives, or None to refuse them.
         workers: processes that read DICOM headers.
+        quiet: do not show how far the look through many files is.
     """
 
     frames: str | int | None = None
@@ -31,6 +32,7 @@ class How:
     suffixes: tuple[str, ...] = ()
     unpack: str | None = None
     workers: int = 1
+    quiet: bool = True
 
     def __post_init__(self):
         if isinstance(self.frames, int):
