@@ -221,8 +221,11 @@ def test_the_line_after_the_last_step_says_where_the_time_went(tiny_dataset, tmp
     """Else nobody sees that a training waits for its disk."""
     result = vitmed.train.train(settings(MAE, tiny_dataset), tmp_path / "run")
     line = capfd.readouterr().err.splitlines()[-1]
+    opened = Dataset.open(tiny_dataset)
+    opened.read("train", np.array([0]))  # a small split is read once, whole, and kept
     assert (
-        f"step 4, {result['images_per_second']:,.1f} images/s; {result['data_wait']:.1%} of the time" in line
+        f"step 4, {result['images_per_second']:,.1f} images/s, {short(opened.bytes_read)}B of records read; "
+        f"{result['data_wait']:.1%} of the time" in line
     )
     assert line.endswith(f"waiting for data, {result['checkpoint_wait']:.1%} on checkpoints")
 

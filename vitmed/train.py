@@ -23,6 +23,7 @@ from vitmed.job import postmortem
 from vitmed.job.begin import begin
 from vitmed.job.config import Config, check
 from vitmed.job.job import Job
+from vitmed.models.cost import short
 from vitmed.parallel import processes
 from vitmed.progress import Bar
 from vitmed.runs import folder
@@ -81,8 +82,9 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
         result = _loop(job, state, start, checkpoints, writer, quiet)
     if not quiet and result["images_per_second"]:
         print(
-            f"{run}: step {result['step']}, {result['images_per_second']:,.1f} images/s; {result['data_wait']:.1%} of the "
-            f"time went on waiting for data, {result['checkpoint_wait']:.1%} on checkpoints",
+            f"{run}: step {result['step']}, {result['images_per_second']:,.1f} images/s, {short(job.bytes_read)}B of records "
+            f"read; {result['data_wait']:.1%} of the time went on waiting for data, {result['checkpoint_wait']:.1%} on "
+            "checkpoints",
             file=sys.stderr,
             flush=True,
         )

@@ -75,6 +75,19 @@ def test_a_set_is_ingested_by_its_name_and_downloaded_once(server, tmp_path, cap
     assert "basophil" in (tmp_path / "a" / "datasheet.json").read_text()
 
 
+def test_a_damaged_file_in_the_cache_is_told_and_fetched_again(server, tmp_path, capsys):
+    """Otherwise a bad block on the disk goes into every set that is made of it, for ever."""
+    held = published.file_of(f"medmnist:{NAME}", quiet=True)
+    capsys.readouterr()
+    damaged = bytearray(server.whole)
+    damaged[len(damaged) // 2] ^= 1
+    held.write_bytes(damaged)
+    assert published.file_of(f"medmnist:{NAME}", quiet=True).read_bytes() == server.whole
+    assert server.asked == [None, None]
+    said = f"{held} is no longer the file that was published (its MD5 differs); it is downloaded again\n"
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_goes_on_where_it_stopped(server, tmp_path, ranges):
     """Otherwise a flaky line never ends, or two beginnings are joined to one broken file."""

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
+from vitmed.cli.main import main
 from vitmed.data.ingest import ingest
 from vitmed.errors import InputError
 from vitmed.scans.find import find
@@ -110,7 +111,7 @@ def test_a_rule_that_cannot_be_meant_is_named(study, tmp_path, text, word):
         find(study, how=How(series=str(tmp_path / "none.toml")))
 
 
-def test_chosen_series_are_in_the_datasheet_with_the_reason(tmp_path, rng, dicom):
+def test_chosen_series_are_in_the_datasheet_with_the_reason(tmp_path, rng, dicom, capsys):
     """Otherwise nobody can tell which of five series of a study a model has seen."""
     for name, count in (("long", 6), ("short", 4)):
         (tmp_path / "in" / name).mkdir(parents=True)
@@ -127,6 +128,11 @@ def test_chosen_series_are_in_the_datasheet_with_the_reason(tmp_path, rng, dicom
     ingest(tmp_path / "in", tmp_path / "out", series=tmp_path / "rule.toml", progress=False)
     sheet = json.loads((tmp_path / "out" / "datasheet.json").read_text())
     assert sheet["series"] == [{"id": "long", "chosen": "6 slices: 1 of 2 that fit, of 2 series"}]
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]) == 0
+    assert "series  long: 6 slices: 1 of 2 that fit, of 2 series" in capsys.readouterr().out
+    page = (tmp_path / "page.html").read_text()
+    assert "<code>long</code>: 6 slices: 1 of 2 that fit" in page and "Chosen series" in page
     (other,) = sheet["refused_files"]
     (tmp_path / "in" / "next").mkdir()
     for k in range(6):

@@ -13,8 +13,8 @@
 labels.csv has a column path (relative to SOURCE; for a DICOM series its folder or a file of it) or id,
 optional patient, site, split, mask, modality, study, series, view and timepoint, and label columns: words or whole
 numbers in one column are classes, several columns of 0 and 1 are findings, other numbers are regression, empty is missing
-(so are NA, nan, n/a and NULL). modality is what the scan is where its file does not say it (a DICOM header is believed
-before it). SOURCE may itself be such a CSV, a manifest: its paths are relative to its folder, or absolute, and may lead
+(so are NA, nan, n/a and NULL). modality is that scan's, for files that do not say it; --modality goes before it, and a
+scan whose header says another is left out. SOURCE may itself be such a CSV, a manifest: its paths are relative to its folder, or absolute, and may lead
 anywhere. Scans are then named from the manifest's folder, or from the innermost folder that holds all of them if some lie
 elsewhere: no name holds .. or a path of this machine.
 
@@ -141,7 +141,8 @@ def arguments(parser):
     parser.add_argument(
         "--series",
         metavar="RULE.toml",
-        help="which DICOM series of each study to take, by a rule (see above); each choice is in datasheet.json",
+        help="which DICOM series of each study to take, by a rule (see above); each choice is on the page and in "
+        "datasheet.json",
     )
     parser.add_argument(
         "--bids-suffix",

@@ -7,12 +7,13 @@ Copies are examples of equal pixels; near-duplicates look the same (re-encoded, 
 mirrored, or neighbouring slices that can hardly be told apart). A copy of a training scan among the test scans makes
 a test number too good; one image with different labels is a contradiction that no model can resolve. The page,
 DATASET/datasheet.html, shows scans of each class, volumes in three planes with their sides named, masks over the
-scans, histograms, copies, and what was refused; it loads nothing from the network. Scans whose pixels may show who the patient is (burned-in text, faces in head MR) are counted here and
+scans, histograms, copies, which series a rule chose, and what was refused; it loads nothing from the network. Scans whose pixels may show who the patient is (burned-in text, faces in head MR) are counted here and
 listed in datasheet.json.
 """
 
 HELP = "what a dataset holds, what was refused and why, copies and near-duplicates among its examples"
 FILES_SHOWN = 10
+SERIES_SHOWN = 3
 
 
 def arguments(parser):
@@ -123,6 +124,11 @@ def show(sheet: dict, path, console) -> None:
     ):
         if n := len(exposed.get(name, ())):
             line("privacy", f"{n} scan{'s' * (n > 1)} {what}")
+    chosen = sheet.get("series") or []
+    for k, entry in enumerate(chosen[:SERIES_SHOWN]):
+        line("" if k else "series", f"{entry['id']}: {entry['chosen']}")
+    if len(chosen) > SERIES_SHOWN:
+        line("", f"... and {len(chosen) - SERIES_SHOWN} more chosen by the rule, in datasheet.json")
     for reason, n in sheet["refused"].items():
         line("refused", f"{n} x {reason}")
     for entry in sheet["refused_files"][:FILES_SHOWN]:

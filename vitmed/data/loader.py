@@ -328,6 +328,8 @@ def sweep(
 ) -> Iterator[Batch]:
     """Every example once, in order; the last batch is filled with copies of the last example at ``weight`` 0.
 
+    That is exact whatever the batch size; without its last batch a sweep would leave out scans, and others at another size.
+
     Args:
         batch_size: of the global batch; every batch has it, so that one compiled function serves all.
         indices: sweeps these examples instead, in the order given.

@@ -1,4 +1,4 @@
-"""The files of MedMNIST by name, as published: downloaded once, gone on with where it stopped, and checked.
+"""The files of MedMNIST by name, as published: downloaded once, gone on with where it stopped, and checked at each use.
 
 Zenodo record 10519652 (MedMNIST v2 and MedMNIST+; Yang et al., Scientific Data 10, 41 (2023)), with the MD5 that its
 authors give of each file. The 28-pixel set has no size in its name; others are ``NAME_64``, ``NAME_128``, ``NAME_224``.
@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import http.client
 import os
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -111,6 +112,10 @@ def file_of(
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         cache = home / "vitmed" / "medmnist"
     whole = cache / f"{name}.npz"
+    if whole.exists() and _md5(whole) != MD5[name]:
+        told = f"{whole} is no longer the file that was published (its MD5 differs); it is downloaded again"
+        print(told, file=sys.stderr, flush=True)
+        whole.unlink()
     if not whole.exists():
         with durable.disk(cache, f"{name}.npz"):
             cache.mkdir(parents=True, exist_ok=True)

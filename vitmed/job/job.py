@@ -287,6 +287,12 @@ class Job:
         mirrored = {"config.augment": config.augment, "config.objective": config.objective}
         return "\nwarning: ".join([text, *mirrors.doubts(mirrored, self.dataset.datasheet)])
 
+    @property
+    def bytes_read(self) -> int:
+        """Of records, so far, of the datasets that are trained on and validated on: a crop reads the chunks it touches."""
+        parts = [part.dataset for feed in self.feeds.values() for part in feed.parts]
+        return sum({id(dataset): dataset.bytes_read for dataset in (self.dataset, *parts)}.values())
+
     def sharding(self, state: dict) -> str:
         """Where each array of the state lies, and what a step sends; compiles the step."""
         batch = self.engine.put_batch(next(self.batches(0)))

@@ -14,6 +14,7 @@ from vitmed.report import charts, gather, page, pictures, planes, sections, word
 _CLUSTERS = 12  # shown with pictures
 _MEMBERS = 5  # of each
 _FILES = 500  # refused files listed
+_SERIES = 100  # chosen series listed
 
 
 def write(dataset: str | Path, out: str | Path | None = None) -> Path:
@@ -26,6 +27,7 @@ def write(dataset: str | Path, out: str | Path | None = None) -> Path:
     found = gather.dataset(Path(dataset))
     out = Path(dataset) / PAGE if out is None else Path(out)
     sheet = found["sheet"]
+    series = sheet.get("series") or []
     split = "train" if found["opened"].has_split("train") else found["opened"].splits[0]
     context = {
         "title": f"Datasheet of {sheet['name']}",
@@ -46,6 +48,8 @@ def write(dataset: str | Path, out: str | Path | None = None) -> Path:
         "contradictions": sheet.get("contradictions", 0),
         "near_contradictions": sheet.get("near_contradictions", 0),
         "privacy": _privacy(sheet),
+        "chosen": [{"file": s["id"], "reason": s["chosen"]} for s in series[:_SERIES]],
+        "chosen_total": len(series),
         "refused_files": (sheet.get("refused_files") or [])[:_FILES],
         "history": sheet.get("history") or [],
         "hash": sheet["content_hash"],
