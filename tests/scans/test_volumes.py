@@ -201,3 +201,115 @@ def test_an_image_of_two_dimensions_may_leave_its_spacing_out(tmp_path):
     assert itk.read(str(path)).spacing is None
     path.write_bytes(META.format(n=2, size="4 6", more="ElementSpacing = 2 3\n").encode() + bytes(range(24)))
     assert itk.read(str(path)).spacing == (3.0, 2.0)
+
+
+def read_uint8(path, head, more, n=3, size="2 3 4"):
+    path.write_bytes(head.format(n=n, size=size, more=more).encode() + bytes(range(24)))
+    return itk.read(str(path), ("frame", 0) if n == 4 else None)
+
+
+ALONG = "space directions: (1,0,0) (0,1,0) (0,0,2)\nspace origin: (5,6,7)\n"
+ALONG_TIME = "space directions: (1,0,0,0) (0,1,0,0) (0,0,2,0) (0,0,0,1)\nspace origin: (5,6,7,0)\n"
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "3D-left-handed"])
+def test_a_space_that_names_no_side_is_refused(tmp_path, space):
+    """Otherwise left and right are made up: ITK takes the scanner's axes for the patient's."""
+    with pytest.raises(Refused, match=f"orientation unknown: its space is '{space}'"):
+        read_uint8(tmp_path / "a.nrrd", NRRD, f"space: {space}\n{ALONG}")
+    with pytest.raises(Refused, match="orientation unknown: its space is 'scanner-xyz-time'"):
+        read_uint8(tmp_path / "a.nrrd", NRRD, f"space: scanner-xyz-time\n{ALONG_TIME}", 4, "2 3 2 2")
+
+
+@pytest.mark.parametrize(
+    ("names", "orientation", "corner"),
+    [
+        (("right-anterior-superior", "RAS"), "SAR", (-5, -6, 7)),
+        (("Left-Anterior-Superior", "las"), "SAL", (5, -6, 7)),
+        (("left-posterior-superior", "LPS"), "SPL", (5, 6, 7)),
+    ],
+)
+def test_the_spaces_of_nrrd_lead_to_the_same_sides_with_time(tmp_path, names, orientation, corner):
+    """Otherwise a volume is mirrored where it has times: ITK then leaves its axes as they are."""
+    for name, suffix in zip(names, ("-time", "t"), strict=True):
+        for said, along, n, size in (
+            (name, ALONG, 3, "2 3 4"),
+            (name + suffix, ALONG_TIME, 4, "2 3 2 2"),
+        ):
+            scan = read_uint8(tmp_path / "a.nrrd", NRRD, f"space: {said}\n{along}", n, size)
+            first = np.argwhere(scan.array[..., 0] == 0)[0]
+            np.testing.assert_allclose(scan.affine @ [*first, 1], [*corner, 1])
+            assert scan.orientation == orientation
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "spacing"),
+    [
+        ("a.mha", "DistanceUnits = um\n", 0.001),
+        ("a.mha", "DistanceUnits = cm\n", 10),
+        ("a.mha", "DistanceUnits = ?\n", 1),
+        ("a.nrrd", 'space units: "um" "um" "um"\n', 0.001),
+        ("a.nrrd", 'space units: "" "mm" "mm"\n', 1),
+        ("a.nrrd", 'space units: "mm" "um" "um"\n', None),
+        ("a.nrrd", 'space units: "inch" "inch" "inch"\n', None),
+    ],
+)
+def test_lengths_are_in_the_unit_of_the_header(tmp_path, name, more, spacing):
+    """Otherwise the voxels of a micro-CT are a thousand times too large."""
+    head, where = (META, f"{WHERE}ElementSpacing = 1 1 2\nOffset = 5 6 7\n")
+    if name == "a.nrrd":
+        head, where = NRRD, f"space: LPS\n{ALONG}"
+    if spacing is None:
+        with pytest.raises(Refused, match="no voxel spacing: its unit of length is"):
+            read_uint8(tmp_path / name, head, where + more)
+        return
+    scan = read_uint8(tmp_path / name, head, where + more)
+    np.testing.assert_allclose(scan.spacing, np.multiply((2, 1, 1), spacing))
+    np.testing.assert_allclose(scan.affine[:3, 3], np.multiply((5, 6, 7), spacing))
+    np.testing.assert_allclose(itk.measure(str(tmp_path / name))[1], scan.affine)
+
+
+def test_the_unit_of_an_image_is_applied(tmp_path):
+    """Otherwise a microscope's pixels are a thousand times too large."""
+    more = 'spacings: 2 3\nunits: "um" "um"\n'
+    assert read_uint8(tmp_path / "a.nrrd", NRRD, more, 2, "4 6").spacing == (0.003, 0.002)
+
+
+def test_stored_values_become_those_they_stand_for(tmp_path):
+    """Otherwise a CT is off by its intercept, and of another slope is no CT."""
+    where = f"{WHERE}ElementSpacing = 1 1 2\n"
+    scale = "ElementToIntensityFunctionSlope = 2\nElementToIntensityFunctionOffset = -1000\n"
+    scan = read_uint8(tmp_path / "a.mha", META, where + scale)
+    np.testing.assert_array_equal(scan.array.ravel(), np.arange(24) * 2 - 1000)
+    assert scan.span is None and scan.array.dtype == np.float32
+    assert read_uint8(tmp_path / "a.mha", META, where).array.dtype == np.uint8
+    for bad in ("Slope = 0", "Slope = nan", "Offset = x"):
+        with pytest.raises(Refused, match="ElementToIntensityFunctionSlope or .* is no number, or 0"):
+            read_uint8(tmp_path / "a.mha", META, f"{where}ElementToIntensityFunction{bad}\n")
+
+
+def test_quantised_values_are_refused(tmp_path):
+    """Otherwise 8 bits that were -1000 to 3000 HU pass for 0 to 255; which value was which, NRRD does not say."""
+    for field in ("old min: -1000", "oldmax: 3000"):
+        with pytest.raises(Refused, match="quantised values: old (min is -1000|max is 3000)"):
+            read_uint8(tmp_path / "a.nrrd", NRRD, f"space: LPS\n{ALONG}{field}\n")
+    read_uint8(tmp_path / "a.nrrd", NRRD, f"space: LPS\n{ALONG}old min: nan\n")
+
+
+@pytest.mark.parametrize(
+    ("letters", "sound"), [("RAI", True), ("LPS", True), ("???", True), ("RAS", False), ("LAI", False)]
+)
+def test_letters_that_contradict_the_matrix_are_refused(tmp_path, letters, sound):
+    """Otherwise left and right are what one of two says; from where axes come, or where they lead, is the same axes."""
+    more = f"{WHERE}ElementSpacing = 1 1 2\nAnatomicalOrientation = {letters}\n"
+    if sound:
+        assert read_uint8(tmp_path / "a.mha", META, more).orientation == "SPL"
+    else:
+        with pytest.raises(Refused, match=f"orientation that contradicts itself: .* is {letters}"):
+            read_uint8(tmp_path / "a.mha", META, more)
+
+
+def test_a_key_in_other_letters_is_another_key(tmp_path):
+    """Otherwise what ITK passes over counts as said, and its own 1 mm is taken."""
+    with pytest.raises(Refused, match="no voxel spacing"):
+        read_uint8(tmp_path / "a.mha", META, f"{WHERE}elementspacing = 3 3 3\n")

@@ -1,4 +1,4 @@
-"""MetaImage and NRRD volumes (and whatever else of that family), read with SimpleITK."""
+"""MetaImage and NRRD volumes, read with SimpleITK."""
 
 import math
 import os
@@ -7,7 +7,7 @@ import re
 import numpy as np
 import SimpleITK as sitk
 
-from vitmed.scans import limits
+from vitmed.scans import itk_header, limits
 from vitmed.scans.geometry import axes_of, canonical
 from vitmed.scans.images import grey_if_equal
 from vitmed.scans.scan import Refused, Scan
@@ -15,15 +15,23 @@ from vitmed.scans.scan import Refused, Scan
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
 _BYTES = {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 8: 8, 9: 8, 10: 4, 11: 8}  # of SimpleITK's pixel ids
-_DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
-_HERE = ("local", "list")
-_NRRD = (".nrrd", ".nhdr")
-# Any of these keys tells it: in a MetaImage header, in one of NRRD (http://teem.sourceforge.net/nrrd/format.html; without
-# "space" the directions are those of nobody knows what).
-_SPACING = (("ElementSpacing", "ElementSize"), ("space directions", "spacings"))
-_DIRECTIONS = (("TransformMatrix", "Rotation", "Orientation"), ("space",))
-# NRRD has a name for no space of four dimensions but one, and ITK writes LPS without.
-_DIRECTIONS_4D = (_DIRECTIONS[0], ("space", "space dimension"))
+# Any of these keys tells it: in a MetaImage header, in one of NRRD.
+_SPACING = (("ElementSpacing", "ElementSize"), ("spacedirections", "spacings"))
+_DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
+# The spaces of NRRD that name the patient's sides, with the (x, y) that lead to LPS: ITK turns those of three
+# dimensions, and leaves those with time as they are. It takes all others, such as scanner-xyz, for LPS too.
+_SPACES = {}
+for _name, _turn in (
+    ("right-anterior-superior", (-1, -1)),
+    ("left-anterior-superior", (1, -1)),
+    ("left-posterior-superior", (1, 1)),
+):
+    _short = "".join(word[0] for word in _name.split("-"))
+    _SPACES |= {_name: (1, 1), _short: (1, 1), f"{_name}-time": _turn, f"{_short}t": _turn}
+_MILLIMETRES = {"": 1.0, "mm": 1.0, "cm": 10.0, "m": 1000.0}
+_MILLIMETRES |= dict.fromkeys(("um", "\N{MICRO SIGN}m", "\N{GREEK SMALL LETTER MU}m", "micron"), 0.001)
+# The side that a letter of an orientation names: its axis of LPS, and which end of it.
+_SIDES = {"R": (0, -1), "L": (0, 1), "A": (1, -1), "P": (1, 1), "I": (2, -1), "S": (2, 1)}
 
 
 def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
@@ -33,14 +41,16 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
         item: ("frame", i) for one volume of a 4D file, ("channels", n) for all of them as channels.
 
     Raises:
-        Refused: broken, of more dimensions, without spacing or orientation, or with its data elsewhere.
+        Refused: broken, of more dimensions, without spacing or orientation, quantised, or with its data elsewhere.
     """
-    size, components, _ = _look(path)
+    header, size, components = _look(path)
     dimension = len(size)
     if dimension not in (2, 3) and not (dimension == 4 and item is not None):
         raise Refused("not an image or volume", f"it has {dimension} dimensions")
+    if not itk_header.is_nrrd(path):
+        itk_header.refuse_second_data_file(path)
     try:
-        image = sitk.ReadImage(path)
+        image = sitk.ReadImage(path, imageIO=_io(path))
     except RuntimeError as error:
         raise Refused("not a readable volume", _last_line(error)) from None
     array = sitk.GetArrayFromImage(image)
@@ -54,12 +64,13 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
             array = np.moveaxis(array[..., 0], 0, -1)
     if array.dtype.kind not in "uif":
         raise Refused("not a volume of numbers", f"they are {array.dtype}")
-    array = grey_if_equal(array) if dimension < 4 else array
+    array = _rescaled(grey_if_equal(array) if dimension < 4 else array, header)
     span = (0.0, 255.0) if array.dtype == np.uint8 else None
     if dimension == 2:
-        known = _says(path, _SPACING)
-        return Scan(array, span=span, spacing=tuple(_spacing(image)[::-1].tolist()) if known else None)
-    affine = _affine(path, image, dimension)
+        known = _says(header, _SPACING, path)
+        spacing = _spacing(image) * _millimetres(header, dimension)
+        return Scan(array, span=span, spacing=tuple(spacing[::-1].tolist()) if known else None)
+    affine = _affine(path, header, image)
     orientation = axes_of(affine)
     array, affine = canonical(array, affine)
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
@@ -72,31 +83,97 @@ def measure(path: str) -> tuple[tuple[int, ...], np.ndarray | None]:
     Raises:
         Refused: as ``read``, for faults of the header.
     """
-    size, _, _ = _look(path)
+    header, size, _ = _look(path)
     if len(size) not in (3, 4):
         return size[::-1], None
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
-    reader.ReadImageInformation()
-    return size[2::-1], _affine(path, reader, len(size))
+    return size[2::-1], _affine(path, header, _information(path))
 
 
-def _affine(path: str, image: sitk.Image | sitk.ImageFileReader, dimension: int) -> np.ndarray:
+def _affine(path: str, header: dict[str, str], image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     """Index (z, y, x) to LPS millimetres.
 
     Raises:
-        Refused: the header does not say it, for which ITK would put voxels of 1 mm along the axes of the patient.
+        Refused: the header does not say it, for which ITK would put voxels of 1 mm along the axes of the patient,
+            or says two things.
     """
-    directions = _DIRECTIONS if dimension < 4 else _DIRECTIONS_4D
-    for keys, reason in ((_SPACING, "no voxel spacing"), (directions, "orientation unknown")):
-        if not _says(path, keys):
-            raise Refused(reason, f"the header has no {keys[path.lower().endswith(_NRRD)][0]}")
+    dimension = image.GetDimension()
+    if not _says(header, _SPACING, path):
+        raise Refused("no voxel spacing", f"the header has no {_SPACING[itk_header.is_nrrd(path)][0]}")
     spacing = _spacing(image)
     direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    if itk_header.is_nrrd(path):
+        turn = _space(header, dimension)
+    else:
+        turn = (1, 1)
+        _refuse_contradiction(header, direction)
     affine = np.eye(4)
     affine[:3, :3] = (direction * spacing[:3])[:, ::-1]
     affine[:3, 3] = image.GetOrigin()[:3]
+    affine[:2] *= np.reshape(turn, (2, 1))
+    affine[:3] *= _millimetres(header, dimension)
     return affine
+
+
+def _space(header: dict[str, str], dimension: int) -> tuple[int, int]:
+    """What x and y of an NRRD header, as ITK gives them, are multiplied with to lead to the left and the back."""
+    if "space" not in header:
+        # NRRD has a name for no space of four dimensions that has none of time, and ITK writes LPS without.
+        if dimension == 4 and "spacedimension" in header:
+            return 1, 1
+        raise Refused("orientation unknown", "the header has no space")
+    space = header["space"].lower()
+    if space not in _SPACES:
+        raise Refused("orientation unknown", f"its space is {header['space'][:60]!r}, which names no side")
+    return _SPACES[space]
+
+
+def _refuse_contradiction(header: dict[str, str], direction: np.ndarray) -> None:
+    """Refuses a MetaImage without directions, or whose letters are not those of its matrix, which ITK goes by alone.
+
+    The letters say where each axis leads by the format's description, and where it comes from as ITK writes them.
+    """
+    if not any(key in header for key in _DIRECTIONS):
+        raise Refused("orientation unknown", f"the header has no {_DIRECTIONS[0]}")
+    letters = header.get("AnatomicalOrientation", "")
+    if len(letters) == 3 and all(letter in _SIDES for letter in letters):
+        sides = [_SIDES[letter] for letter in letters]
+        along = [direction[axis, column] * end for column, (axis, end) in enumerate(sides)]
+        if min(along) <= 0 <= max(along):
+            found = f"AnatomicalOrientation is {letters}, its matrix {direction.ravel().round(3).tolist()}"
+            raise Refused("orientation that contradicts itself", found)
+
+
+def _millimetres(header: dict[str, str], dimension: int) -> float:
+    """How long the unit is that a header measures in; where it leaves that open, millimetres, as every reader does.
+
+    Raises:
+        Refused: a unit of no known length, or several.
+    """
+    named = header.get("spaceunits", header.get("units", ""))
+    told = re.findall(r'"([^"]*)"', named)[: min(dimension, 3)] + [header.get("DistanceUnits", "")]
+    units = {unit.strip() for unit in told} - {"", "?", "???", "none"} or {""}
+    if len(units) > 1 or not units <= _MILLIMETRES.keys():
+        raise Refused("no voxel spacing", f"its unit of length is {' and '.join(sorted(units))[:60]!r}")
+    return _MILLIMETRES[units.pop()]
+
+
+def _rescaled(array: np.ndarray, header: dict[str, str]) -> np.ndarray:
+    """The values that the stored ones stand for, in float32 where they are others.
+
+    Raises:
+        Refused: a slope that is none, or NRRD's old min and max, which do not say which stored values they belong to.
+    """
+    for key, name in (("oldmin", "old min"), ("oldmax", "old max")):
+        if header.get(key, "nan").lower() != "nan":
+            raise Refused("quantised values", f"{name} is {header[key][:30]}; store the values themselves")
+    names = ("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset")
+    try:
+        slope, offset = (float(header.get(name, of_none)) for name, of_none in zip(names, "10", strict=True))
+    except ValueError:
+        slope = offset = math.nan
+    if not (math.isfinite(slope) and math.isfinite(offset) and slope):
+        raise Refused("not a readable volume", f"{' or '.join(names)} is no number, or 0")
+    return array if (slope, offset) == (1, 0) else array * np.float32(slope) + np.float32(offset)
 
 
 def _spacing(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
@@ -106,11 +183,9 @@ def _spacing(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     return spacing
 
 
-def _says(path: str, keys: tuple[tuple[str, ...], tuple[str, ...]]) -> bool:
+def _says(header: dict[str, str], keys: tuple[tuple[str, ...], tuple[str, ...]], path: str) -> bool:
     """Whether a header has one of the keys of its format."""
-    words = keys[path.lower().endswith(_NRRD)]
-    said = {re.split(b"[=:]", line, maxsplit=1)[0].strip().lower() for line in _head(path).split(b"\n")}
-    return any(word.lower().encode() in said for word in words)
+    return any(key in header for key in keys[itk_header.is_nrrd(path)])
 
 
 def volumes(path: str) -> int:
@@ -120,7 +195,7 @@ def volumes(path: str) -> int:
         Refused: more than it can hold.
     """
     try:
-        size, _, _ = _look(path)
+        _, size, _ = _look(path)
     except Refused as fault:
         if fault.reason in ("declares more than it holds", "too large"):
             raise
@@ -128,61 +203,34 @@ def volumes(path: str) -> int:
     return size[3] if len(size) == 4 else 1
 
 
-def _look(path: str) -> tuple[tuple[int, ...], int, int]:
-    """(x, y, z ...) size, components and bytes a component, from the header, which the file must bear out."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise Refused("cannot be opened", "its name is not UTF-8; rename it") from None
-    data = _data_file(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise Refused("not a readable volume", _last_line(error)) from None
+def _look(path: str) -> tuple[dict[str, str], tuple[int, ...], int]:
+    """The header, (x, y, z ...) size and components, which the file must bear out."""
+    header = itk_header.fields(path)
+    data = itk_header.data_file(path, header)
+    reader = _information(path)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     width = _BYTES.get(reader.GetPixelID() if components == 1 else reader.GetPixelID() - 12, 8)
     if not size or min(size) < 1:
         raise Refused("empty image", f"its size is {tuple(size)}")
     limits.declared(math.prod(size) * components * width, os.path.getsize(data), packed=True)
-    return tuple(map(int, size)), components, width
+    return header, tuple(map(int, size)), components
 
 
-def _data_file(path: str) -> str:
-    """The file that holds the voxels: this one, or one that lies beside it.
-
-    Raises:
-        Refused: it cannot be opened, or lies outside the folder of the header.
-    """
-    found = _DATA_FILE.search(_head(path))
-    name = os.fsdecode(found.group(1)) if found else "LOCAL"
-    if name.lower() == "local":
-        return path
-    if name.lower().startswith(_HERE) or "%" in name or " " in name.strip():
-        raise Refused("volume of several files", f"its data are in {name[:60]!r}; make it one file")
-    if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
-        raise Refused("data file outside its folder", f"{name[:60]!r}")
-    beside = os.path.join(os.path.dirname(path), name)
-    if not os.path.isfile(beside):
-        raise Refused("data file missing", f"{name[:60]!r} is not beside it")
-    if not os.path.realpath(beside).startswith(os.path.realpath(os.path.dirname(path)) + os.sep):
-        raise Refused("data file outside its folder", f"{name[:60]!r} is a link")
-    return beside
-
-
-def _head(path: str) -> bytes:
-    """The text of a header, and with it, where nothing says where it ends, some of the voxels.
-
-    Raises:
-        Refused: it cannot be opened.
-    """
+def _information(path: str) -> sitk.ImageFileReader:
+    """What ITK makes of a header."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    reader.SetImageIO(_io(path))
     try:
-        with open(path, "rb") as file:
-            head = file.read(65536)
-    except OSError as error:
-        raise Refused("cannot be opened", error.strerror or str(error)) from None
-    return re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0] if path.lower().endswith(_NRRD) else head
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise Refused("not a readable volume", _last_line(error)) from None
+    return reader
+
+
+def _io(path: str) -> str:
+    """ITK's name for the format, by which it does not look for another that the content may be of."""
+    return "NrrdImageIO" if itk_header.is_nrrd(path) else "MetaImageIO"
 
 
 def _last_line(error: Exception) -> str:
