@@ -99,13 +99,77 @@ def test_arrays_that_are_no_scans_are_refused(tmp_path):
         arrays.read(str(tmp_path / "bytes.npz"))
 
 
-def test_exif_orientation_is_applied(tmp_path, rng):
-    """Otherwise photographs of films lie on their side."""
-    pixels = rng.integers(0, 256, (5, 7)).astype(np.uint8)
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "packed.tif", "deep.png", "deep.tif"])
+def test_exif_orientation_is_applied(tmp_path, name, orientation):
+    """Otherwise photographs of films lie on their side; a TIFF that is not compressed comes out of Pillow in shreds."""
+    # Greys in areas that a JPEG keeps.
+    pixels = np.kron([[10, 90, 170], [250, 50, 130]], np.ones((16, 16))).astype(np.uint8)
+    if name.startswith("deep"):
+        pixels = pixels.astype(np.uint16) * 200
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(images.read(str(tmp_path / "a.png")).array[..., 0], np.rot90(pixels, -1))
+    exif[0x0112] = orientation
+    told = {"tiffinfo": {0x0112: orientation}} if name.endswith("tif") else {"exif": exif}
+    packed = {"compression": "tiff_lzw"} if name.startswith("packed") else {}
+    Image.fromarray(pixels).save(tmp_path / name, **told, **packed)
+    ways = [
+        lambda p: p,
+        np.fliplr,
+        lambda p: np.rot90(p, 2),
+        np.flipud,
+        np.transpose,
+        lambda p: np.rot90(p, -1),
+        lambda p: np.rot90(p, 2).T,
+        np.rot90,
+    ]
+    wanted = ways[orientation - 1](pixels)
+    found = images.read(str(tmp_path / name)).array[..., 0]
+    np.testing.assert_allclose(found, wanted, atol=2 * name.endswith("jpg"))
+    assert images.measure(str(tmp_path / name)) == wanted.shape
+
+
+def one_clear(path, pixels, bits, clear):
+    """A PNG of grey (H, W) or colour (H, W, 3), of which one value is transparent (PNG, 11.3.2.1)."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = pixels.shape[:2]
+    head = struct.pack(">IIBBBBB", width, height, bits, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    if bits < 8:
+        steps = (pixels.reshape(height, -1, 1) >> np.arange(bits)[::-1]) & 1
+        rows = [np.packbits(row.ravel()).tobytes() for row in steps]
+    else:
+        rows = [row.astype(f">u{bits // 8}").tobytes() for row in pixels]
+    data = chunk(b"IHDR", head) + chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear))
+    data += chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    return images.read(str(path)).array
+
+
+@pytest.mark.parametrize(("channels", "bits"), [(1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (3, 8), (3, 16)])
+def test_a_value_that_is_transparent_is_refused_where_it_occurs(tmp_path, channels, bits):
+    """Otherwise what lies behind it is taken to be as dark as the value, or a sound image is refused."""
+    pixels = np.full((4, 8), 2**bits - 1)
+    pixels[1:3] = 0
+    if channels == 3:
+        pixels = np.dstack([pixels, np.zeros_like(pixels), pixels])
+    with pytest.raises(Refused, match="partly transparent image"):
+        one_clear(tmp_path / "a.png", pixels, bits, pixels[0, 0].reshape(-1))
+    other = np.where(pixels == 0, 0, 2**bits - 2) if bits > 1 else pixels * 0
+    wanted = other * ({1: 255, 2: 85, 4: 17}.get(bits, 1))
+    found = one_clear(tmp_path / "a.png", other, bits, pixels[0, 0].reshape(-1))
+    np.testing.assert_array_equal(found.squeeze(), wanted)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.jpg", "MPO")])
+def test_pages_that_no_option_chooses_from_are_refused_with_what_to_do(tmp_path, name, kind):
+    """Otherwise --frames is advised, which is for TIFF: a second picture in a JPEG is a camera's preview mostly."""
+    page = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    page.save(tmp_path / name, kind, save_all=True, append_images=[page.rotate(90)])
+    ((source,), refused) = find(tmp_path / name, how=How(frames="each"))
+    with pytest.raises(Refused, match=f"several pages in one image: 2 in a {kind}; make each a file"):
+        read(source)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

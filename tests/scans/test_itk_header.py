@@ -102,12 +102,19 @@ def test_a_name_with_a_space_is_one_file(folder, end):
 
 
 def test_the_content_is_what_the_name_says(folder):
-    """Otherwise a header is checked as one format and read as the other."""
+    """Otherwise a header is checked as one format and read as another, which ITK finds by what a file holds."""
     (folder / "a.mha").write_text(NRRD + "data file: ../secret.raw\nElementDataFile = LOCAL\n")
     (folder / "a.nrrd").write_text(META + "ElementDataFile = ../secret.raw\n")
     for name in ("a.mha", "a.nrrd"):
         with pytest.raises(Refused, match="not a readable volume"):
             itk.read(str(folder / name))
+    other = str(folder / "other.h5")  # HDF5 may begin at byte 512
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((4, 3, 2), 77, np.uint8)), other)
+    (folder / "a.nrrd").write_bytes(
+        (NRRD + "\n").encode().ljust(512, b"\1") + (folder / "other.h5").read_bytes()
+    )
+    assert (itk.read(str(folder / "a.nrrd")).array == 1).all()
+    np.testing.assert_array_equal(itk.measure(str(folder / "a.nrrd"))[1][:3, 0], (0, 0, 2))
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr"])

@@ -11,7 +11,9 @@ from vitmed.scans.scan import Refused, Scan
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 _GREY = {"L", "I", "F", "I;16", "I;16B", "I;16L"}
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_SIZE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = (256, 257), 258, 262, 0
+
+_SCALE = {2: 85, 4: 17}  # by which Pillow stretches the greys of a PNG of so many bits, to 8
 
 _ORIENTATION, _TURNED = 0x0112, 5  # EXIF: from 5 on, rows are columns
 
@@ -31,10 +33,11 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
         Refused: not an image, truncated, several pages, or partly transparent.
     """
     try:
-        with Image.open(path) as image:
+        # Not by its name: Pillow then maps a TIFF into memory, and of one that lies on its side takes rows for columns.
+        with open(path, "rb") as file, Image.open(file) as image:
             count = getattr(image, "n_frames", 1)
             if count > 1 and item is None:
-                raise Refused("several pages in one image", f"{count} pages; see --frames")
+                raise Refused("several pages in one image", f"{count} in a {image.format}; make each a file")
             if item is not None and item[0] == "channels":
                 array = _pages(path, image, count)
             else:
@@ -61,7 +64,8 @@ def measure(path: str, item: tuple[str, int | str] | None = None) -> tuple[int, 
     try:
         with Image.open(path) as image:
             image.seek(item[1] if item and item[0] == "frame" else 0)
-            width, height = image.size
+            # Those of the file; Pillow's own, of a TIFF, are turned already.
+            width, height = [image.tag_v2[t] for t in _SIZE] if image.format == "TIFF" else image.size
             _refuse_bomb(path, image)  # to find the orientation, Pillow decodes a PNG
             turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
     except Refused:
@@ -118,7 +122,7 @@ def _page(path: str, image: Image.Image) -> np.ndarray:
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     image.load()
     turned = ImageOps.exif_transpose(image)
-    array = _pixels(turned)
+    array = _pixels(turned, _SCALE.get(depth, 1))
     if white_is_zero and array.dtype != np.uint8:  # Pillow turns 8 bits only
         array = np.iinfo(array.dtype).max - array if array.dtype.kind in "iu" else -array
     return array
@@ -132,12 +136,13 @@ def _refuse_bomb(path: str, image: Image.Image) -> tuple[int, int]:
     return depth, colours
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
-    if image.mode in _GREY:
-        array = np.asarray(image)[..., None]
+def _pixels(image: Image.Image, scale: int) -> np.ndarray:
+    if image.mode in _GREY or image.mode == "1":
+        array = np.asarray(image.convert("L") if image.mode == "1" else image)[..., None]
+        clear = image.info.get("transparency")  # one grey, of the file's own bits (PNG, 11.3.2.1)
+        if clear is not None and (array == clear * scale).any():
+            raise Refused("partly transparent image", "what lies behind it is not known")
         return array.astype(array.dtype.newbyteorder("="), copy=False)
-    if image.mode == "1":
-        return np.asarray(image.convert("L"))[..., None]
     if image.mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in image.info:
         array = np.asarray(image.convert("RGBA"))
         if (array[..., 3] != 255).any():
