@@ -94,7 +94,7 @@ def discreet(
         packed = ".zip" in file.lower() or named_from.is_file()
         if file in files:
             asked = [str(files[file][0])]
-        else:  # a member of an archive that was not unpacked cannot be asked
+        else:  # a member of an archive that was not unpacked cannot be asked, nor a locked folder
             asked = None if packed else _files_of(file, named_from)
         if asked is None:
             out.append((names.nothing_of(file), reason, ""))
@@ -112,13 +112,19 @@ def discreet(
     return out
 
 
-def _files_of(name: str, root: Path) -> list[str]:
-    """The files that tell of what was refused by a name: a file, or all in the folder that a series is called by."""
+def _files_of(name: str, root: Path) -> list[str] | None:
+    """The files that tell of what was refused by a name: a file, or all in the folder that a series is called by.
+
+    None of a folder that may not be looked into.
+    """
     whole = name.rpartition("#")[0]  # a word follows where one series or file holds several scans
     for called in (name, whole):
         place = root if called == root.resolve().name else root / called
         if called and os.path.isdir(place):
-            return sorted(entry.path for entry in os.scandir(place) if entry.is_file())
+            try:
+                return sorted(entry.path for entry in os.scandir(place) if entry.is_file())
+            except PermissionError:
+                return None
         if called and os.path.lexists(place):
             return [str(place)]
     return [str(root / name)]
