@@ -83,12 +83,18 @@ def test_sform_and_qform_that_disagree_are_refused(tmp_path, rng):
     nib.save(image, tmp_path / "flipped.nii")
     with pytest.raises(Refused, match="sform and qform disagree: LAS and RAS"):
         nifti.read(str(tmp_path / "flipped.nii"))
+    image.set_sform(np.array([[2.0, 0, 0, 40], [0, 2, 0, 50], [0, 0, 2, 60], [0, 0, 0, 1]]), code=4)
+    nib.save(image, tmp_path / "moved.nii")  # to the space of a template
+    np.testing.assert_array_equal(
+        nifti.read(str(tmp_path / "moved.nii")).affine @ [0, 4, 3, 1], [-40, -50, 60, 1]
+    )
     data = bytearray((tmp_path / "flipped.nii").read_bytes())
     data[280:284] = np.float32(np.nan).tobytes()  # found by fuzzing: there is no comparing with it
     (tmp_path / "nan.nii").write_bytes(data)
     with pytest.raises(Refused, match="its sform or qform holds what is no number"):
         nifti.read(str(tmp_path / "nan.nii"))
     image.set_qform(None, code=0)
+    image.set_sform(np.diag([-2.0, 2, 2, 1]), code=1)
     nib.save(image, tmp_path / "one.nii")
     assert nifti.read(str(tmp_path / "one.nii")).orientation == "LAS"
 

@@ -32,7 +32,8 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
     """Reads a volume as (z, y, x, C) with the header's slope and intercept applied.
 
     A file that leaves its unit of length open is taken to be in millimetres, as every NIfTI reader does. The
-    sform is used where it is set, else the qform; where both are and they disagree, nothing is.
+    sform is used where it is set, else the qform; where both are and turn or scale it differently, nothing is. Where
+    they differ in the origin alone, which tells of no voxel what it shows, the sform's is taken.
 
     Args:
         item: ("frame", i) for one volume of a 4D file, ("channels", n) for all of them as channels.
