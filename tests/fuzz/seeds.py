@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
 SUFFIX = {"dicom": ".dcm", "seg": ".dcm", "nifti": ".nii", "jpeg": ".jpg", "tiff": ".tif"}  # others: the name
+BESIDE = "x.raw"  # the voxels of a header that stands alone
 
 _AXIAL = [1, 0, 0, 0, 1, 0]
 
@@ -28,7 +29,7 @@ def _item(**values) -> Dataset:
 def dicom(pixels: np.ndarray, syntax=uid.ExplicitVRLittleEndian, preamble: bool = True, **tags) -> bytes:
     """A DICOM file of pixels (rows, columns[, 3]) or (frames, rows, columns); tags override, and None removes.
 
-    RLE Lossless pixels are encoded; other compressed syntaxes are not made.
+    RLE Lossless pixels are encoded; of other compressed syntaxes the codestreams are given (``PixelData``).
     """
     data = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128 if preamble else None)
     data.file_meta.TransferSyntaxUID = syntax
@@ -166,8 +167,8 @@ def nifti(shape=(4, 5, 6), dtype=np.int16, kind=nib.Nifti1Image, **header) -> by
     return image.to_bytes()
 
 
-def metaimage(pixels: np.ndarray, **fields) -> bytes:
-    """A MetaImage (.mha), its voxels plain and in the same file."""
+def metaimage(pixels: np.ndarray, file: str = "LOCAL", **fields) -> bytes:
+    """A MetaImage, its voxels plain and in the same file (.mha), or the header alone for those of another (.mhd)."""
     names = {"uint8": "MET_UCHAR", "int16": "MET_SHORT", "float32": "MET_FLOAT"}
     n = pixels.ndim
     head = {
@@ -182,13 +183,14 @@ def metaimage(pixels: np.ndarray, **fields) -> bytes:
         "DimSize": " ".join(map(str, pixels.shape[::-1])),
         "ElementType": names[pixels.dtype.name],
         **fields,
-        "ElementDataFile": "LOCAL",
+        "ElementDataFile": file,
     }
-    return "".join(f"{k} = {v}\n" for k, v in head.items()).encode() + pixels.tobytes()
+    text = "".join(f"{k} = {v}\n" for k, v in head.items())
+    return text.encode() + (pixels.tobytes() if file == "LOCAL" else b"")
 
 
-def nrrd(pixels: np.ndarray, encoding: str = "raw") -> bytes:
-    """An NRRD picture, or volume in LPS."""
+def nrrd(pixels: np.ndarray, encoding: str = "raw", file: str | None = None) -> bytes:
+    """An NRRD picture, or volume in LPS; the header alone (.nhdr) where its voxels lie in another file."""
     body, n = pixels.tobytes(), pixels.ndim
     axes = [f"({','.join(str(int(v)) for v in row)})" for row in np.eye(n)]
     head = {
@@ -202,7 +204,10 @@ def nrrd(pixels: np.ndarray, encoding: str = "raw") -> bytes:
         "encoding": encoding,
         "space origin": f"({','.join('0' * n)})",
     }
+    head |= {"data file": file} if file else {}
     text = "NRRD0004\n" + "".join(f"{k}: {v}\n" for k, v in head.items()) + "\n"
+    if file:
+        return text.encode()
     return text.encode() + (gzip.compress(body, mtime=0) if encoding == "gzip" else body)
 
 
@@ -215,6 +220,14 @@ def picture(pixels: np.ndarray, kind: str, **options) -> bytes:
     else:
         Image.fromarray(pixels).save(out, kind, **options)
     return out.getvalue()
+
+
+def codestream(kind: str) -> bytes:
+    """The first segments of a codestream of 8x8 pixels, which tell its size."""
+    if kind == "JPEG 2000":
+        size = struct.pack(">HHIIIIIIIIH", 41, 0, 8, 8, 0, 0, 8, 8, 0, 0, 1)
+        return b"\xff\x4f\xff\x51" + size + b"\7\1\1" + bytes(99)
+    return b"\xff\xd8\xff\xf7" + struct.pack(">HBHHBBBB", 11, 8, 8, 8, 1, 1, 0x11, 0) + bytes(99)  # JPEG-LS
 
 
 def array(values: np.ndarray) -> bytes:
@@ -256,6 +269,7 @@ def all_of() -> dict[str, list[bytes]]:
             dicom(grey16, uid.ImplicitVRLittleEndian, preamble=False),
             dicom(grey16, uid.ExplicitVRBigEndian, PixelData=grey16.astype(">u2").tobytes()),
             dicom(grey16, uid.DeflatedExplicitVRLittleEndian),
+            dicom(grey16, uid.DeflatedExplicitVRLittleEndian)[132:],  # without preamble
             dicom(grey16.astype(np.int16), PixelPaddingValue=0, BitsStored=12, HighBit=11),
             dicom(grey16, uid.RLELossless),
             dicom(rgb, uid.RLELossless, Modality="OT", RescaleIntercept=None),
@@ -270,6 +284,12 @@ def all_of() -> dict[str, list[bytes]]:
             dicom(grey8, Modality="DX", VOILUTSequence=[lut], ModalityLUTSequence=None),
             dicom(grey8, ModalityLUTSequence=[lut], RescaleSlope=None, RescaleIntercept=None),
             enhanced(),
+            dicom(grey8, uid.JPEGBaseline8Bit, PixelData=encapsulate([picture(grey8, "jpeg")]), **us),
+            dicom(
+                cine, uid.JPEGBaseline8Bit, PixelData=encapsulate([picture(p, "jpeg") for p in cine]), **us
+            ),
+            dicom(grey8, uid.JPEG2000Lossless, PixelData=encapsulate([codestream("JPEG 2000")]), **us),
+            dicom(grey8, uid.JPEGLSLossless, PixelData=encapsulate([codestream("JPEG-LS")])),
         ],
         "seg": [segmentation()],
         "nifti": [
@@ -293,6 +313,11 @@ def all_of() -> dict[str, list[bytes]]:
                 ElementSpacing="1 1",
             ),
         ],
+        "mhd": [
+            metaimage(volume, BESIDE),
+            metaimage(volume, BESIDE, DistanceUnits="cm", ElementToIntensityFunctionSlope=2),
+        ],
+        "nhdr": [nrrd(volume, file=BESIDE), nrrd(grey8, file=BESIDE)],
         "nrrd": [
             nrrd(volume),
             nrrd(volume, "gzip"),
