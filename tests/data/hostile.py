@@ -245,7 +245,7 @@ def deflated_bombs(folder):
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     # Flushed in full, a piece stands for itself and may be repeated.
     body, piece = (packer.compress(b) + packer.flush(zlib.Z_FULL_FLUSH) for b in (data[start:], bytes(2**20)))
-    body += 100 * piece + packer.flush()
+    body += 80 * piece + packer.flush()
     plain, deflated = (struct.pack("<H", len(uid)) + uid for uid in (b"1.2.840.10008.1.2.1\0", DEFLATED))
     meta = data[144:start].replace(plain, deflated)
     length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta))

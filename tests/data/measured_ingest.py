@@ -1,55 +1,69 @@
-"""Ingests folders one by one, each in a process of its own, and tells what that took.
+"""Ingests folders one by one in a process of its own, and tells what each took.
 
 Python's own counters see neither what SimpleITK, GDCM and zlib allocate nor what a worker process does, and a read that
-waits for ever costs no processor time: so a case is a child process, of which the system tells time and memory.
-
-The child is forked off a process that has imported everything, and has started no thread.
+waits for ever costs no processor time: so the system is asked, and a process that does not come to an end is ended.
 """
 
 import ctypes
 import dataclasses
 import json
 import os
-import signal
+import resource
 import subprocess
 import sys
-import time
+import threading
+import traceback
+from pathlib import Path
 
-HANGS = 60.0  # seconds after which a case is ended
+HANGS = 60.0  # seconds after which a process is ended
 _CAPABILITIES, _DAC_OVERRIDE, _DAC_READ_SEARCH = 0x20080522, 1, 2  # version 3, and bits (capabilities(7))
 
 
 @dataclasses.dataclass(frozen=True)
 class Took:
-    """What one ingest took, with all processes that it waited for.
+    """What one ingest took.
 
     Attributes:
-        code: its exit code; below 0 the signal that ended it.
-        wall: seconds, from its start to its end.
-        processor: seconds.
-        peak: bytes of the largest of its processes.
+        fault: what ended it; "" nothing did.
+        processor: seconds of the process and of its workers.
+        grown: bytes by which the larger of them was larger than the process before.
     """
 
-    code: int
-    wall: float
-    processor: float
-    peak: int
+    fault: str
+    processor: float = 0.0
+    grown: int = 0
 
 
 class Ingests:
-    """The process that children are forked off; ``close`` ends it."""
+    """The process that ingests; it is started again after a crash. ``close`` ends it."""
 
     def __init__(self):
+        self._start()
+
+    def _start(self) -> None:
         # Its standard input stays open and empty, so that a reader that turns to it waits.
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def run(self, folder, out) -> Took:
-        """Ingests ``folder`` into ``out``, as nobody who may read what is locked."""
+        """Ingests ``folder`` into ``out``, without root's right to read what is locked."""
+        if self._process.poll() is not None:
+            self._start()
         self._process.stdin.write(json.dumps([str(folder), str(out)]) + "\n")
         self._process.stdin.flush()
-        return Took(**json.loads(self._process.stdout.readline()))
+        hangs = threading.Timer(HANGS, self._process.kill)
+        hangs.start()
+        answer = self._process.stdout.readline()
+        hangs.cancel()
+        if answer:
+            return Took(**json.loads(answer))
+        code = self._process.wait()
+        return Took(f"a crash, or nothing for {HANGS:.0f} s: the process ended with {code}")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -57,10 +71,8 @@ class Ingests:
 
 
 def _serve() -> None:
-    for module in ("arrays", "dicom", "dicom_seg", "images", "itk", "measure", "nifti", "archives"):
-        __import__(f"vitmed.scans.{module}")
-    __import__("vitmed.data.ingest")
-    __import__("vitmed.data.prepare")
+    if os.geteuid() == 0:
+        _obey_permissions()
     pipe = os.dup(1)
     os.dup2(2, 1)  # what an ingest prints is no answer
     while line := sys.stdin.readline():
@@ -68,37 +80,25 @@ def _serve() -> None:
 
 
 def _measured(folder: str, out: str) -> Took:
-    start = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        os.setpgid(0, 0)
-        try:
-            _ingest(folder, out)
-            os._exit(0)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-    ended = False
-    while not ended:
-        pid, status, used = os.wait4(child, os.WNOHANG)
-        ended = pid == child
-        if not ended and time.monotonic() - start > HANGS:
-            os.killpg(child, signal.SIGKILL)
-        time.sleep(0.002)
-    return Took(
-        os.waitstatus_to_exitcode(status),
-        time.monotonic() - start,
-        used.ru_utime + used.ru_stime,
-        used.ru_maxrss * 1024,
-    )
-
-
-def _ingest(folder: str, out: str) -> None:
     from vitmed.data.ingest import ingest
 
-    if os.geteuid() == 0:
-        _obey_permissions()
-    ingest(folder, out, size=(8, 8, 8), modality="unknown", progress=False, workers=1)
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is taken now (proc(5))
+    seconds, before, _ = _used()
+    fault = ""
+    try:
+        ingest(folder, out, size=(8, 8, 8), modality="unknown", progress=False, workers=1)
+    except BaseException as error:
+        traceback.print_exc()
+        fault = repr(error)
+    after, here, workers = _used()
+    return Took(fault, after - seconds, max(here, workers) - before)
+
+
+def _used() -> tuple[float, int, int]:
+    """Processor seconds, and the most bytes of the process and of the largest worker that has ended."""
+    own, workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    seconds = own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime
+    return seconds, own.ru_maxrss * 1024, workers.ru_maxrss * 1024
 
 
 def _obey_permissions() -> None:
