@@ -49,6 +49,7 @@ def folder(tmp_path):
         ("ElementDataFile = LIST\n../secret.raw\n", "volume of several files"),
         ("ElementDataFile = %d.raw 1 4 1\n", "volume of several files"),
         ("Comment = none\n", ".* does not say ElementDataFile"),
+        ("a" + " " * 10**6 + "\n", f"{ODD} is no 'key = value'"),  # at once
         ("Comment = a longer one of many\n" * 40000, ".* does not end within"),
     ],
 )
@@ -71,6 +72,7 @@ def test_a_metaimage_is_read_from_its_folder_alone(folder, more, reason):
         ("a:=b\rdata file: ../secret.raw\n", "not a readable volume: line 8 of its header is not text"),
         ("data file: %d.raw 1 4 1\n", "volume of several files"),
         ("data file: LIST\n", "volume of several files"),
+        ("content: a" + " " * 10**6 + "a\n", "data file missing: the header names none"),  # at once
         ("# none\n", "data file missing: the header names none"),
         ("# a longer one of many\n" * 50000, ".* does not end within"),
     ],

@@ -18,9 +18,6 @@ _FIELD = 512  # bytes of a line of an NRRD header: ITK's complaint about one has
 _NRRD = (".nrrd", ".nhdr")
 _DETACHED = (".mhd", ".nhdr")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_META_LINE = re.compile(r"\s*([^=:]*[^=:\s])\s*[=:][=:\s]*(.*?)\s*")  # MetaIO passes over several separators
-_NRRD_LINE = re.compile(r"([^#:][^:]*): \s*(.*?)\s*")
-_NRRD_NOTE = re.compile(r"#.*|[^:]+:=.*")
 _META_HERE = ("LOCAL", "Local", "local")
 _KEY = b"ElementDataFile"
 
@@ -88,10 +85,12 @@ def _metaimage(path: str) -> dict[str, str]:
     """Fields up to that of the data file, which is the last."""
     found: dict[str, str] = {}
     for number, line in _lines(path):
-        said = _META_LINE.fullmatch(line)
-        if said:
-            found[said[1]] = said[2]
-        elif line.strip():
+        if not line.strip():
+            continue
+        name, *value = re.split("[=:]", line, maxsplit=1)
+        if name.strip() and value:
+            found[name.strip()] = value[0].lstrip("=: \t").rstrip()  # MetaIO passes over several separators
+        else:
             raise Refused("not a readable volume", f"line {number} of its header is no 'key = value'")
         if "ElementDataFile" in found:
             return found
@@ -105,17 +104,19 @@ def _nrrd(path: str) -> dict[str, str]:
         if number == 1:
             if not re.fullmatch(r"NRRD00\d\d", line):
                 raise Refused("not a readable volume", "it does not begin as NRRD does")
-        elif not line:
+            continue
+        if not line:
             break
-        elif said := _NRRD_LINE.fullmatch(line):
-            name = said[1].lower().replace(" ", "")
-            if len(line) > _FIELD and name != "content":
-                raise Refused(
-                    "not a readable volume", f"line {number} of its header is {len(line)} bytes long"
-                )
-            found[name] = said[2]
-        elif not _NRRD_NOTE.fullmatch(line):
+        name, _, value = line.partition(":")
+        # Passed over: a comment, or a program's own key.
+        if line.startswith("#") or (name and value.startswith("=")):
+            continue
+        if not (name and value.startswith(" ")):
             raise Refused("not a readable volume", f"line {number} of its header is no 'key: value'")
+        name = name.lower().replace(" ", "")
+        if len(line) > _FIELD and name != "content":
+            raise Refused("not a readable volume", f"line {number} of its header is {len(line)} bytes long")
+        found[name] = value.strip()
     return found
 
 
@@ -126,12 +127,12 @@ def _lines(path: str):
         Refused: a header that goes on, or one with what is no text.
     """
     with open(path, "rb") as file:
-        number = 0
-        while raw := file.readline(LONGEST + 1 - file.tell()):
-            number += 1
-            line = os.fsdecode(raw.removesuffix(b"\n").removesuffix(b"\r"))
-            if file.tell() > LONGEST:
-                raise Refused("not a readable volume", f"its header does not end within {LONGEST} bytes")
-            if _CONTROL.search(line):
-                raise Refused("not a readable volume", f"line {number} of its header is not text")
-            yield number, line
+        *lines, last = file.read(LONGEST + 1).split(b"\n")
+        goes_on = file.tell() > LONGEST
+    for number, raw in enumerate(lines if goes_on else [*lines, last], 1):
+        line = os.fsdecode(raw.removesuffix(b"\r"))
+        if _CONTROL.search(line):
+            raise Refused("not a readable volume", f"line {number} of its header is not text")
+        yield number, line
+    if goes_on:
+        raise Refused("not a readable volume", f"its header does not end within {LONGEST} bytes")
