@@ -22,6 +22,9 @@ class Inner:
 class Outer:
     inner: Inner
     name: str = "x"
+    more: Inner | None = None
+    judged_elsewhere: dict = dataclasses.field(default_factory=dict)
+    named: dict[str, Inner] = dataclasses.field(default_factory=dict)
 
 
 @pytest.fixture
@@ -58,6 +61,23 @@ def test_argument_and_overrides(file):
 def test_what_does_not_fit_is_named(file, key, value, message):
     with pytest.raises(InputError, match=message):
         config.build(Outer, config.load(file, {key: value}))
+
+
+def test_a_section_that_the_file_leaves_out_can_be_given(file):
+    """Otherwise a key of it, which has a default, is said to be none; what a person names is not made up."""
+    given = {"more.rate": "2", "judged_elsewhere.strong.blur": "0.5"}
+    built = config.build(Outer, config.load(file, given, Outer))
+    assert built.more == Inner(rate=2.0) and built.judged_elsewhere == {"strong": {"blur": 0.5}}
+    with pytest.raises(InputError, match="config.more.rate is not a key"):
+        config.load(file, {"more.rate": "2"})
+    for key, value, message in (
+        ("more.raet", "1", "config.more.raet is not a key of this config; did you mean config.more.rate"),
+        ("more.rate", "fast", "config.more.rate is 'fast' .str.; float was expected"),
+        ("mroe.rate", "1", "config.mroe.rate is not a key of this config; did you mean config.more.rate"),
+        ("named.third.rate", "1", "config.named.third.rate is not a key"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config.build(Outer, config.load(file, {key: value}, Outer))
 
 
 def test_resolved_config_reads_back_the_same(file, tmp_path):

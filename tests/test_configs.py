@@ -11,7 +11,7 @@ import pytest
 
 from vitmed import config as configs
 from vitmed.errors import InputError
-from vitmed.job.config import check
+from vitmed.job.config import Config, check
 from vitmed.runs import load as load_params
 from vitmed.study.plan import plan
 from vitmed.train import train
@@ -141,6 +141,21 @@ def test_a_key_that_nothing_would_read_is_refused(spec, key, value, says):
     config.model[key] = value
     with pytest.raises(InputError, match=f"config.model.{says}"):
         check(config)
+
+
+@pytest.mark.parametrize("file", TRAINING, ids=NAMES[0])
+def test_every_section_can_be_given_a_key(file):
+    """Otherwise --config.KEY=VALUE is refused for a section that the file leaves at its defaults."""
+    given = {
+        "probe.examples": "7",
+        "guard.folds": "0",
+        "finetune.lora.rank": "8",
+        "augment.brightness": "0.5",
+    }
+    config = check(configs.load(str(file), given, Config))
+    assert (config.probe.examples, config.augment.brightness) == (7, 0.5)
+    with pytest.raises(InputError, match="did you mean config.probe.every"):
+        configs.load(str(file), {"prob.every": "1"}, Config)
 
 
 @pytest.mark.parametrize("file", [*TRAINING, *STUDIES], ids=[*NAMES[0], *NAMES[1]])

@@ -23,20 +23,22 @@ from vitmed.errors import InputError
 Section = TypeVar("Section")
 
 
-def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
+def load(spec: str, overrides: dict[str, str] | None = None, known: type | None = None) -> ConfigDict:
     """Reads ``FILE.py[:ARG]`` or a run's resolved ``config.json``, then applies ``key=value`` overrides.
 
     Args:
         spec: path of the config, with the variant argument after a colon (``configs/pretrain_mae.py:b16,224``).
         overrides: dotted key to the text given on the command line. Values are Python literals; what is
             not a literal is taken as text.
+        known: the dataclass of the whole config. Its sections may be given a key where the file leaves them out;
+            without it only those of the file.
 
     Raises:
         InputError: no such file, a file without ``get_config``, an argument it refuses, or an unknown key.
     """
     config = _read(spec)
     for key, text in (overrides or {}).items():
-        _override(config, key, text)
+        _override(config, key, text, known)
     return config
 
 
@@ -149,25 +151,49 @@ def _read(spec: str) -> ConfigDict:
     return tree(config.to_dict() if isinstance(config, ConfigDict) else config)
 
 
-def _override(config: ConfigDict, key: str, text: str) -> None:
+def _override(config: ConfigDict, key: str, text: str, known: type | None) -> None:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    node = config
+    node, hint = config, known
     *parents, last = key.split(".")
     for depth, parent in enumerate(parents):
-        if parent not in node or not isinstance(node[parent], ConfigDict):
-            if parent in node:
-                raise InputError(
-                    f"config.{'.'.join(parents[: depth + 1])} is a value, not a section with keys"
-                )
-            raise InputError(unknown_key(f"config.{key}", [f"config.{k}" for k in flat(config)]))
+        hint = _below(hint, parent)
+        if parent not in node:
+            if not _is_section(hint):
+                keys = {*flat(config), *_keys(known)}
+                raise InputError(unknown_key(f"config.{key}", [f"config.{k}" for k in sorted(keys)]))
+            with node.unlocked():
+                node[parent] = ConfigDict()
+        elif not isinstance(node[parent], ConfigDict):
+            raise InputError(f"config.{'.'.join(parents[: depth + 1])} is a value, not a section with keys")
         node = node[parent]
     value = tree(value) if isinstance(value, dict) else value
     # A key that the file leaves at its default is added here and judged by the section's dataclass.
     with node.ignore_type(), node.unlocked():
         node[last] = value
+
+
+def _below(hint: Any, key: str) -> Any:
+    """The type of ``key`` in a section of type ``hint``; None where it has no such key, or where that is not known."""
+    if dataclasses.is_dataclass(hint):
+        found = typing.get_type_hints(hint).get(key)
+        if typing.get_origin(found) in (typing.Union, types.UnionType):
+            found = next(filter(dataclasses.is_dataclass, typing.get_args(found)), found)
+        return found
+    # What is in a bare dict is judged by a dataclass that another key chooses; of dict[str, ...] the file gives the names.
+    return dict if hint is dict else None
+
+
+def _is_section(hint: Any) -> bool:
+    return hint is dict or dataclasses.is_dataclass(hint)
+
+
+def _keys(hint: Any) -> list[str]:
+    """Dotted keys of a dataclass and of its sections."""
+    names = [field.name for field in dataclasses.fields(hint)] if dataclasses.is_dataclass(hint) else []
+    return [f"{name}{key}" for name in names for key in [f".{k}" for k in _keys(_below(hint, name))] or [""]]
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:

@@ -85,6 +85,7 @@ def run(args) -> dict:
         )
 
     from vitmed import config
+    from vitmed.job.config import Config
     from vitmed.scale import bench, load
 
     if args.what == "ingest":
@@ -113,7 +114,7 @@ def run(args) -> dict:
             result,
         )
         return result
-    values = config.load(args.config, args.overrides) if args.config else None
+    values = config.load(args.config, args.overrides, Config) if args.config else None
     console = Console(stderr=args.json)
     if args.what == "loop":
         result = bench.loop(values, args.steps, args.repeats or 3)

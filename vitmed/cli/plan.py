@@ -79,9 +79,10 @@ def _topology(args) -> dict:
 
         ahead.prepare()
     from vitmed import config
+    from vitmed.job.config import Config
     from vitmed.scale.plan import plan
 
-    values = config.load(args.config, args.overrides)
+    values = config.load(args.config, args.overrides, Config)
     result = plan(values, topology, args.price_per_chip_hour, args.examples, args.search, args.as_is)
     console = Console(stderr=args.json, highlight=False)
     for line in told(result):
@@ -93,9 +94,10 @@ def _fit(args) -> dict:
     from rich.console import Console
 
     from vitmed import config
+    from vitmed.job.config import Config
     from vitmed.scale.fit import fit
 
-    values = config.load(args.config, args.overrides)
+    values = config.load(args.config, args.overrides, Config)
     result = fit(values, args.hours, _bytes(args.memory), args.examples)
     rate = result["rate"]
     lines = [

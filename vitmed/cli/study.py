@@ -13,8 +13,8 @@ validation split that decided anything are counted in the table, every arm tries
 several baselines the best on validation is the one to beat.
 
 Any key can be given as --config.KEY=VALUE, for example --config.study.draws=5 (or one a budget, "(5,3)"),
---config.study.pretrain_seeds=3 or --config.arms.scratch.config.optim.lr=1e-3. --config.study.split=val shows the
-table on validation, for choosing. Of datasets made by `ingest --split fold:K/5` give
+--config.study.pretrain_seeds=3 or, of an arm, a key in a section that it has (--config.arms.scratch.config.optim.lr=1e-3).
+--config.study.split=val shows the table on validation, for choosing. Of datasets made by `ingest --split fold:K/5` give
 --config.data.path="data/mine-{fold}" --config.data.folds=5 (--config.study.folds="(1,5)": how many a budget).
 """
 
@@ -49,9 +49,11 @@ def run(args) -> dict:
 
     from vitmed import config
     from vitmed.report import page
+    from vitmed.study.config import StudyConfig
     from vitmed.study.study import study
 
-    result = study(config.load(args.config, args.overrides), Path(args.workdir), args.jobs)
+    values = config.load(args.config, args.overrides, StudyConfig)
+    result = study(values, Path(args.workdir), args.jobs)
     result["report"] = page.write(Path(args.workdir) / "report.html", studies=[args.workdir])["report"]
     console = Console(stderr=args.json)
     console.print(Markdown(Path(result["table"]).with_suffix(".md").read_text()))

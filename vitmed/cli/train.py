@@ -41,6 +41,8 @@ def arguments(parser):
 
 def run(args) -> dict:
     from vitmed import config
+    from vitmed.job.config import Config
     from vitmed.train import train
 
-    return train(config.load(args.config, args.overrides), args.workdir, show_sharding=args.show_sharding)
+    values = config.load(args.config, args.overrides, Config)
+    return train(values, args.workdir, show_sharding=args.show_sharding)
