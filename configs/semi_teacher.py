@@ -4,11 +4,12 @@
       --config.data.path=DATASET --config.data.labels=40 --config.init_from=runs/mae
   python -m vitmed evaluate runs/semi
 
-Arguments: `:VARIANT+PATCH,SIZE` as for configs/pretrain_mae.py, or `:tiny` (seconds, for tests). Classes only. What is
-not in the label budget makes the second stream (`--config.data.unlabelled` names another). The teacher sees what
-`config.augment` makes of a scan, the student that changed by `config.objective.strong` too; the run gives the teacher.
-`kept` in the metrics is the share of guesses above `--config.objective.threshold`: near 0, nothing is learned from
-them. As in the paper, start from a run that was fine-tuned, or from a pretrained one, whose probed head guesses.
+Arguments: `:VARIANT+PATCH,SIZE` as for configs/pretrain_mae.py, or `:tiny` (seconds, for tests). Classes only; from
+masks learns configs/semi_teacher_segment.py. What is not in the label budget makes the second stream
+(`--config.data.unlabelled` names another). The teacher sees what `config.augment` makes of a scan, the student that
+changed by `config.objective.strong` too; the run gives the teacher. `kept` in the metrics is the share of guesses
+above `--config.objective.threshold`: near 0, nothing is learned from them. As in the paper, start from a run that was
+fine-tuned, or from a pretrained one, whose probed head guesses.
 """
 
 from ml_collections import ConfigDict

@@ -11,6 +11,7 @@ import pytest
 
 from vitmed import config
 from vitmed import train as training
+from vitmed.job.config import Config
 from vitmed.runs.late_metrics import LateMetrics
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -25,7 +26,7 @@ def flags_of(devices: int) -> str:
 
 def settings(spec, dataset, **keys):
     keys = {"data.path": dataset, "train.steps": 4, "train.val_every": 0, "checkpoint.every": 2, **keys}
-    return config.load(spec, {key.replace("__", "."): str(value) for key, value in keys.items()})
+    return config.load(spec, {key.replace("__", "."): str(value) for key, value in keys.items()}, Config)
 
 
 def train(spec, dataset, workdir, **keys):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from short_runs import CLASSIFY, MAE, cut_after, same, settings, train
+from short_runs import CLASSIFY, MAE, PROJECT, cut_after, same, settings, train
 from sklearn.metrics import cohen_kappa_score
 
 import vitmed.runs
@@ -190,6 +190,60 @@ def test_the_head_goes_first_and_the_encoder_joins(tune, former, monkeypatch, ti
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(half["opt_state"]["encoder"]))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(half["opt_state"]["rest"]))
     assert same(tune("cut", **keys)[1], state)
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+SEGMENT, TEACHER = (
+    str(PROJECT / "configs" / f"{name}.py:tiny") for name in ("finetune_segment", "semi_teacher_segment")
+)
+PATCH = {"model.patch_size": (4, 4)}
+FIRST = {"finetune.frozen_blocks": 1, "finetune.head_first": 0.5}
+
+
+@pytest.fixture(scope="module")
+def masked_former(marked_dataset, tmp_path_factory):
+    run = tmp_path_factory.mktemp("masked_former") / "mae"
+    train(MAE, marked_dataset, run, **{"train.steps": 2}, **PATCH)
+    return run
+
+
+@pytest.mark.parametrize(
+    "spec,way",
+    [
+        pytest.param(SEGMENT, PROBE, id="probe"),
+        pytest.param(SEGMENT, LORA, id="lora"),
+        pytest.param(SEGMENT, FIRST, id="first"),
+        pytest.param(TEACHER, PROBE, id="teacher-probe"),
+        pytest.param(TEACHER, LORA, id="teacher-lora", marks=pytest.mark.slow),
+    ],
+)
+def test_of_masks_too_what_is_frozen_stays_to_the_bit(masked_former, marked_dataset, tmp_path, spec, way):
+    """In the state and in what the run gives, which is a slow average: of the parameters, or a teacher."""
+    average = {} if spec == TEACHER else {"optim.ema": 0.9}
+    keys = {**FAST, **PATCH, **average, **way, "data.labels": 6, "init_from": masked_former}
+    run = tmp_path / "run"
+    train(spec, marked_dataset, run, **keys)
+    state, given = state_of(run), vitmed.runs.load(run)
+    began = flat(vitmed.runs.load(masked_former)["encoder"])
+    ended, taken = flat(state["params"]["encoder"]), flat(given["encoder"])
+
+    def still(path):
+        """Which entries of a leaf of the encoder nothing trains."""
+        if way is FIRST and "blocks" in path:
+            return slice(0, 1)
+        return slice(0, 0) if way is FIRST and path[0] == "norm" else slice(None)
+
+    for path, leaf in began.items():
+        assert np.array_equal(ended[path][still(path)], leaf[still(path)]), path
+        # What the run gives has the change added; only products have one.
+        if way is not LORA or path[-1] != "kernel":
+            assert np.array_equal(taken[path][still(path)], leaf[still(path)]), path
+    moved = [path for path in began if not np.array_equal(taken[path], began[path])]
+    assert bool(moved) == (way is not PROBE)
+    moments = {path: leaf for path, leaf in flat(state["opt_state"]).items() if np.ndim(leaf)}
+    for part, trained in (("encoder", way is FIRST), ("lora", way is LORA), ("segmenter", True)):
+        assert any(np.any(leaf) for path, leaf in moments.items() if part in path) == trained, part
 
 
 @pytest.mark.parametrize(

@@ -20,21 +20,27 @@ def masked(rng):
     return rng.normal(size=(4, 10, 4)), classes, np.array([1.0, 1.0, 1.0, 0.0])
 
 
-def ours(logits, classes, weight, axis=None):
+def ours(logits, classes, weight, class_weights=(1.0,) * 4):
     known = classes != UNMARKED
     target, counts = jnp.where(known, classes, 0), known * weight[:, None]
-    return segmentation.apart(logits, target, counts, 1.0, axis)[0]
+    return segmentation.apart(logits, target, counts, 1.0, None, jnp.asarray(class_weights))[0]
 
 
-def test_loss_and_slopes_against_numpy(masked):
+@pytest.mark.parametrize("class_weights", [(1.0,) * 4, (0.2, 3.0, 1.5, 1.0)], ids=["alike", "weighed"])
+def test_loss_and_slopes_against_numpy(masked, class_weights):
+    """Weights of the classes are the cross-entropy's: otherwise the rare structure is not lifted, or lifted twice."""
     logits, classes, weight = masked
-    value, slopes = jax.value_and_grad(ours)(jnp.asarray(logits, jnp.float32), classes, weight)
-    assert float(value) == pytest.approx(reference(*masked), rel=1e-5)
+    value, slopes = jax.value_and_grad(ours)(jnp.asarray(logits, jnp.float32), classes, weight, class_weights)
+
+    def theirs(logits):
+        return reference(logits, classes, weight, 1.0, class_weights)
+
+    assert float(value) == pytest.approx(theirs(logits), rel=1e-5)
     step = 1e-5
     for place in np.ndindex(logits.shape):
         moved = np.zeros_like(logits)
         moved[place] = step
-        slope = reference(logits + moved, classes, weight) - reference(logits - moved, classes, weight)
+        slope = theirs(logits + moved) - theirs(logits - moved)
         assert float(slopes[place]) == pytest.approx(slope / (2 * step), rel=1e-3, abs=1e-6)
 
 
@@ -62,7 +68,8 @@ def test_the_whole_objective(rng, shape, mite, batch_of):
     mask = rng.choice([0, 0, 1, 3, 7, UNMARKED, 200], (3, *size)).astype(np.uint8)
     spec = Spec(size, channels, structures=STRUCTURES)
     model = mite(patch, width=4)
-    objective = segmentation.build(segmentation.Config(dice_weight=0.5), model, spec)
+    weights = (0.5, 2.0, 1.0, 3.0)
+    objective = segmentation.build(segmentation.Config(dice_weight=0.5, class_weights=weights), model, spec)
     params, memory = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), spec)
     assert set(params) == {"encoder", "segmenter"} and memory == {}
     image, weight = rng.normal(size=(3, *size, channels)).astype(np.float32), np.array([1.0, 1.0, 0.0])
@@ -73,7 +80,8 @@ def test_the_whole_objective(rng, shape, mite, batch_of):
     flat = np.asarray(logits, np.float64).reshape(3, -1, 4)
     classes = np.full(256, UNMARKED)
     classes[[0, 1, 3, 7, 9]] = 0, 1, 2, 2, 3
-    assert float(value) == pytest.approx(reference(flat, classes[mask].reshape(3, -1), weight, 0.5), rel=1e-4)
+    expected = reference(flat, classes[mask].reshape(3, -1), weight, 0.5, weights)
+    assert float(value) == pytest.approx(expected, rel=1e-4)
     assert 0 <= float(metrics["dice"]) <= 1
     other = mask.copy()
     other[2] = 1
@@ -120,6 +128,20 @@ def test_the_task_chooses_the_objective():
         registry.section({"name": "supervised", "task": "segmentation", "label_smoothing": 0.1})
     with pytest.raises(ValueError, match="dice_weight is -1"):
         segmentation.Config(dice_weight=-1.0)
+    for weights in ((1.0, -1.0), (0.0, 0.0)):
+        with pytest.raises(
+            ValueError, match="class_weights is .*one of them must be positive, none negative"
+        ):
+            segmentation.Config(class_weights=weights)
+
+
+def test_the_weights_are_of_the_background_and_each_structure():
+    model, spec = ModelConfig(variant="nano", patch_size=(4, 4)), Spec((8, 8), 1, structures=STRUCTURES)
+    with pytest.raises(
+        InputError,
+        match="class_weights has 3 entries; voxels are of 4 classes: background, anterior, posterior",
+    ):
+        segmentation.build(segmentation.Config(class_weights=(1.0, 2.0, 3.0)), model, spec)
 
 
 @pytest.mark.parametrize(

@@ -40,23 +40,47 @@ def test_sure_voxels_are_learned_from_by_their_share(rng, shape, mite, batch_of)
     scores = np.asarray(logits(memory["teacher"], batch["unlabelled"]["image"]), np.float64)
     guess = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     low, high = np.sort(guess[:2].max(-1).ravel())[[-20, -19]]
-    objective, _, _, _ = made(shape, mite, threshold=float((low + high) / 2), unlabelled_weight=0.7)
+    weights = (0.4, 1.0, 2.0, 3.0)
+    keys = dict(threshold=float((low + high) / 2), unlabelled_weight=0.7, class_weights=weights)
+    objective, _, _, _ = made(shape, mite, **keys)
     run = jax.jit(jax.value_and_grad(lambda p: objective.loss(p, memory, batch, key), has_aux=True))
     (value, (metrics, after)), slopes = run(params)
 
     # Without drop path and a strong view, the student sees what the teacher does.
-    student = np.asarray(logits(params, batch["unlabelled"]["image"]), np.float64)
+    def both(p):
+        return tuple(network.logits(p, batch[name]["image"]) for name in ("main", "unlabelled"))
+
     target = np.where(guess.max(-1) >= (low + high) / 2, guess.argmax(-1), 255).reshape(3, -1)
-    share = 19 / target[:2].size
-    pseudo = share * reference(student.reshape(3, -1, 4), target, np.array([1.0, 1.0, 0.0]))
-    plain = segmentation.build(
-        segmentation.Config(), mite(shape[1], width=4), Spec(shape[0], shape[2], structures=STRUCTURES)
-    )
-    labelled = jax.jit(lambda p: plain.loss(p, {}, {"main": batch["main"]}, key, train=False)[0])(params)
+    share, counts = 19 / target[:2].size, np.array([1.0, 1.0, 0.0])
+    class_of = np.full(256, 255)
+    class_of[[0, 1, 3]] = 0, 1, 2
+    true = class_of[np.asarray(batch["main"]["mask"])].reshape(2, -1)
+
+    def theirs(labelled, student):
+        pseudo = share * reference(student.reshape(3, -1, 4), target, counts, 1.0, weights)
+        known = reference(labelled.reshape(2, -1, 4), true, np.ones(2), 1.0, weights)
+        return known + 0.7 * pseudo, pseudo
+
+    forward = jax.jit(both)
+    expected, pseudo = theirs(*(np.asarray(x, np.float64) for x in forward(params)))
     assert float(metrics["kept"]) == pytest.approx(share)
     assert float(metrics["pseudo"]) == pytest.approx(pseudo, rel=1e-3)
-    assert float(value) == pytest.approx(float(labelled) + 0.7 * pseudo, rel=1e-4)
-    assert after is not None and all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
+    assert float(value) == pytest.approx(expected, rel=1e-4)
+    assert after is memory or jax.tree.all(jax.tree.map(np.array_equal, after, memory))
+
+    # By finite differences, the guesses as they are: nothing flows through them or their share.
+    for part in ("encoder", "segmenter"):
+        leaves, tree = jax.tree.flatten(params[part])
+        slope = [np.asarray(g, np.float64) for g in jax.tree.leaves(slopes[part])]
+        drawn = [g * rng.uniform(0.2, 1.8, g.shape) for g in slope]
+        length = np.sqrt(sum((d**2).sum() for d in drawn))
+        ends = []
+        for step in (1e-3 / length, -1e-3 / length):
+            moved = [np.float32(leaf + step * d) for leaf, d in zip(leaves, drawn)]
+            there = forward({**params, part: tree.unflatten(moved)})
+            ends.append(theirs(*(np.asarray(x, np.float64) for x in there))[0])
+        along = sum((g * d).sum() for g, d in zip(slope, drawn)) / length
+        assert along == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=1e-2), part
 
 
 def test_the_strong_view_changes_what_the_student_sees_and_not_the_guess(rng, mite, batch_of):

@@ -5,7 +5,7 @@ Dice is taken over the whole global batch, a structure at a time, and not of eac
 none of a structure, where its Dice would be 0 or undefined whatever is predicted, and a handful of voxels of it would
 weigh as much as an organ. A structure of which the batch has no voxel is left out of the mean, and so is the
 background, which is easy and most of the image; the cross-entropy counts both. Voxels that nobody has marked weigh
-nothing anywhere.
+nothing anywhere. Class weights are the cross-entropy's alone: Dice counts every structure alike, however small it is.
 """
 
 from dataclasses import dataclass
@@ -29,27 +29,37 @@ class Config:
 
     Attributes:
         dice_weight: of the Dice loss, beside the cross-entropy's 1.
+        class_weights: of a voxel in the cross-entropy, by its class: the background's first, then one for each structure
+            in the datasheet's order; () weighs all alike. Their mean over the voxels is not divided out.
     """
 
     labelled: ClassVar[bool] = True
+    finetunes: ClassVar[bool] = True
 
     name: Literal["supervised"] = "supervised"
     task: Literal["segmentation"] = "segmentation"
     dice_weight: float = 1.0
+    class_weights: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.dice_weight < 0:
             raise ValueError(f"dice_weight is {self.dice_weight}; it must not be negative")
+        if self.class_weights and (min(self.class_weights) < 0 or not any(self.class_weights)):
+            raise ValueError(
+                f"class_weights is {self.class_weights}; one of them must be positive, none negative"
+            )
 
 
 def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
     """The objective for images and masks of ``spec``; parameters are ``{encoder, segmenter}``.
 
     Raises:
-        InputError: masks without a structure, or with some that overlap; a model that makes no masks.
+        InputError: masks without a structure, or with some that overlap; a model that makes no masks; a wrong number
+            of class weights.
     """
     network = Segmentation(model, spec, remat)
     table = jnp.asarray(class_table(spec.structures))
+    class_weights = class_weights_of(config, spec)
 
     def init(key, spec):
         return network.init(key), {}
@@ -59,7 +69,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         target, weight = targets(stream, table)
         keys = example_keys(key, stream["example"]) if train else None
         logits = network.logits(params, stream["image"], keys)
-        value, entropy = apart(logits, target, weight, config.dice_weight, axis)
+        value, entropy = apart(logits, target, weight, config.dice_weight, axis, class_weights)
         found = dice(one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1]), target, weight, axis)
         return value, ({"loss": value, "cross_entropy": entropy, "dice": found}, memory)
 
@@ -102,18 +112,41 @@ def targets(stream: dict, table: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(marked, classes, 0), marked * wide
 
 
+def class_weights_of(config: Config, spec: Spec) -> jax.Array:
+    """``(1 + K,)`` weights of the classes in the cross-entropy.
+
+    Raises:
+        InputError: a wrong number of them.
+    """
+    classes = ["background", *(name for name, _ in spec.structures)]
+    if config.class_weights and len(config.class_weights) != len(classes):
+        raise InputError(
+            f"config.objective.class_weights has {len(config.class_weights)} entries; voxels are of {len(classes)} classes: "
+            f"{', '.join(classes)}"
+        )
+    return jnp.asarray(config.class_weights or (1.0,) * len(classes), jnp.float32)
+
+
 def apart(
-    logits: jax.Array, target: jax.Array, weight: jax.Array, dice_weight: float, axis: str | None
+    logits: jax.Array,
+    target: jax.Array,
+    weight: jax.Array,
+    dice_weight: float,
+    axis: str | None,
+    class_weights: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """How far scores are from classes: cross-entropy and weighted soft Dice loss together, and the former alone."""
-    entropy = cross_entropy(logits, target, weight, axis)
+    entropy = cross_entropy(logits, target, weight, axis, class_weights)
     overlap = dice(jax.nn.softmax(logits), target, weight, axis)
     return entropy + dice_weight * (1 - overlap), entropy
 
 
-def cross_entropy(logits: jax.Array, target: jax.Array, weight: jax.Array, axis: str | None) -> jax.Array:
-    """Mean over the voxels of the global batch, by ``weight`` ``(B, *S)``."""
-    each = -jnp.sum(one_hot(target, logits.shape[-1]) * jax.nn.log_softmax(logits), axis=-1)
+def cross_entropy(
+    logits: jax.Array, target: jax.Array, weight: jax.Array, axis: str | None, class_weights: jax.Array
+) -> jax.Array:
+    """Mean over the voxels of the global batch, by ``weight`` ``(B, *S)``, of each times its class's weight."""
+    wanted = class_weights * one_hot(target, logits.shape[-1])
+    each = -jnp.sum(wanted * jax.nn.log_softmax(logits), axis=-1)
     return weighted_mean(each, weight, axis)
 
 

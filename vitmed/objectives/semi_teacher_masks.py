@@ -76,6 +76,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     """
     labels = segmentation.build(config, model, spec, remat)
     network = segmentation.Segmentation(model, spec, remat)
+    class_weights = segmentation.class_weights_of(config, spec)
 
     def init(key, spec):
         params, _ = labels.init(key, spec)
@@ -97,7 +98,8 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         image = augment(stream["image"], keys, config.strong, spacing=stream["spacing"])
         keys = example_keys(jax.random.fold_in(key, _DROP_PATH), stream["example"])
         logits = network.logits(params, image, keys)
-        apart, _ = segmentation.apart(logits, guess.argmax(axis=-1), sure * weight, config.dice_weight, axis)
+        target, counts = guess.argmax(axis=-1), sure * weight
+        apart, _ = segmentation.apart(logits, target, counts, config.dice_weight, axis, class_weights)
         pseudo_loss = kept * apart
         value = supervised_loss + config.unlabelled_weight * pseudo_loss
         parts = {"loss": value, "supervised": supervised_loss, "pseudo": pseudo_loss, "kept": kept}

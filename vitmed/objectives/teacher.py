@@ -18,10 +18,15 @@ def cosine(ends: tuple[float, float], step: jax.Array, steps: int) -> jax.Array:
 
 
 def follow(teacher: Any, student: Any, momentum: jax.Array) -> Any:
-    """The teacher moved to the student by 1 - ``momentum``; ``student`` may hold more than the teacher does."""
-    return jax.tree.map(
-        lambda t, s: momentum * t + (1 - momentum) * s, teacher, {name: student[name] for name in teacher}
-    )
+    """The teacher moved to the student by 1 - ``momentum``; ``student`` may hold more than the teacher does.
+
+    Where the two are the same it stays so to the bit: what is not trained is not moved by rounding.
+    """
+
+    def moved(slow, fast):
+        return jnp.where(slow == fast, slow, momentum * slow + (1 - momentum) * fast)
+
+    return jax.tree.map(moved, teacher, {name: student[name] for name in teacher})
 
 
 def begin(memory: Any, params: Any) -> Any:

@@ -71,7 +71,8 @@ class FinetuneConfig:
 
     Attributes:
         method: "full" trains all; "probe" the head alone, on features of the encoder as it is and without drop path;
-            "lora" the head and a low-rank change of the encoder's products (``vitmed.models.lora``).
+            "lora" the head and a low-rank change of the encoder's products (``vitmed.models.lora``). Of segmentation
+            the head is all that makes masks of the features, which is more than a linear probe.
         head_first: share of the steps in which the head is trained alone, before the encoder joins it (Kumar et al.
             2022, arXiv:2202.10054).
         frozen_blocks: the embedding and so many first blocks of the encoder stay as they are ("full" only).
@@ -117,7 +118,7 @@ class FinetuneConfig:
         if not getattr(objective, "finetunes", False):
             raise InputError(
                 f"config.finetune keeps parts of the model from training, which {objective.name!r} does not allow; "
-                "leave the section out, or fine-tune with configs/finetune_classify.py"
+                "leave the section out, or fine-tune with configs/finetune_classify.py or configs/finetune_segment.py"
             )
         if not init_from:
             raise InputError(
