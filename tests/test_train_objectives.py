@@ -332,6 +332,35 @@ def test_semi_supervised_runs_agree_under_both_engines_and_resume_to_the_bit(
         assert same(state(tmp_path / "jit", part), state(tmp_path / "cut", part)), part
 
 
+def test_semi_supervised_masks_agree_under_both_engines(marked_dataset, tmp_path):
+    """Pseudo-masks from end to end: what is sure counts over the whole batch, and the run gives the teacher."""
+    spec = str(PROJECT / "configs" / "semi_teacher_segment.py:tiny")
+    keys = {"model.patch_size": (4, 4), "data.labels": 6, "objective.threshold": 0.4, "train.val_every": 4}
+    result = train(spec, marked_dataset, tmp_path / "jit", **keys)
+    replicas = train(spec, marked_dataset, tmp_path / "pmap", **keys, **{"parallel.engine": "pmap"})
+    for metric, value in result["metrics"].items():
+        assert replicas["metrics"][metric] == pytest.approx(value, rel=2e-3, abs=2e-4), metric
+    assert 0 < result["metrics"]["kept"] <= 1 and "val/dice" in result["metrics"]
+    given = vitmed.runs.load(tmp_path / "jit")
+    with checkpoint.Checkpoints(tmp_path / "jit", checkpoint.CheckpointConfig()) as checkpoints:
+        parts = checkpoints.restore("last", part=("params", "memory"))
+    assert same(given, parts["memory"]["teacher"]) and not same(given, parts["params"])
+    for a, b in zip(*(jax.tree.leaves(vitmed.runs.load(tmp_path / e)) for e in ("jit", "pmap"))):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert Model.open(tmp_path / "jit").gives_masks
+
+
+def test_balanced_sampling_leaves_the_labels_frequencies_to_align_with(tiny_dataset):
+    """Else pseudo-labels are pulled to equal shares of the classes, whatever the label budget shows."""
+    spec = str(PROJECT / "configs" / "semi_teacher.py:tiny")
+    job = Job(check(settings(spec, tiny_dataset, data__labels=13, data__sampling="balanced")))
+    label = Dataset.open(tiny_dataset).labels("train")[0][job.feeds["main"].parts[0].members, 0]
+    shown = np.bincount(label.astype(int), minlength=2)
+    assert shown[0] != shown[1], "the case tests nothing"
+    np.testing.assert_allclose(job.fresh_state(job.seed)["memory"]["labels"], shown / shown.sum())
+    assert not Job(check(settings(spec, tiny_dataset, data__labels=13))).spec.counts
+
+
 def test_two_slow_averages_are_refused(tiny_dataset, tmp_path):
     """Else the one that is validated is not the one that the run gives."""
     with pytest.raises(InputError, match="config.optim.ema is 0.9, but 'semi_teacher' keeps a slow average"):

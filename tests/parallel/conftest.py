@@ -19,11 +19,15 @@ SPECS = {
     "supervised": "finetune_classify",
     "semi_masked": "semi_masked",
     "semi_teacher": "semi_teacher",
+    "segmentation": "finetune_segment",
+    "semi_teacher_masks": "semi_teacher_segment",
 }
 OWN = {
     "supervised": {"objective.mixup": 0.2},
     "semi_masked": {"data.labels": 16},
     "semi_teacher": {"data.labels": 16, "objective.threshold": 0.5},
+    "segmentation": {"model.patch_size": (4, 4)},
+    "semi_teacher_masks": {"model.patch_size": (4, 4), "data.labels": 6, "objective.threshold": 0.5},
 }
 
 

@@ -7,6 +7,7 @@ from vitmed.parallel import shown
 
 EIGHT = {"parallel.mesh": "data=2,fsdp=2,tensor=2", "parallel.rules": "fsdp+tensor"}
 OBJECTIVES = ("mae", "simmim", "ijepa", "self_distil", "supervised", "semi_masked", "semi_teacher")
+OF_MASKS = ("segmentation", "semi_teacher_masks")
 
 
 def held(state):
@@ -18,12 +19,14 @@ def held(state):
 
 
 @pytest.mark.parametrize(
-    "objective", [name if name == "mae" else pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES]
+    "objective",
+    [name if name == "mae" else pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES + OF_MASKS],
 )
-def test_every_objective_on_two_by_two_by_two_is_that_of_pmap(tiny_dataset, steps, alike, objective):
+def test_every_objective_on_two_by_two_by_two_is_that_of_pmap(request, steps, alike, objective):
     """20 steps. Else a sum is taken over a part of the batch, or a shard of a parameter goes its own way."""
-    sharded = steps(objective, tiny_dataset, **EIGHT)
-    alike(sharded, steps(objective, tiny_dataset, **{"parallel.engine": "pmap"}))
+    scans = request.getfixturevalue("marked_dataset" if objective in OF_MASKS else "tiny_dataset")
+    sharded = steps(objective, scans, **EIGHT)
+    alike(sharded, steps(objective, scans, **{"parallel.engine": "pmap"}))
     assert sharded.job.update._cache_size() == 1, "the step was compiled again"
     assert held(sharded.state) == shown.held(sharded.job.engine, sharded.state)[0]
     assert held(sharded.state) < 0.5 * sum(x.nbytes for x in jax.tree.leaves(sharded.state))

@@ -144,8 +144,11 @@ class Job:
         }
 
     def _counts(self) -> tuple[tuple[int, int], ...]:
-        """How often each class is shown by what is trained on, for an objective that weighs by it."""
-        if getattr(self.config.objective, "class_weights", ()) != "balanced":
+        """How often each class is shown by what is trained on, for an objective that weighs by it, or aligns to it."""
+        objective = self.config.objective
+        weighs = getattr(objective, "class_weights", ()) == "balanced"
+        aligns = self.config.data.sampling == "balanced" and getattr(objective, "alignment", 0)
+        if not (weighs or aligns):
             return ()
         found = [balance.counts(part.dataset, part.split, part.members) for part in self.feeds["main"].parts]
         return tuple((int(shown), int(rest)) for shown, rest in sum(found))

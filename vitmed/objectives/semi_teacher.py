@@ -7,7 +7,9 @@ in each, and count if either is confident (probabilistic pseudo mixup, section 3
 
 Other than in the paper, guesses stay probabilities, since hard labels of a few hundred scans are too sure of
 themselves, and are aligned: their mean over time is held to that of the labels (ReMixMatch, Berthelot et al. 2020,
-arXiv:1911.09785, section 3.1), so that the rare class is not guessed away. Both means are of the global batch.
+arXiv:1911.09785, section 3.1), so that the rare class is not guessed away. Both means are of the global batch; where
+the label budget's own frequencies are known (``Spec.counts``), the labels' mean is these, since batches that are drawn
+class by class say nothing of how often a class is.
 
 The weak view is what ``config.augment`` makes of a scan; the strong one is that, changed by ``config.objective.strong``
 once more. Classes only: pseudo-labels of voxels are in ``vitmed.objectives.semi_teacher_masks``.
@@ -40,7 +42,8 @@ class Config(supervised.Config):
         unlabelled_weight: of the pseudo-labels' loss.
         momentum: of the teacher, in [0, 1).
         pseudo_mixup: whether unlabelled scans are mixed.
-        alignment: memory, in [0, 1), of the running means of labels and guesses; 0 does not align.
+        alignment: memory, in [0, 1), of the running means of labels and guesses; 0 does not align. Under
+            ``config.data.sampling=balanced`` guesses are aligned with how often the label budget shows each class.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("main", "unlabelled")
@@ -80,11 +83,13 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
             f"{spec.task!r}; use 'semi_masked'"
         )
     network = supervised.classifier(config, model, spec, remat)
+    often = jnp.asarray([shown for shown, _ in spec.counts], jnp.float32)
 
     def init(key, spec):
         params, _ = labels.init(key, spec)
         even = jnp.full(spec.outputs, 1 / spec.outputs, jnp.float32)
-        return params, {"teacher": jax.tree.map(jnp.copy, params), "labels": even, "guesses": even}
+        known = often / often.sum() if spec.counts else even
+        return params, {"teacher": jax.tree.map(jnp.copy, params), "labels": known, "guesses": even}
 
     def loss(params, memory, batch, key, axis=None, train=True):
         if not train:
@@ -95,11 +100,10 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         main, stream = batch["main"], batch["unlabelled"]
         guess = jax.nn.softmax(network.logits(memory["teacher"], stream["image"]))
         if config.alignment:
-            known = main["weight"] * main["label_weight"][:, 0]
-            shares = {
-                "labels": mean_over_batch(supervised.targets(main, spec), known, axis),
-                "guesses": mean_over_batch(guess, stream["weight"], axis),
-            }
+            shares = {"guesses": mean_over_batch(guess, stream["weight"], axis)}
+            if not spec.counts:
+                known = main["weight"] * main["label_weight"][:, 0]
+                shares["labels"] = mean_over_batch(supervised.targets(main, spec), known, axis)
             means = {name: _running(memory[name], share, config.alignment) for name, share in shares.items()}
             memory = {**memory, **means}
             guess = aligned(guess, memory["labels"], memory["guesses"])
