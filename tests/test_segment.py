@@ -135,6 +135,8 @@ def test_what_does_not_fit_is_refused(finetuned, pretrained, marked_dataset, tin
     model = Model.open(finetuned["run"])
     with pytest.raises(InputError, match="size is"):
         next(model.segment(Dataset.open(tiny_dataset), "val"))
+    with pytest.raises(InputError, match="crop_foreground is 0.3, but 'mae' does not learn from masks"):
+        Job(check(settings(MAE, marked_dataset, data__crop=(8, 8), data__crop_foreground=0.3, **FLAT)))
     dataset.datasheet["structures"] = {"liver": [1]}
     with pytest.raises(InputError, match="hold 1, liver, 2, but the run .* learned 1, 2"):
         next(model.segment(dataset, "val"))

@@ -136,6 +136,19 @@ def test_a_crop_reads_only_what_it_touches(large):
     assert opened.bytes_read - before < 0.001 * whole  # labels are not read through pixels
 
 
+def test_crops_about_what_is_marked_are_those_of_the_set_stored_whole(pair):
+    """Otherwise how a set is stored decides what is learned of it."""
+    chunked, whole = (Dataset.open(pair / name) for name in ("chunked", "whole"))
+    every = np.arange(chunked.size("train"))
+    for step in range(4):
+        crop = Crop((5, 5, 5), (0, step), 1.0)
+        a, b = chunked.read("train", every, crop), whole.read("train", every, crop)
+        plain = chunked.read("train", every, Crop((5, 5, 5), (0, step)))
+        np.testing.assert_array_equal(a["mask"], b["mask"])
+        np.testing.assert_array_equal(a["image"], b["image"])
+        assert (a["mask"] != plain["mask"]).any()
+
+
 def test_plain_tfds_reads_both_folders(pair):
     """Otherwise nobody without vitmed can use the set."""
     whole = records(pair / "whole")

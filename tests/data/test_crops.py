@@ -1,8 +1,12 @@
 """Random sub-volumes: where they lie follows from (seed, step, example) alone; sweeps take the centre."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 
+from vitmed import config as configs
 from vitmed.data import dataset as module
 from vitmed.data import loader
 from vitmed.data.crops import Crop
@@ -62,6 +66,69 @@ def test_crops_lie_everywhere_and_nowhere_else():
     assert (Crop((9, 7), (0, 5)).starts(example, (9, 7)) == 0).all()
 
 
+@pytest.fixture(params=["cached", "from disk"])
+def small_structures(request, write_dataset, tmp_path, monkeypatch):
+    """Scans of (20, 30) of which one holds a voxel of 1 and a block of 2, one the latter, and one nothing."""
+    if request.param == "from disk":
+        monkeypatch.setattr(module, "CACHE_BYTES", 0)
+    masks = np.zeros((3, 20, 30), np.uint8)
+    masks[0, 19, 2], masks[:2, 3:7, 20:28], masks[2, :, :4] = 1, 2, 255
+    examples = [
+        {"id": f"e{i}", "image": mask[..., None], "mask": mask, "label": [0]} for i, mask in enumerate(masks)
+    ]
+    path = write_dataset(tmp_path / "small", {"train": examples})
+    sheet = json.loads((path / "datasheet.json").read_text())
+    (path / "datasheet.json").write_text(json.dumps(sheet | {"structures": {"dot": [1], "block": [2]}}))
+    return str(path), masks
+
+
+def test_a_share_of_the_crops_is_about_what_is_marked(small_structures, monkeypatch):
+    """Otherwise a small structure is hardly ever seen, or a resumed run sees other crops: held to the draw in NumPy."""
+    path, masks = small_structures
+    monkeypatch.setattr(module, "VOXELS", 10)
+    dataset, share, size = Dataset.open(path), 0.4, (5, 6)
+    names = dataset.examples("train")
+    of = {dataset.ids("train")[i]: i for i in range(3)}
+    about = {"dot": 0, "block": 0, "": 0}
+    for step in range(150):
+        stream = dataset.read("train", np.arange(3), Crop(size, (7, step), share))
+        plain = dataset.read("train", np.arange(3), Crop(size, (7, step)))
+        for name, i in of.items():
+            text = f"foreground 7 {step} {names[i][0]} {names[i][1]}".encode()
+            draw = [
+                int.from_bytes(hashlib.blake2b(text, digest_size=24).digest()[k : k + 8], "little")
+                for k in (0, 8, 16)
+            ]
+            mask = masks[int(name[1:])]
+            kinds = [k for k in (1, 2) if (mask == k).any()]
+            if draw[0] / 2**64 >= share or not kinds:
+                assert (stream["mask"][i] == plain["mask"][i]).all()
+                about[""] += 1
+                continue
+            voxels = np.argwhere(mask == kinds[draw[1] % len(kinds)])
+            voxels = voxels[np.arange(min(10, len(voxels))) * len(voxels) // min(10, len(voxels))]
+            middle = voxels[draw[2] % len(voxels)]
+            start = [min(max(m - s // 2, 0), n - s) for m, s, n in zip(middle, size, mask.shape)]
+            box = mask[start[0] : start[0] + 5, start[1] : start[1] + 6]
+            assert (stream["mask"][i] == box).all() and (stream["image"][i, ..., 0] == box).all()
+            about["dot" if kinds[draw[1] % len(kinds)] == 1 else "block"] += 1
+    assert about["dot"] == pytest.approx(0.4 * 75, abs=12) and about["block"] == pytest.approx(90, abs=20)
+
+
+def test_crops_about_what_is_marked_follow_from_seed_step_and_example(small_structures):
+    path, _ = small_structures
+    config = DataConfig(path, crop=(5, 6), crop_foreground=0.5)
+
+    def boxes(start=0, shard=(0, 1), workers=0):
+        feeds = config.feeds(config.open(), 4, 0)
+        return [batch["main"]["mask"] for batch in loader.streams(feeds, start, 8, shard, workers)]
+
+    whole, halves = boxes(), [boxes(shard=(i, 2)) for i in range(2)]
+    assert any((a != b).any() for a, b in zip(whole, [s["mask"] for s in drawn(path, crop=(5, 6))]))
+    np.testing.assert_array_equal(boxes(start=3, workers=3), whole[3:])
+    np.testing.assert_array_equal([np.concatenate(pair) for pair in zip(*halves)], whole)
+
+
 def test_sweeps_read_the_centre(places):
     """Otherwise what is evaluated depends on luck."""
     opened = Dataset.open(places)
@@ -86,12 +153,14 @@ def test_the_recipe_tells_the_size_of_the_crop(places):
         ({"crop": (0, 3)}, r"config.data.crop is 0,3"),
         ({"crop": ()}, r"config.data.crop is \(\), which does not lie"),
         ({"crop": (4, 3), "size": (9, 7)}, r"config.data.size is 9,7 and config.data.crop 4,3"),
+        ({"crop_foreground": 0.3}, "crop_foreground is 0.3, but config.data.crop is not given"),
+        ({"crop": (4, 3), "crop_foreground": 1.5}, "crop_foreground is 1.5; a share from 0 to 1"),
     ],
 )
 def test_a_crop_that_does_not_fit_is_one_sentence(keys, told, places):
     """Otherwise it is found out by a traceback deep in the loader."""
     with pytest.raises(InputError, match=told):
-        DataConfig(places, **keys).open()
+        configs.build(DataConfig, {"path": places, **keys}, "config.data").open()
 
 
 def test_datasets_of_a_mix_need_not_be_of_one_size(places, write_dataset, tmp_path):

@@ -1,6 +1,8 @@
 """Streams and mixes: the same global batches whoever reads them, and nothing in them that should not be."""
 
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,6 +178,29 @@ def test_labels_of_another_meaning_are_refused_or_left_out(sets, write_dataset, 
             section.feeds(section.open(), 8, 0)
         feeds = section.feeds(section.open(), 8, 0, labelled=False)
         assert {batch["main"]["label"].shape for batch in loader.streams(feeds, 0, 4)} == {(8, 0)}
+
+
+def test_masks_come_along_without_labels_where_structures_are_excluded(write_dataset, tmp_path):
+    # Else a face that nobody may learn is learned from the unlabelled scans; a label that comes along is leaked.
+    path, other = (made(write_dataset, tmp_path / name, 0, 30, masks=True) for name in ("a", "b"))
+    bare = made(write_dataset, tmp_path / "bare", 0, 30)
+    for folder, structures in ((path, {"face": [1]}), (other, {"face": [2]})):
+        sheet = json.loads((Path(folder) / "datasheet.json").read_text())
+        (Path(folder) / "datasheet.json").write_text(json.dumps({**sheet, "structures": structures}))
+    section = DataConfig(path)
+    feeds = section.feeds(section.open(), 10, 0, lambda dataset: np.arange(4), rest=True, excluded=("face",))
+    (batch,) = loader.streams(feeds, 0, 1)
+    stream = batch["unlabelled"]
+    assert stream["mask"].shape == (10, 5, 4) and stream["label"].shape == stream["label_weight"].shape == (
+        10,
+        0,
+    )
+    for unlabelled in (other, bare):
+        section = DataConfig(path, unlabelled=unlabelled)
+        with pytest.raises(
+            InputError, match=f"excludes the structure 'face', which the masks of {unlabelled}"
+        ):
+            section.feeds(section.open(), 10, 0, excluded=("face",))
 
 
 def test_recipes_that_differ_are_refused_naming_both(sets, write_dataset, tmp_path):

@@ -35,19 +35,27 @@ def with_scores(params, seed=2):
     return {**params, "head": {**params["head"], "scores": {**params["head"]["scores"], "kernel": drawn}}}
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_loss_and_gradients_are_numpys(rng, shape, batch_of, mite, train):
-    """Both losses and their weights; in training over the scans of both streams, in validation over ``main``."""
+@pytest.mark.parametrize("train,exclude", [(True, ()), (False, ()), (True, ("face",))])
+def test_loss_and_gradients_are_numpys(rng, shape, batch_of, mite, train, exclude):
+    """Both losses and their weights; in training over the scans of both streams, in validation over ``main``.
+
+    Excluded structures teach nothing in either stream.
+    """
     size, patch, channels = shape
-    spec = Spec(size, channels, "multiclass", 3)
+    spec = Spec(size, channels, "multiclass", 3, structures=(("face", (2,)),))
     config = semi_masked.Config(
-        masked=mae.Config(mask_ratio=0.5), supervised_weight=0.7, masked_weight=0.4, label_smoothing=0.1
+        masked=mae.Config(mask_ratio=0.5, exclude=exclude),
+        supervised_weight=0.7,
+        masked_weight=0.4,
+        label_smoothing=0.1,
     )
     objective = semi_masked.build(config, mite(patch), spec)
     params, memory = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), spec)
     params, weight = with_scores(params), np.array([1.0, 0.0, 1.0])
     batch, key = two_streams(rng, batch_of, shape, [[2], [0], [1]], weight), step_key(0, 5)
     batch = batch if train else {"main": batch["main"]}
+    for stream in batch.values() if exclude else ():
+        stream["mask"] = jnp.asarray(2 * (rng.uniform(size=(len(stream["weight"]), *size)) < 0.01), jnp.uint8)
 
     @jax.jit
     def run(params):
@@ -58,14 +66,19 @@ def test_loss_and_gradients_are_numpys(rng, shape, batch_of, mite, train):
     (loss, (metrics, _)), gradients = run(params)
     own = jax.random.fold_in(key, semi_masked._PIXELS)
     cells = tuple(s // p for s, p in zip(size, patch))
-    keep = {
-        name: masking.uniform(example_keys(own, stream["example"]), int(np.prod(cells)), 0.5).keep
-        for name, stream in batch.items()
-    }
+    keep, counts = {}, {}
+    for name, stream in batch.items():
+        if exclude:
+            held = numpy_vit.patches(np.asarray(stream["mask"])[..., None], patch)
+            counts[name] = ~(held == 2).any(-1)
+            assert 0.3 < counts[name].mean() < 1, "the case tests nothing"
+        keys = example_keys(own, stream["example"])
+        counted = jnp.asarray(counts[name]) if exclude else None
+        keep[name] = masking.draw(config.masked, keys, cells, counted).keep
     target = np.eye(3)[[2, 0, 1]] * 0.9 + 0.1 / 3
 
     def reference(p):
-        each, counts = [], []
+        losses, scans = [], []
         for name, stream in batch.items():
             image = np.asarray(stream["image"], np.float64)
             pixels = numpy_vit.patches(image, patch)
@@ -73,13 +86,14 @@ def test_loss_and_gradients_are_numpys(rng, shape, batch_of, mite, train):
             wanted = wanted / np.sqrt(pixels.var(-1, ddof=1, keepdims=True) + 1e-6)
             tokens = numpy_vit.encode(p["encoder"], image, patch, keep=keep[name])
             error = ((numpy_vit.decode(p["decoder"], tokens, keep[name], cells) - wanted) ** 2).mean(-1)
-            for row, shown in enumerate(np.asarray(keep[name])):
-                each.append(np.delete(error[row], shown).mean())
-            counts.append(np.asarray(stream["weight"]))
+            counted = np.ones(error.shape) * np.asarray(stream["weight"])[:, None]
+            np.put_along_axis(counted, np.asarray(keep[name]), 0, axis=1)
+            losses.append(np.average(error, weights=counted * counts.get(name, 1.0)))
+            scans.append(np.asarray(stream["weight"]).sum())
         scores = numpy_logits(p, np.asarray(batch["main"]["image"], np.float64), patch)
         entropy = -(target * np.log(numpy_vit.softmax(scores))).sum(-1)
         labels = (entropy * weight).sum() / weight.sum()
-        return 0.7 * labels + 0.4 * np.average(each, weights=np.concatenate(counts))
+        return 0.7 * labels + 0.4 * np.average(losses, weights=scans)
 
     assert float(loss) == pytest.approx(reference(numpy_vit.double(params)), rel=1e-4)
     parts = 0.7 * metrics["supervised"] + 0.4 * metrics["masked"]

@@ -24,10 +24,12 @@ from vitmed.data.annotations import TOLD
 from vitmed.data.chunks import Chunks
 from vitmed.data.crops import Crop
 from vitmed.data.decode import Decoder
+from vitmed.data.structures import class_table, structures_of
 from vitmed.errors import InputError
 from vitmed.scans.recipe import Recipe
 
 CACHE_BYTES = 256 * 2**20
+VOXELS = 1000  # of a structure of a scan that are kept, for boxes about them
 
 Stream = dict[str, np.ndarray]
 
@@ -75,6 +77,7 @@ class Dataset:
         self._cached: dict[str, Stream | None] = {}
         self._columns = functools.cache(self._read_columns)
         self._marked = functools.cache(self._read_marked)
+        self._voxels = functools.cache(self._read_voxels)
 
     @classmethod
     def open(cls, path: str | Path, cache: int | None = None) -> "Dataset":
@@ -139,14 +142,16 @@ class Dataset:
                 if crop is None or name not in _PIXELS
             }
             if crop is not None:
-                starts = crop.starts(stream["example"], cached["image"].shape[1:-1])
+                about = [functools.partial(self.voxels, split, int(i)) for i in indices]
+                starts = crop.starts(stream["example"], cached["image"].shape[1:-1], about)
                 stream |= {
                     name: np.stack([cached[name][i][_box(a, crop.size)] for i, a in zip(indices, starts)])
                     for name in _PIXELS
                     if name in cached
                 }
         else:
-            stream = self._stack(split, self._records(split, [int(i) for i in indices]), crop)
+            chosen = [int(i) for i in indices]
+            stream = self._stack(split, self._records(split, chosen), crop, chosen)
         stream["weight"] = np.ones(len(indices), np.float32)
         return stream
 
@@ -161,6 +166,17 @@ class Dataset:
         Read once, and then kept: all masks of the split are gone through.
         """
         return self._marked(split)
+
+    def voxels(self, split: str, index: int) -> tuple[np.ndarray, ...]:
+        """Voxels (m, n) of each structure that an example's mask holds, in the order of structures; () where of none.
+
+        Of a structure that has more than ``VOXELS``, so many evenly spread over it. The whole mask is read once, and the
+        voxels kept.
+
+        Raises:
+            InputError: structures that overlap.
+        """
+        return self._voxels(split, index)
 
     def examples(self, split: str) -> np.ndarray:
         """Identities of a split's examples, (n, 2) uint32."""
@@ -269,12 +285,16 @@ class Dataset:
             self.bytes_read += sum(map(len, records))
         return records
 
-    def _joined(self, split: str, example: dict, crop: Crop | None = None) -> dict:
-        """An example with its pixels: those of its chunks where it has any, those of the crop where one is asked."""
+    def _joined(self, split: str, example: dict, crop: Crop | None = None, index: int = 0) -> dict:
+        """An example with its pixels: those of its chunks where it has any, those of the crop where one is asked.
+
+        The crop may be about what the mask of the example of this ``index`` holds.
+        """
         size = self._chunks.size if self._chunks else example["image"].shape[:-1]
         start, box = (0,) * len(size), size
         if crop is not None:
-            start, box = tuple(map(int, crop.starts(example["example"][None], size)[0])), crop.size
+            about = [functools.partial(self.voxels, split, index)]
+            start, box = tuple(map(int, crop.starts(example["example"][None], size, about)[0])), crop.size
         if self._chunks:
             first = int(example["chunks"][0])
             told = {name: value for name, value in example.items() if name != "chunks"}
@@ -283,9 +303,15 @@ class Dataset:
             return example
         return example | {name: example[name][_box(start, box)] for name in _PIXELS if name in example}
 
-    def _stack(self, split: str, records: Sequence[bytes], crop: Crop | None = None) -> Stream:
+    def _stack(
+        self, split: str, records: Sequence[bytes], crop: Crop | None = None, indices: Sequence[int] = ()
+    ) -> Stream:
+        """The examples of these records, stacked; ``indices`` are theirs, which a crop needs."""
         names = [name for name in (*_ARRAYS, "chunks") if name in self._decoder.names]
-        examples = [self._joined(split, self._decoder(record, names), crop) for record in records]
+        examples = [
+            self._joined(split, self._decoder(record, names), crop, index)
+            for record, index in zip(records, indices or [0] * len(records), strict=True)
+        ]
         sizes = sorted({example["image"].shape[:-1] for example in examples})
         if len(sizes) > 1:
             raise InputError(
@@ -337,6 +363,20 @@ class Dataset:
                 mask = self._decoder(record, ["mask"])["mask"]
             row[np.unique(mask)] = True
         return held
+
+    def _read_voxels(self, split: str, index: int) -> tuple[np.ndarray, ...]:
+        if not self.has_masks:
+            return ()
+        structures = structures_of(self.datasheet)
+        classes = class_table(structures)[self.record(split, index)["mask"]]
+        found = []
+        for k in range(1, len(structures) + 1):
+            places = np.flatnonzero(classes == k)
+            few = min(len(places), VOXELS)
+            if few:
+                kept = places[np.arange(few) * len(places) // few]
+                found.append(np.stack(np.unravel_index(kept, classes.shape), axis=-1).astype(np.int32))
+        return tuple(found)
 
 
 def _shards(folder: Path, inside: str = "") -> tuple[Decoder, dict[str, ArrayRecordDataSource]]:

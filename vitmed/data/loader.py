@@ -18,6 +18,7 @@ from vitmed.data.copies import copies
 from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset, Stream
 from vitmed.data.streams import Feed, Part, rows, seed_of
+from vitmed.data.structures import structures_of
 from vitmed.errors import InputError
 from vitmed.scans.recipe import Recipe, ends_of
 
@@ -38,6 +39,9 @@ class DataConfig:
         crop: size of a random box, array order, that is trained on in place of the whole scan: another one each time,
             a function of (seed, step, example), and only what it touches is read. What is swept over (validation,
             evaluation) is the box at the centre. None is the whole scan.
+        crop_foreground: share, in [0, 1], of the random boxes that are about a marked voxel, of any structure that the
+            scan's mask holds with the same chance (``vitmed.data.crops``); nnU-Net takes a third. For objectives that
+            learn from masks.
         channels: given, it must be the dataset's.
         window: what of the Hounsfield units of a CT the model sees: a name of ``vitmed.scans.recipe.WINDOWS`` ("lung",
             "abdomen", "bone", "brain", ...) or the two ends (low, high); what lies beyond is clipped, and the ends become
@@ -65,6 +69,7 @@ class DataConfig:
     val_split: str = "val"
     size: tuple[int, ...] | None = None
     crop: tuple[int, ...] | None = None
+    crop_foreground: float = 0.0
     channels: int | None = None
     window: str | tuple[float, ...] | None = None
     mix: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -82,6 +87,13 @@ class DataConfig:
             raise ValueError(f"workers is {self.workers}; give the number of loading threads, 0 or more")
         if self.window is not None:
             ends_of(self.window)
+        if not 0 <= self.crop_foreground <= 1:
+            raise ValueError(f"crop_foreground is {self.crop_foreground}; a share from 0 to 1 was expected")
+        if self.crop_foreground and self.crop is None:
+            raise ValueError(
+                f"crop_foreground is {self.crop_foreground}, but config.data.crop is not given, so that all of every "
+                "scan is seen; give it, or leave crop_foreground out"
+            )
         for path, weight in self.mix.items():
             if not path:
                 raise ValueError("mix names a dataset by no path; give {path: weight}")
@@ -171,6 +183,7 @@ class DataConfig:
         labelled: bool = True,
         rest: bool = False,
         held: Sequence[int] = (),
+        excluded: Sequence[str] = (),
     ) -> dict[str, Feed]:
         """The streams of training: ``main``, and ``unlabelled`` where the section or ``rest`` asks for it.
 
@@ -182,10 +195,11 @@ class DataConfig:
             labelled: whether labels are learned from. Without, datasets of a mix may have other labels.
             rest: make ``unlabelled`` of what ``main`` leaves of its split where the section names nothing for it.
             held: examples of the training split of ``dataset`` that no stream may have.
+            excluded: structures for whose sake masks come along in ``unlabelled``, which has no labels all the same.
 
         Raises:
-            InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``, or
-                a label budget that leaves nothing.
+            InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``, a
+                label budget that leaves nothing, or ``excluded`` where the masks of ``unlabelled`` mean another thing.
         """
         opened = {
             dataset.path.resolve(): dataset
@@ -206,7 +220,15 @@ class DataConfig:
         parts = parts or [Part(dataset, self.split, members(dataset), held=tuple(held))]
         alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
         groups = balance.groups(dataset, self.split, parts[0].members) if self.sampling == "balanced" else ()
-        main = Feed(parts, batch_size, seed_of(seed, "main"), alike, crop=self.crop, groups=groups)
+        main = Feed(
+            parts,
+            batch_size,
+            seed_of(seed, "main"),
+            alike,
+            crop=self.crop,
+            groups=groups,
+            foreground=self.crop_foreground,
+        )
         made = {"main": main}
         if self.unlabelled or rest:
             if not self.unlabelled:
@@ -217,9 +239,12 @@ class DataConfig:
                 other = self._beside(opened, self.unlabelled, dataset, "config.data.unlabelled")
                 out = tuple(held) if other is dataset else tuple(self.left_out(dataset, other))
                 whole = [Part(other, self.split, held=out)]
+            for part in [*parts, *whole]:
+                _check_structures(part.dataset, dataset, excluded)
             size = self.unlabelled_batch or batch_size
             key = "config.data.unlabelled_batch" if self.unlabelled_batch else "config.train.batch_size"
-            made["unlabelled"] = Feed(whole, size, seed_of(seed, "unlabelled"), False, key, self.crop)
+            own = seed_of(seed, "unlabelled")
+            made["unlabelled"] = Feed(whole, size, own, False, key, self.crop, masks=bool(excluded))
         return made
 
     def _rest(self, parts: list[Part]) -> list[Part]:
@@ -256,6 +281,17 @@ class DataConfig:
         if self.crop is not None:
             crops.check(self.crop, theirs.size, str(other.path))
         return other
+
+
+def _check_structures(other: Dataset, dataset: Dataset, names: Sequence[str]) -> None:
+    """InputError where the masks of ``other`` do not hold the structures of these ``names`` as those of ``dataset`` do."""
+    here, there = (dict(structures_of(one.datasheet)) for one in (dataset, other))
+    for name in names:
+        if here.get(name) != there.get(name):
+            raise InputError(
+                f"config.objective excludes the structure {name!r}, which the masks of {other.path} do not hold as those "
+                f"of {dataset.path} do; ingest the two with the same structures, or leave it out"
+            )
 
 
 def _labels(dataset: Dataset) -> str:

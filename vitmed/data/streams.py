@@ -60,6 +60,8 @@ class Feed:
         seed: of its order.
         labelled: whether labels and masks come along; without, ``label`` and ``label_weight`` are (B, 0) and there
             is no ``mask``, so that nothing can learn from what it should not see.
+        masks: whether masks come along without labels, for what they leave out of a loss.
+        foreground: share of the boxes that are about what masks mark (``vitmed.data.crops.Crop``).
         key: of the batch size in the config, for messages.
         crop: size of a random box, array order, to read of each example; None is all of it.
         groups: indices into the split of the one part there is, each of which is drawn equally often; () draws each
@@ -78,6 +80,8 @@ class Feed:
         key: str = "config.train.batch_size",
         crop: tuple[int, ...] | None = None,
         groups: Sequence[np.ndarray] = (),
+        masks: bool = False,
+        foreground: float = 0.0,
     ):
         self.parts, self.batch_size, self.key, self.crop = tuple(parts), batch_size, key, crop
         self._members = [part.members for part in self.parts]
@@ -87,10 +91,10 @@ class Feed:
                     f"no examples of split {part.split!r} of {part.dataset.path} are left to train on"
                 )
         self.examples = sum(map(len, self._members))
-        self._groups = groups
+        self._groups, self._foreground = groups, foreground
         self._seed, self._labelled = seed, labelled
         self._dtype = np.result_type(*(part.dataset.image_dtype for part in self.parts))
-        self._masks = labelled and any(part.dataset.has_masks for part in self.parts)
+        self._masks = (labelled or masks) and any(part.dataset.has_masks for part in self.parts)
 
     def rows(self, shard: tuple[int, int]) -> slice:
         """The rows of the global batch that the i-th of n processes reads, ``shard`` being (i, n).
@@ -122,7 +126,7 @@ class Feed:
 
     def read(self, step: int, rows: slice = slice(None)) -> Stream:
         """``Dataset.read``'s arrays for these rows of the global batch of ``step``."""
-        crop = None if self.crop is None else Crop(self.crop, (self._seed, step))
+        crop = None if self.crop is None else Crop(self.crop, (self._seed, step), self._foreground)
         which, index = self.drawn(step, rows)
         if len(self.parts) == 1:
             return self._read(0, index, crop)
@@ -143,7 +147,8 @@ class Feed:
             stream["mask"] = np.full(stream["image"].shape[:-1], UNMARKED, np.uint8)
         if not self._labelled:
             nothing = np.zeros((len(chosen), 0), np.float32)
-            stream = {name: values for name, values in stream.items() if name not in ANNOTATIONS}
+            kept = ("mask",) if self._masks else ()
+            stream = {n: values for n, values in stream.items() if n in kept or n not in ANNOTATIONS}
             stream |= {"label": nothing, "label_weight": nothing}
         return stream
 

@@ -21,6 +21,11 @@ def feeds_of(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed
                 f"config.data.{key} is {getattr(data, key)!r}, but {name!r} learns from the main stream alone; "
                 "leave it out"
             )
+    if data.crop_foreground and not learns_from_masks(config):
+        raise InputError(
+            f"config.data.crop_foreground is {data.crop_foreground}, but {name!r} does not learn from masks, which say "
+            "where such crops lie; leave it out"
+        )
     held = held_out(dataset, config)
     feeds = data.feeds(
         dataset,
@@ -32,6 +37,7 @@ def feeds_of(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed
         _learns_from_labels(config),
         two,
         held,
+        getattr(config.objective, "excluded", ()),
     )
     for feed in feeds.values():
         check_shared(feed.batch_size, feed.key, engine.sizes, config.parallel.accumulate)

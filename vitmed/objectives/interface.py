@@ -16,10 +16,11 @@ batch. With ``train=False`` the key is a constant, so masks are a function of th
 An objective's ``Config`` may say of the data it is for, as class variables: ``labelled = True`` if it
 learns from labels (``main`` then holds the label budget's examples alone; otherwise all, whatever their labels), and
 ``streams = ("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose ``label``
-and ``label_weight`` are ``(B, 0)``. With ``train=False`` a batch holds ``main`` alone. ``averages = True`` says that
-its teacher takes the place of ``config.optim.ema``, which must then be 0. ``finetunes = True`` lets ``config.finetune``
-choose what of the parameters is trained; the loss is given plain ones all the same. ``drops_paths = False`` says that
-it trains without stochastic depth, so that ``config.model.drop_path`` must be 0.
+and ``label_weight`` are ``(B, 0)``, and which has a ``mask`` only where ``excluded`` names structures to leave out.
+With ``train=False`` a batch holds ``main`` alone. ``averages = True`` says that its teacher takes the place of
+``config.optim.ema``, which must then be 0. ``finetunes = True`` lets ``config.finetune`` choose what of the parameters
+is trained; the loss is given plain ones all the same. ``drops_paths = False`` says that it trains without stochastic
+depth, so that ``config.model.drop_path`` must be 0.
 
 Where the encoder came from another run, ``after_transfer(params, batches) -> params`` may fit the rest of the
 parameters to it before the first step; ``batches`` sweeps what is trained on once. Most objectives need none.

@@ -83,7 +83,7 @@ def check(config: MaskConfig, spec: Spec, patch: tuple[int, ...]) -> None:
     for name in config.exclude:
         if name not in named:
             raise InputError(
-                f"config.objective.exclude names the structure {name!r}, which the dataset's masks do not hold; "
+                f"exclude in config.objective names the structure {name!r}, which the dataset's masks do not hold; "
                 f"they hold {', '.join(named) or 'none that is named'}"
             )
 
@@ -176,7 +176,7 @@ def counted(config: MaskConfig, stream: dict, spec: Spec, patch: tuple[int, ...]
     if config.exclude:
         if "mask" not in stream:
             raise InputError(
-                f"config.objective.exclude is {config.exclude}, but no masks come along, because the datasets of "
+                f"exclude in config.objective is {config.exclude}, but no masks come along, because the datasets of "
                 "config.data.mix are labelled differently; leave it out, or mix datasets of the same labels"
             )
         values = [value for name, held in spec.structures if name in config.exclude for value in held]

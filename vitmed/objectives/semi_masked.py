@@ -24,7 +24,8 @@ class Config(supervised.Config):
     """Keys of ``config.objective`` for ``semi_masked``, beside those of ``supervised``.
 
     Attributes:
-        masked: the masked loss, keys as of ``mae``.
+        masked: the masked loss, keys as of ``mae``. For the sake of its ``exclude`` masks of unlabelled scans are looked
+            at; their labels are not.
         supervised_weight, masked_weight: of the two losses; 0 leaves one out.
     """
 
@@ -43,6 +44,11 @@ class Config(supervised.Config):
             raise ValueError(
                 f"supervised_weight and masked_weight are {weights}; one of them must be positive, none negative"
             )
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Structures that no pixel is predicted of, in either stream."""
+        return self.masked.exclude
 
 
 def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
