@@ -2,6 +2,13 @@
 
   python -m vitmed train --config configs/finetune_segment.py --workdir runs/hippocampus \\
       --config.data.path=DATASET --config.init_from=runs/mae
+  python -m vitmed evaluate runs/hippocampus
+
+Arguments: `:VARIANT+PATCH,SIZE` as for configs/pretrain_mae.py, `:scratch` (the same ViT without pretraining), `:unet`
+(the U-Net), or `:tiny` (seconds, for tests). From a run also `--config.finetune.method=probe` (its encoder stays as it
+is) or `=lora`. Large scans: `--config.data.crop=64,64,64`, and where structures are small
+`--config.data.crop_foreground=0.33`; `--config.objective.class_weights=0.5,1,2` weighs the background and each structure
+in the cross-entropy.
 """
 
 from ml_collections import ConfigDict
