@@ -129,6 +129,16 @@ def test_crops_about_what_is_marked_follow_from_seed_step_and_example(small_stru
     np.testing.assert_array_equal([np.concatenate(pair) for pair in zip(*halves)], whole)
 
 
+def test_masks_of_unlabelled_scans_do_not_say_where_their_crops_lie(small_structures):
+    """Otherwise what a label budget does not pay for is looked at all the same."""
+    path, _ = small_structures
+    seen = []
+    for share in (0.0, 1.0):
+        config = DataConfig(path, crop=(5, 6), crop_foreground=share, unlabelled="split")
+        seen.append(config.feeds(config.open(), 4, 0)["unlabelled"].read(0)["image"])
+    np.testing.assert_array_equal(*seen)
+
+
 def test_sweeps_read_the_centre(places):
     """Otherwise what is evaluated depends on luck."""
     opened = Dataset.open(places)
