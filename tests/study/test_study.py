@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from vitmed import config as configs
 from vitmed.errors import InputError
 from vitmed.study import workers
 from vitmed.study.plan import plan
@@ -146,6 +147,21 @@ def test_faults_come_before_work(config, tmp_path):
     with pytest.raises(InputError, match="is a file"):
         study(config, tmp_path / "file", work=WORK)
     assert not (tmp_path / "study" / "pretrain").exists()
+
+
+@pytest.mark.parametrize("key", ["arms.resnet.config.train.stepz", "arms.scratch.grid"])
+def test_a_key_that_an_arm_does_not_have_is_found_before_any_training(tmp_path, key):
+    """Otherwise it ends the study hours later, at that arm's first cell."""
+    config = configs.load("configs/study/label_efficiency.py:tiny", {"study.published": "''"})
+    with config.unlocked(), config.ignore_type():
+        if key.endswith("grid"):
+            config.arms.scratch.grid = {"train": {"stepz": (1, 2)}}
+        else:
+            config.arms.resnet.config.train.stepz = 1
+    with pytest.raises(
+        InputError, match=f"{key.split('.')[1]}-.*config.train.stepz.*did you mean config.train.steps"
+    ):
+        study(config, tmp_path / "study")
 
 
 def test_last_step_of_a_torn_file(tmp_path):

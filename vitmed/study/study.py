@@ -23,6 +23,13 @@ from vitmed.study.plan import Cell, Plan, check_unchanged, plan
 from vitmed.study.progress import StudyProgress
 
 
+def check_run(config: ConfigDict) -> None:
+    """InputError where a training would refuse its config."""
+    from vitmed.job.config import check  # late: it loads JAX
+
+    check(config)
+
+
 def train_run(config: ConfigDict, run: Path) -> dict:
     from vitmed.train import train  # in the worker alone: the parent needs no accelerator
 
@@ -105,6 +112,7 @@ class Work:
     metric_names: Callable[[str, str, tuple[str, ...], bool], list[str]] = metric_names
     left_out: Callable[[Path, str], tune.LeftOut] = tune.left_out
     protocol: Callable[[Plan], dict] = protocol.check
+    check: Callable[[ConfigDict], None] = check_run
 
 
 def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False, work: Work = Work()) -> dict:
@@ -124,7 +132,13 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
     planned = plan(config, workdir)
     section = planned.config.study
     with _locked(planned.workdir), _preemptible():
-        # Metrics, budgets and data are tried before any hour is spent: what cannot be had ends the study here.
+        # Configs, metrics, budgets and data are tried before any hour is spent: what cannot be had ends the study here.
+        for cell in planned.everything:
+            for trained in (cell.config, *(trial.config for trial in cell.trials)):
+                try:
+                    work.check(trained)
+                except InputError as fault:
+                    raise InputError(f"{cell.name}: {fault}") from None
         first = planned.cells[0].config.data.path
         known = work.metric_names(first, section.split, planned.order, planned.masks)
         for metric in section.metrics:
