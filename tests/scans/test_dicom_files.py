@@ -112,22 +112,18 @@ def test_a_syntax_without_decoder_is_told():
 
 def test_the_page_is_of_all_files_and_counts_them():
     """Otherwise docs/dicom.md leaves out what it would rather not show."""
-    _same_versions()
-    assert list(page.kept()) == [page.called(path) for path in page.files()]
-    assert page.page(page.kept()) == page.PAGE.read_text()
+    written = page.PAGE.read_text()
+    if page.versions() in written:  # of other versions the files are others
+        assert list(page.kept()) == [page.called(path) for path in page.files()]
+        assert page.page(page.kept()) == written
+    assert f"Of {len(page.kept())} files" in written
 
 
 @pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "rtdose.dcm", "JPGExtended.dcm", "no_meta.dcm"])
 def test_a_row_of_the_page_is_what_becomes_of_the_file(name):
     """Otherwise the page is that of an older reader; of all files, the test of their pixels holds it to the outcome."""
-    _same_versions()
     path = Path(pydicom.data.get_testdata_file(name, download=False))
     assert page.row(path) == page.kept()[page.called(path)]
-
-
-def _same_versions():
-    if page.versions() not in page.PAGE.read_text():
-        pytest.skip(f"docs/dicom.md is of other files than those of {page.versions()}")
 
 
 def test_the_folder_is_read_whole_and_everything_left_out_has_a_reason():
