@@ -79,6 +79,39 @@ def test_a_wrong_one_is_refused(tiny_dataset, tmp_path):
         plan(config, tmp_path / "study")
 
 
+@pytest.mark.parametrize(
+    "key,value,says",
+    [
+        ("arms", ("frozen",), "config.study.arms asks for frozen"),
+        ("baselines", ("frozen", "finetuned"), "config.study.baselines asks for frozen, finetuned"),
+        ("compare", (("pretrained", "frozen"),), "config.study.compare asks for frozen"),
+    ],
+)
+def test_what_names_them_alone_asks_for_one(tiny_dataset, tmp_path, key, value, says):
+    """Otherwise all arms are run instead, or a study has nothing to compare with, without a word."""
+    config = asked(STUDIES[0], tiny_dataset)
+    with config.ignore_type(), config.unlocked():
+        config.study[key] = value
+    with pytest.raises(InputError, match=f"{says}.*set config.study.published"):
+        plan(config, tmp_path / "study")
+    config = asked(STUDIES[0], tiny_dataset)
+    with config.ignore_type(), config.unlocked():
+        config.pretrains = {"published": config.pretrain.to_dict()}
+    with pytest.raises(InputError, match="config.pretrains.published: .* another name"):
+        plan(config, tmp_path / "study")
+
+
+def test_what_is_not_the_encoders_is_the_arms_own(tiny_dataset, tmp_path, run):
+    """Otherwise a decoder of masks is of another width than those beside it, and 2D weights cannot be inflated."""
+    config = asked(STUDIES[0], tiny_dataset, run)
+    with config.ignore_type(), config.unlocked():
+        config.arms.frozen.config.model.update(dict(width=4, learned_slices=True, patch_size=(2, 4, 4)))
+        config.arms.frozen.config.init_adapt = "inflate"
+    model = plan(config, tmp_path / "study").cell("frozen", 1.0, 0).config.model
+    assert (model.width, model.learned_slices, tuple(model.patch_size)) == (4, True, (2, 4, 4))
+    assert tuple(model.shape)[:2] == (16, 2)
+
+
 @pytest.mark.slow
 def test_both_ways_train(tiny_dataset, tmp_path, run):
     """The encoder that is frozen stays what was published, the other one learns."""
