@@ -358,7 +358,10 @@ def test_balanced_sampling_leaves_the_labels_frequencies_to_align_with(tiny_data
     shown = np.bincount(label.astype(int), minlength=2)
     assert shown[0] != shown[1], "the case tests nothing"
     np.testing.assert_allclose(job.fresh_state(job.seed)["memory"]["labels"], shown / shown.sum())
-    assert not Job(check(settings(spec, tiny_dataset, data__labels=13))).spec.counts
+    natural = Job(check(settings(spec, tiny_dataset, data__labels=13, objective__class_weights="balanced")))
+    assert natural.spec.counts == tuple((n, 13 - n) for n in shown), "the case tests nothing"
+    labels = natural.fresh_state(natural.seed)["memory"]["labels"]
+    np.testing.assert_allclose(labels, [0.5, 0.5], err_msg="weights of the loss change the alignment")
 
 
 def test_two_slow_averages_are_refused(tiny_dataset, tmp_path):

@@ -90,7 +90,7 @@ def test_loss_and_gradients_are_numpys(rng, shape, batch_of, mite, mixup):
 def test_guesses_are_aligned_with_the_budgets_own_frequencies_where_they_are_known(rng, batch_of, mite):
     """Batches drawn class by class say that all are equally frequent, which would lift every rare class."""
     shape = ((8, 12), (4, 4), 3)
-    spec = Spec(shape[0], shape[2], "multiclass", 3, counts=((2, 18), (6, 14), (12, 8)))
+    spec = Spec(shape[0], shape[2], "multiclass", 3, frequencies=(0.1, 0.3, 0.6))
     objective = semi_teacher.build(semi_teacher.Config(alignment=0.9), mite(shape[1]), spec)
     params, memory = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), spec)
     np.testing.assert_allclose(memory["labels"], [0.1, 0.3, 0.6], rtol=1e-6)

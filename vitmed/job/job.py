@@ -63,8 +63,8 @@ class Job:
         made = engine(config.parallel, config.train.batch_size)
         self.feeds = feeds_of(self.dataset, config, made)
         self.examples = self.feeds["main"].examples
-        spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples), self._counts())
-        self._build(described, spec, made)
+        spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples))
+        self._build(described, dataclasses.replace(spec, **self._shown()), made)
         probe, data = config.probe, config.data
         self._looked = health.choose(self.dataset, data.split, probe.examples) if probe.every else None
 
@@ -143,15 +143,22 @@ class Job:
             "ema": self.split.trained(params) if self.config.optim.ema else {},
         }
 
-    def _counts(self) -> tuple[tuple[int, int], ...]:
-        """How often each class is shown by what is trained on, for an objective that weighs by it, or aligns to it."""
+    def _shown(self) -> dict[str, tuple]:
+        """What of the labels that are trained on the objective asks for: ``counts`` and ``frequencies`` of a ``Spec``."""
         objective = self.config.objective
         weighs = getattr(objective, "class_weights", ()) == "balanced"
         aligns = self.config.data.sampling == "balanced" and getattr(objective, "alignment", 0)
         if not (weighs or aligns):
-            return ()
-        found = [balance.counts(part.dataset, part.split, part.members) for part in self.feeds["main"].parts]
-        return tuple((int(shown), int(rest)) for shown, rest in sum(found))
+            return {}
+        found = sum(
+            balance.counts(part.dataset, part.split, part.members) for part in self.feeds["main"].parts
+        )
+        asked = {}
+        if weighs:
+            asked["counts"] = tuple((int(shown), int(rest)) for shown, rest in found)
+        if aligns:
+            asked["frequencies"] = tuple(float(share) for share in found[:, 0] / found[:, 0].sum())
+        return asked
 
     def update_at(self, step: int) -> Callable:
         """The compiled update of the stretch of training that ``step`` lies in."""

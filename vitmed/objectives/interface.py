@@ -52,7 +52,9 @@ class Spec:
         steps: updates of the whole run, for what follows a schedule; 0 where nothing is trained.
         classes: names of the classes or label columns.
         counts: of the labelled examples that are trained on, how many show each class (or label), and how many do not;
-            where the objective asks.
+            for an objective that weighs by it.
+        frequencies: the share of each class among these examples, where batches do not show it since each class is drawn
+            equally often (``config.data.sampling=balanced``); () is that batches show it.
     """
 
     size: tuple[int, ...]
@@ -64,9 +66,10 @@ class Spec:
     steps: int = 0
     classes: tuple[str, ...] = ()
     counts: tuple[tuple[int, int], ...] = ()
+    frequencies: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, recipe: Recipe, sheet: dict, steps: int = 0, counts: tuple = ()) -> "Spec":
+    def of(cls, recipe: Recipe, sheet: dict, steps: int = 0) -> "Spec":
         """What a run is made for whose input follows ``recipe``, on the dataset of the datasheet ``sheet``."""
         mean, std = np.asarray(recipe.mean), np.asarray(recipe.std)
         low, high = ((end - mean) / std for end in recipe.window)
@@ -79,7 +82,6 @@ class Spec:
             tuple(structures_of(sheet)),
             steps,
             tuple(sheet["classes"] or ()),
-            tuple(counts),
         )
 
 

@@ -8,8 +8,8 @@ in each, and count if either is confident (probabilistic pseudo mixup, section 3
 Other than in the paper, guesses stay probabilities, since hard labels of a few hundred scans are too sure of
 themselves, and are aligned: their mean over time is held to that of the labels (ReMixMatch, Berthelot et al. 2020,
 arXiv:1911.09785, section 3.1), so that the rare class is not guessed away. Both means are of the global batch; where
-the label budget's own frequencies are known (``Spec.counts``), the labels' mean is these, since batches that are drawn
-class by class say nothing of how often a class is.
+batches are drawn class by class (``config.data.sampling=balanced``), and so say nothing of how often a class is, the
+labels' mean is the label budget's own frequencies (``Spec.frequencies``).
 
 The weak view is what ``config.augment`` makes of a scan; the strong one is that, changed by ``config.objective.strong``
 once more. Classes only: pseudo-labels of voxels are in ``vitmed.objectives.semi_teacher_masks``.
@@ -83,12 +83,11 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
             f"{spec.task!r}; use 'semi_masked'"
         )
     network = supervised.classifier(config, model, spec, remat)
-    often = jnp.asarray([shown for shown, _ in spec.counts], jnp.float32)
 
     def init(key, spec):
         params, _ = labels.init(key, spec)
         even = jnp.full(spec.outputs, 1 / spec.outputs, jnp.float32)
-        known = often / often.sum() if spec.counts else even
+        known = jnp.asarray(spec.frequencies, jnp.float32) if spec.frequencies else even
         return params, {"teacher": jax.tree.map(jnp.copy, params), "labels": known, "guesses": even}
 
     def loss(params, memory, batch, key, axis=None, train=True):
@@ -101,7 +100,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         guess = jax.nn.softmax(network.logits(memory["teacher"], stream["image"]))
         if config.alignment:
             shares = {"guesses": mean_over_batch(guess, stream["weight"], axis)}
-            if not spec.counts:
+            if not spec.frequencies:
                 known = main["weight"] * main["label_weight"][:, 0]
                 shares["labels"] = mean_over_batch(supervised.targets(main, spec), known, axis)
             means = {name: _running(memory[name], share, config.alignment) for name, share in shares.items()}
