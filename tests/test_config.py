@@ -1,7 +1,7 @@
 """Configs: a mistyped key must never pass silently."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from ml_collections import ConfigDict
@@ -16,6 +16,7 @@ class Inner:
     kind: Literal["a", "b"] = "a"
     patch: tuple[int, ...] = ()
     limit: int | None = None
+    within: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Outer:
     name: str = "x"
     more: Inner | None = None
     judged_elsewhere: dict = dataclasses.field(default_factory=dict)
+    perhaps: dict[str, Any] | None = None
     named: dict[str, Inner] = dataclasses.field(default_factory=dict)
 
 
@@ -65,9 +67,12 @@ def test_what_does_not_fit_is_named(file, key, value, message):
 
 def test_a_section_that_the_file_leaves_out_can_be_given(file):
     """Otherwise a key of it, which has a default, is said to be none; what a person names is not made up."""
-    given = {"more.rate": "2", "judged_elsewhere.strong.blur": "0.5"}
+    given = {"more.rate": "2", "judged_elsewhere.strong.blur": "0.5", "perhaps.strong.blur": "0.1"}
+    given |= {"named": "{'first': {}}", "named.first.rate": "3", "named.first.within.strong.blur": "0.2"}
     built = config.build(Outer, config.load(file, given, Outer))
     assert built.more == Inner(rate=2.0) and built.judged_elsewhere == {"strong": {"blur": 0.5}}
+    assert built.perhaps == {"strong": {"blur": 0.1}}
+    assert built.named == {"first": Inner(rate=3.0, within={"strong": {"blur": 0.2}})}
     with pytest.raises(InputError, match="config.more.rate is not a key"):
         config.load(file, {"more.rate": "2"})
     for key, value, message in (

@@ -13,6 +13,7 @@ from vitmed import config as configs
 from vitmed.errors import InputError
 from vitmed.job.config import Config, check
 from vitmed.runs import load as load_params
+from vitmed.study.config import StudyConfig
 from vitmed.study.plan import plan
 from vitmed.train import train
 
@@ -156,6 +157,25 @@ def test_every_section_can_be_given_a_key(file):
     assert (config.probe.examples, config.augment.brightness) == (7, 0.5)
     with pytest.raises(InputError, match="did you mean config.probe.every"):
         configs.load(str(file), {"prob.every": "1"}, Config)
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=NAMES[1])
+def test_every_section_of_a_study_can_be_given_a_key(file):
+    """Of its arms and pretrainings too, as of a training; an arm that the file does not have is none."""
+    study = configs.load(str(file))
+    before = [f"pretrains.{name}" for name in study.get("pretrains", {})]
+    before += ["pretrain"] if study.get("pretrain") else []
+    trained = [*before, *(f"arms.{name}.config" for name in study.arms)]
+    assert before and len(trained) > len(before), "the case tests nothing"
+    given = {f"{name}.{key}": "2" for name in trained for key in ("guard.folds", "probe.every")}
+    given |= {f"arms.{name}.grid.optim.lr": "(1e-3,)" for name in study.arms} | {"tune.by": "val"}
+    made = configs.flat(configs.load(str(file), given, StudyConfig))
+    assert {key: made[key] for key in given} == {
+        key: {"val": "val", "2": 2}.get(text, (1e-3,)) for key, text in given.items()
+    }
+    for nobody in ("arms.nobody.grid.optim.lr", "arms.nobody.config.probe.every", "pretrains.no.probe.every"):
+        with pytest.raises(InputError, match=f"{nobody} is not a key"):
+            configs.load(str(file), {nobody: "1"}, StudyConfig)
 
 
 @pytest.mark.parametrize("file", [*TRAINING, *STUDIES], ids=[*NAMES[0], *NAMES[1]])

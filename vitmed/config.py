@@ -13,6 +13,7 @@ import importlib.util
 import json
 import types
 import typing
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -159,7 +160,7 @@ def _override(config: ConfigDict, key: str, text: str, known: type | None) -> No
     node, hint = config, known
     *parents, last = key.split(".")
     for depth, parent in enumerate(parents):
-        hint = _below(hint, parent)
+        hint = _below(hint, parent, node)
         if parent not in node:
             if not _is_section(hint):
                 keys = {*flat(config), *_keys(known)}
@@ -175,19 +176,29 @@ def _override(config: ConfigDict, key: str, text: str, known: type | None) -> No
         node[last] = value
 
 
-def _below(hint: Any, key: str) -> Any:
-    """The type of ``key`` in a section of type ``hint``; None where it has no such key, or where that is not known."""
+def _below(hint: Any, key: str, given: Container[str] = ()) -> Any:
+    """The type of ``key`` in a section of type ``hint``; None where it has no such key, or where that is not known.
+
+    Args:
+        given: the keys that the section has.
+    """
     if dataclasses.is_dataclass(hint):
         found = typing.get_type_hints(hint).get(key)
         if typing.get_origin(found) in (typing.Union, types.UnionType):
-            found = next(filter(dataclasses.is_dataclass, typing.get_args(found)), found)
+            found = next((option for option in typing.get_args(found) if _is_section(option)), found)
         return found
-    # What is in a bare dict is judged by a dataclass that another key chooses; of dict[str, ...] the file gives the names.
-    return dict if hint is dict else None
+    # What is in a free dict is judged by a dataclass that another key chooses; of dict[str, ...] the file gives the names.
+    if _is_free(hint):
+        return dict
+    return typing.get_args(hint)[1] if typing.get_origin(hint) is dict and key in given else None
 
 
 def _is_section(hint: Any) -> bool:
-    return hint is dict or dataclasses.is_dataclass(hint)
+    return _is_free(hint) or dataclasses.is_dataclass(hint)
+
+
+def _is_free(hint: Any) -> bool:
+    return hint is dict or hint == dict[str, Any]
 
 
 def _keys(hint: Any) -> list[str]:
