@@ -85,7 +85,9 @@ def check(values: ConfigDict) -> Config:
 
     Raises:
         InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, a way of fine-tuning
-            where there is nothing to fine-tune, or a key of the model that nothing would read.
+            where there is nothing to fine-tune, a pool that nothing would learn, or a pool or drop path of a model or
+            objective without. Another pool than the mean is every ViT's to have: the features of a run are asked for
+            whatever its objective, by ``config.probe`` while it trains and of whoever opens it.
     """
     config = configs.build(Config, values)
     config = dataclasses.replace(config, objective=registry.section(config.objective))
