@@ -189,7 +189,10 @@ def test_a_wish_adapts_the_former_encoder_and_is_in_the_config(tiny_dataset, pre
         train(CLASSIFY, tiny_dataset, tmp_path / "x", **keys)
     result = train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys, init_adapt="patch")
     assert np.isfinite(result["metrics"]["loss"])
-    assert "patches of 8x8 resampled to 4x4, the mean preserved" in capsys.readouterr().err
+    assert (
+        "patches of 4x4 there, of 8x8 here: each is seen as resampled to 4x4, the mean preserved"
+        in capsys.readouterr().err
+    )
     assert vitmed.runs.folder.recipe_of(tmp_path / "run").patch_size == (8, 8)
     with pytest.raises(InputError, match="config.init_adapt is 'patch', but there is no config.init_from"):
         train(CLASSIFY, tiny_dataset, tmp_path / "x", init_adapt="patch")

@@ -273,7 +273,10 @@ def test_larger_patches_of_a_larger_image_have_the_same_tokens(tmp_path, capsys)
     np.testing.assert_allclose(
         tokens(model, made, image.repeat(2, 1).repeat(2, 2)), tokens(MODEL, params, image), atol=1e-4
     )
-    assert "patches of 8x8 resampled to 4x4, the mean preserved" in capsys.readouterr().err
+    assert (
+        "patches of 4x4 there, of 8x8 here: each is seen as resampled to 4x4, the mean preserved"
+        in capsys.readouterr().err
+    )
 
 
 def test_all_at_once(tmp_path):

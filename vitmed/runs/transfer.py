@@ -155,7 +155,9 @@ def _embedding(recipe: Recipe, wanted: Recipe, patches: dict) -> tuple[Recipe, d
         said.append(f"2D patches inflated to {by(old)}, which embed the mean of {new[0]} slices")
     if old != new:
         kernel = adapt.another_patch(kernel, new)
-        said.append(f"patches of {by(new)} resampled to {by(old)}, the mean preserved")
+        said.append(
+            f"patches of {by(old)} there, of {by(new)} here: each is seen as resampled to {by(old)}, the mean preserved"
+        )
     return recipe, {"kernel": kernel.reshape(-1, kernel.shape[-1]), "bias": bias}, tuple(said)
 
 
