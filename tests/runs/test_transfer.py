@@ -1,6 +1,7 @@
 """Starting from a run on another grid, patch, dimension or number of channels: by wish alone, exact, and said aloud."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -208,6 +209,23 @@ def test_counted_patches_of_half_the_millimetres_lie_at_half_steps(tmp_path, cap
     a_run(tmp_path / "next", half, FINER)
     begun(tmp_path / "next", half, FINER)
     begun(tmp_path / "next", model, AT_TWO, "millimetres")
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rotary"])
+def test_of_a_recipe_that_names_no_model_positions_keep_their_millimetres_too(tmp_path, positions):
+    """It is older than scales and slices: otherwise none is asked for, and it is said that they keep them."""
+    model = dataclasses.replace(MODEL, positions=positions)
+    a_run(tmp_path / "run", model, AT_TWO)
+    path = tmp_path / "run" / "recipe.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": None}))
+    middle = dataclasses.replace(AT_TWO, spacing=(1.0, 1.0))
+    with pytest.raises(InputError, match=r"position_scale is \(1.0, 1.0\), but .* needs \(0.5, 0.5\) here"):
+        begun(tmp_path / "run", model, middle, "millimetres")
+    half = dataclasses.replace(model, position_scale=(0.5, 0.5))
+    begun(tmp_path / "run", half, middle, "millimetres")
+    with pytest.raises(InputError, match=r"position_scale is \(0.5, 0.5\), but .* needs \(1.0, 1.0\) here"):
+        begun(tmp_path / "run", half, AT_TWO)
+    begun(tmp_path / "run", model, AT_TWO)
 
 
 def test_turned_patches_of_half_the_image_turn_by_half(tmp_path):

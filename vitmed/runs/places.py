@@ -49,15 +49,13 @@ def check(
                 raise InputError(
                     f"config.init_adapt has 'millimetres', but the spacing of {whose} is not known; leave it out"
                 )
-    if former is None:
-        return
-    _same(
-        run, "learned_slices", model.learned_slices, former.learned_slices or model.learned_slices * inflates
-    )
+    # A recipe that names no model is older than slices and scales, so it has neither.
+    sliced, scale = (former.learned_slices, former.position_scale) if former else (False, ())
+    _same(run, "learned_slices", model.learned_slices, sliced or model.learned_slices * inflates)
     if model.positions == "learned":
         return
-    axes = len(former.patch_size) - former.learned_slices
-    scale = np.asarray(former.position_scale or (1.0,) * axes)
+    axes = len(recipe.size) - sliced
+    scale = np.asarray(scale or (1.0,) * axes)
     if millimetres:
         scale = scale * longer(recipe, wanted, model.positions)[-axes:]
     ours = model.position_scale or (1.0,) * axes
