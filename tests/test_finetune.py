@@ -19,10 +19,14 @@ from vitmed.evaluate.predictions import read
 from vitmed.infer import Model
 from vitmed.job.config import check
 from vitmed.job.job import Job
+from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import stacked
 from vitmed.models.vit import VARIANTS, Variant
+from vitmed.objectives.classifier import Classifier
+from vitmed.objectives.interface import Spec
 from vitmed.runs import checkpoint
 from vitmed.runs import metrics as run_metrics
+from vitmed.runs.finetune import FinetuneConfig
 from vitmed.study.study import metric_names
 
 PROBE = {"finetune.method": "probe"}
@@ -190,6 +194,27 @@ def test_the_head_goes_first_and_the_encoder_joins(tune, former, monkeypatch, ti
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(half["opt_state"]["encoder"]))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(half["opt_state"]["rest"]))
     assert same(tune("cut", **keys)[1], state)
+
+
+@pytest.mark.parametrize(
+    "way,learned",
+    [
+        (FinetuneConfig("lora"), True),
+        (FinetuneConfig(frozen_blocks=1), True),
+        (FinetuneConfig("probe"), False),
+        (FinetuneConfig("lora", head_first=0.5), True),
+    ],
+    ids=str,
+)
+def test_a_table_of_slices_learns_with_the_encoder(way, learned):
+    """It may have begun at zero, when the encoder was inflated, and nothing else would tell slices apart."""
+    model = ModelConfig("nano", (2, 4, 4), learned_slices=True)
+    spec = Spec((8, 8, 8), 1, "multiclass", 2)
+    params = jax.eval_shape(lambda key: way.begun(Classifier(model, spec).init(key), key), jax.random.key(0))
+    for stage in way.stages(params, 10):
+        trained = flat(stage.split.trained(jax.tree.map(lambda leaf: np.zeros(leaf.shape), params)))
+        assert (("encoder", "slices") in trained) == (learned and not stage.still)
+        assert not any(path[:2] == ("encoder", "patches") for path in trained)
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from vitmed.errors import InputError
 from vitmed.infer import Model
 from vitmed.models.build import ModelConfig, encoder
 from vitmed.models.transformer import stacked
-from vitmed.runs import folder
+from vitmed.runs import folder, load
 from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
 from vitmed.runs.transfer import adaptations, start_from
 from vitmed.scans.recipe import Recipe, normalise
@@ -161,6 +161,27 @@ def test_whoever_opens_an_inflated_run_has_the_model_that_was_trained(tiny_volum
     seen = tokens(flat, params, image.mean(1))[:, 1:].mean(1)
     np.testing.assert_allclose(model.features(data, "test"), seen, atol=1e-4)
     assert model.recipe.model["learned_slices"] and model.config["model"]["learned_slices"]
+
+
+def test_an_inflated_encoder_learns_the_order_of_slices_by_low_rank_changes_too(tiny_volumes, tmp_path):
+    """Else its table of slices stays at zero, in the run or in its average, and only the sentence tells them apart."""
+    flat = dataclasses.replace(MODEL, positions="sincos")
+    params = a_run(tmp_path / "former", flat, dataclasses.replace(GREY, modality="mr", size=(16, 16)))
+    keys = dict(variant="custom", shape=flat.shape, patch_size=(4, 4, 4), learned_slices=True)
+    short_runs.train(
+        short_runs.CLASSIFY,
+        tiny_volumes,
+        tmp_path / "run",
+        init_from=tmp_path / "former",
+        init_adapt="inflate",
+        train__steps=2,
+        optim__ema=0.5,
+        finetune__method="lora",
+        **{f"model__{key}": value for key, value in keys.items()},
+    )
+    made = load(tmp_path / "run")["encoder"]
+    assert (np.ptp(made["slices"], axis=0) > 0).any()
+    np.testing.assert_array_equal(made["patches"]["bias"], params["patches"]["bias"])
 
 
 # --- another spacing -------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from vitmed.models.lora import LoraConfig
 from vitmed.optim.layers import layers
 from vitmed.optim.optimiser import OptimConfig, joined_later, optimiser
 
+# Where it starts at zero, nothing else tells slices apart; a run that began so is opened again without the former one.
+_SLICES = ("encoder", "slices")
 _LORA = 1  # its stream of randomness beside the key that the parameters are drawn from
 
 
@@ -71,11 +73,14 @@ class FinetuneConfig:
 
     Attributes:
         method: "full" trains all; "probe" the head alone, on features of the encoder as it is and without drop path;
-            "lora" the head and a low-rank change of the encoder's products (``vitmed.models.lora``). Of segmentation
-            the head is all that makes masks of the features, which is more than a linear probe.
+            "lora" the head, a low-rank change of the encoder's products (``vitmed.models.lora``) and the table of
+            ``config.model.learned_slices``, which is no product. Of segmentation the head is all that makes masks of
+            the features, which is more than a linear probe. A probe of an encoder that is inflated here leaves that
+            table at zero: its features do not depend on the order of slices.
         head_first: share of the steps in which the head is trained alone, before the encoder joins it (Kumar et al.
             2022, arXiv:2202.10054).
-        frozen_blocks: the embedding and so many first blocks of the encoder stay as they are ("full" only).
+        frozen_blocks: the embedding and so many first blocks of the encoder stay as they are ("full" only), but for
+            the table of ``config.model.learned_slices``.
         lora: of "lora".
     """
 
@@ -156,7 +161,11 @@ class FinetuneConfig:
         for path, number in traverse_util.flatten_dict(numbers).items():
             if path[0] not in ("encoder", "lora"):
                 starts[path] = 0
-            elif head_alone or (path[0] == "encoder" and self.method != "full"):
+            elif head_alone or self.method == "probe":
+                continue
+            elif path == _SLICES:
+                starts[path] = 0
+            elif path[0] == "encoder" and self.method != "full":
                 continue
             elif isinstance(number, np.ndarray) and path[0] == "encoder":
                 if self.frozen_blocks < depth:

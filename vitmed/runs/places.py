@@ -110,7 +110,8 @@ def placed(
         else:
             table = np.zeros(shape, np.float32)
             said.append(
-                "a learned table that starts at zero tells slices apart; within one, positions are as in 2D"
+                "a learned table that starts at zero, and that a probe leaves there, tells slices apart; within one, "
+                "positions are as in 2D"
             )
         former = {**former, "slices": table}
     if "positions" not in fresh:
@@ -122,7 +123,9 @@ def placed(
         said.append("learned positions start as the sine-cosine table")
     if len(grid) == table.ndim:  # one axis more, the first
         table, extent = np.repeat(table[None], grid[0], axis=0), (1.0, *extent)
-        said.append("all slices start with the same positions")
+        said.append(
+            "all slices start with the same positions, and keep them where the embedding is not trained"
+        )
     if len(grid) == table.ndim - 1:
         if table.shape[:-1] != tuple(grid):
             said.append(f"positions resampled from {by(table.shape[:-1])} to {by(grid)} patches")
