@@ -411,6 +411,20 @@ def spacing_that_is_no_number(folder):
     )
 
 
+@case("broken DICOM header", "x.dcm")
+def echo_times_that_are_text(folder):
+    frames = []
+    for k in range(4):
+        frame, place, echo = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        place.ImagePositionPatient = [0, 0, k // 2]
+        echo.add_new("EffectiveEchoTime", "LO", ("short", "long")[k % 2])
+        frame.PlanePositionSequence, frame.MREchoSequence = [place], [echo]
+        frames.append(frame)
+    pixels = np.arange(256, dtype=np.uint16)
+    groups = {"NumberOfFrames": 4, "PerFrameFunctionalGroupsSequence": frames}
+    slice_of(folder / "x.dcm", pixels, Modality="MR", **groups)
+
+
 @case("", "a.nii", "b.nii", "c.mha", "d.nrrd", "e.mha")
 def spacing_that_is_not_finite(folder):
     nifti_of(folder / "a.nii", pixdim=[1, np.inf, 1, 1, 1, 1, 1, 1])

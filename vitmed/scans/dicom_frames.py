@@ -88,7 +88,7 @@ def _frame(own: Dataset, shared: Dataset, image_type: tuple[str, ...]) -> Plane:
     """The plane of one frame; what its own groups leave out is in the shared ones.
 
     Raises:
-        Refused: several values of what a frame has once.
+        Refused: several values of what a frame has once, or none of a number where there is one.
     """
 
     def group(name: str) -> Dataset:
@@ -104,18 +104,29 @@ def _frame(own: Dataset, shared: Dataset, image_type: tuple[str, ...]) -> Plane:
             raise Refused("broken DICOM header", f"{keyword} of a frame is {list(value)}, not one value")
         return value
 
+    def number(name: str, keyword: str) -> float | None:
+        value = one(name, keyword)
+        try:
+            found = _float(value)
+        except (TypeError, ValueError):  # of another VR than the keyword has
+            found = math.nan
+        if found is not None and not math.isfinite(found):
+            raise Refused("broken DICOM header", f"{keyword} of a frame is {str(value)[:40]!r}, not a number")
+        return found
+
     measures = group("PixelMeasuresSequence")
     rescale, voi = group("PixelValueTransformationSequence"), group("FrameVOILUTSequence")
     kind = group("MRImageFrameTypeSequence") or group("CTImageFrameTypeSequence")
     frame_type = list(kind.get("FrameType") or image_type)
+    stack = one("FrameContentSequence", "StackID")
     apart = (
-        ("stack", one("FrameContentSequence", "StackID")),
-        ("TE", one("MREchoSequence", "EffectiveEchoTime")),
-        ("b", one("MRDiffusionSequence", "DiffusionBValue")),
-        ("time", one("FrameContentSequence", "TemporalPositionIndex")),
+        ("stack", None if stack is None else str(stack)),
+        ("TE", number("MREchoSequence", "EffectiveEchoTime")),
+        ("b", number("MRDiffusionSequence", "DiffusionBValue")),
+        ("time", number("FrameContentSequence", "TemporalPositionIndex")),
         ("type", "-".join(map(str, frame_type[2:])) or None),
-        ("acquisition", one("FrameContentSequence", "FrameAcquisitionNumber")),
-        ("trigger", one("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")),
+        ("acquisition", number("FrameContentSequence", "FrameAcquisitionNumber")),
+        ("trigger", number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")),
     )
     centre, width = voi.get("WindowCenter"), voi.get("WindowWidth")
     window = None
