@@ -51,6 +51,9 @@ def test_a_sagittal_series_lies_like_an_axial_one(series, volume):
         (lambda k: {"position": (0, 0.5 * k, 2 * k)}, (), "sheared slices"),
         (lambda k: {"PixelSpacing": None}, (), "no voxel spacing"),
         (lambda k: {"RescaleIntercept": None, "RescaleSlope": None}, (), "CT without rescale"),
+        (lambda k: {"RescaleType": ("HU", "EDW")[k % 2]}, (), "mixed RescaleType in one series: EDW and HU"),
+        (lambda k: {"Modality": "MR", "RescaleType": ("ms", "US", "PCT")[k % 3]}, (), "mixed .*: PCT and ms"),
+        (lambda k: {"PhotometricInterpretation": None}, (), "CT .* it has no PhotometricInterpretation"),
         (lambda k: {"NumberOfFrames": 2} if k == 1 else {}, (), "broken DICOM file: .* of pixels"),
     ],
 )
@@ -58,6 +61,15 @@ def test_a_series_that_is_no_volume_is_refused_with_the_reason(series, volume, c
     """Otherwise geometry is made up: a hole closed, two stacks interleaved, a tilt ignored."""
     with pytest.raises(Refused, match=reason):
         reader.read(series(volume, change, skip))
+
+
+@pytest.mark.parametrize(
+    ("modality", "told"), [("CT", ("HU", "US")), ("CT", ("HU", "HU_MOD", None)), ("MR", ("normalized", "US"))]
+)
+def test_names_of_one_unit_are_one_volume(series, volume, modality, told):
+    """Otherwise a volume whose slices a converter wrote two ways is lost."""
+    files = series(volume, lambda k: {"Modality": modality, "RescaleType": told[k % len(told)]})
+    assert len(reader.read(files).array) == len(volume)
 
 
 def test_sizes_that_differ_in_a_series_are_refused(series, volume, dicom, tmp_path):

@@ -113,6 +113,10 @@ def _as_channels(array: np.ndarray) -> np.ndarray:
 def _refuse_ct_without_units(parts: list[tuple[Image, int]]) -> None:
     for image, frame in parts:
         plane = image.plane(frame)
+        if not image.photometric:
+            raise Refused(
+                "CT without Hounsfield units", "it has no PhotometricInterpretation; it may be colours"
+            )
         if not image.photometric.startswith("MONOCHROME"):
             raise Refused("CT without Hounsfield units", f"its pixels are colours ({image.photometric})")
         if image.modality_lut is not None:  # stands in the rescale's place (PS3.3 C.11.1)

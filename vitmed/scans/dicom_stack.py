@@ -12,6 +12,9 @@ from vitmed.scans.scan import Refused
 EVEN = 0.05  # of the usual distance between slices: by how much one may differ
 SHEAR = 0.02  # of the way through the stack: how far it may lead off the normal
 SAME = 1e-3  # millimetres: slices nearer than this lie at one position
+# Of RescaleType (PS3.3 C.11.1.1.2), what names the same unit as another, or, with "", none: US is "unspecified",
+# "normalized" Philips' word for it in MR.
+_UNITS = {"HU_MOD": "HU", "US": "", "normalized": ""}
 
 
 def order(parts: list[tuple[Image, int]]) -> tuple[list[int], np.ndarray]:
@@ -79,7 +82,8 @@ def _agree(parts: list[tuple[Image, int]]) -> None:
         found = sorted({getattr(image, name) for image, _ in parts})
         if len(found) > 1:
             raise Refused(f"mixed {what} in one series", " and ".join(found))
-    units = sorted({image.plane(frame).rescale_type for image, frame in parts} - {""})
+    told = {image.plane(frame).rescale_type for image, frame in parts}
+    units = sorted({_UNITS.get(unit, unit) for unit in told} - {""})
     if len(units) > 1:
         raise Refused("mixed RescaleType in one series", " and ".join(units))
     shapes = sorted({(image.rows, image.columns, image.samples) for image, _ in parts})
