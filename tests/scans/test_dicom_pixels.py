@@ -120,6 +120,9 @@ def test_hounsfield_units_do_not_change_sign_with_the_display(dicom_slice, tmp_p
         tmp_path / "a", pixels, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=2000
     )
     np.testing.assert_array_equal(dicom.read((path,)).array[..., 0], [[-1000, -1000], [40, -1024]])
+    inverted = {"PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": 0, "PixelPaddingValue": 2000}
+    path = dicom_slice(tmp_path / "b", pixels, **inverted)  # unsigned, so that there is no room for air
+    np.testing.assert_array_equal(dicom.read((path,)).array[..., 0], [[24, 0], [1064, 0]])
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["of all frames", "of one frame"])

@@ -233,7 +233,8 @@ def _filled(pixels: np.ndarray, nothing: np.ndarray, image: Image) -> np.ndarray
     """Puts what stands for black where nothing was measured: air in a CT, else the darkest of the rest."""
     if nothing.all():
         raise Refused("blank scan", "every pixel is padding")
-    dark = pixels[~nothing].max() if image.photometric == "MONOCHROME1" else pixels[~nothing].min()
+    inverted = image.photometric == "MONOCHROME1" and image.modality != "CT"  # as ``dicom.read`` does
+    dark = pixels[~nothing].max() if inverted else pixels[~nothing].min()
     pixels = pixels.copy()
     pixels[nothing] = -1000 if image.modality == "CT" and pixels.dtype.kind in "if" else dark
     return pixels
