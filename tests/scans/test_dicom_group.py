@@ -220,6 +220,9 @@ def test_radiographs_of_one_series_are_images_of_their_own(tmp_path, dicom, rng)
         (("p1", ""), ("Ann^A", "Bob^B"), ("", ""), "2 of them, by their names"),
         (("", ""), ("Ann^A", "Ann^A"), ("19500101", "19600101"), "2 of them, by their dates of birth"),
         (("", ""), ("Ann^A", "Ann^A^^"), ("19500101", ""), None),
+        (("", ""), ("ÅNN^A", "Ånn  A"), ("", ""), None),
+        (("", ""), ("Ann^A", "Ann^A=山"), ("", ""), None),
+        (("", ""), ("=山^A", "=川^A"), ("", ""), "2 of them, by their names"),
         (("p1", "p1"), ("Ann^A", "Ann^Anna"), ("", ""), None),
         ((None, ""), (None, ""), (None, ""), None),
     ],
@@ -234,6 +237,7 @@ def test_two_people_in_one_series_are_no_volume(tmp_path, series, rng, ids, name
         return {
             "PatientID": ids[k % 2],
             "PatientName": names[k % 2],
+            "SpecificCharacterSet": "ISO_IR 192",
             "PatientBirthDate": births[k % 2],
         }
 
@@ -241,7 +245,7 @@ def test_two_people_in_one_series_are_no_volume(tmp_path, series, rng, ids, name
     found, refused = find(tmp_path)
     if told is None:
         assert len(found) == 1 and refused == []
-        assert not any(word in str(image.person) for image, _ in found[0].parts for word in ("Ann", "1950"))
+        assert not any(word in str(image.person) for image, _ in found[0].parts for word in ("nn", "1950"))
     else:
         assert found == [] and refused == [("stack", "several patients in one series", told)]
 
@@ -337,6 +341,26 @@ def test_several_values_where_a_frame_has_one_are_refused(tmp_path, enhanced, na
     assert found == [] and refused == [
         ("e.dcm", "broken DICOM header", f"{key} of a frame is {values}, not one value")
     ]
+
+
+@pytest.mark.parametrize(("text", "said"), [("{}.0", None), ("{} ms", "'10 ms', not a number")])
+def test_a_number_that_is_written_as_text_is_one_or_is_refused(tmp_path, enhanced, text, said):
+    """Otherwise the one file of a maker who did so ends the ingest of all, or its echoes are mixed."""
+
+    def groups(k):
+        return {"PlanePosition": {"ImagePositionPatient": [0, 0, 3.0 * (k // 2)]}, "MREcho": {}}
+
+    path = enhanced(tmp_path / "e.dcm", np.ones((4, 4, 6), np.uint16), groups)
+    data = pydicom.dcmread(path)
+    for k, frame in enumerate(data.PerFrameFunctionalGroupsSequence):
+        frame.MREchoSequence[0].add_new("EffectiveEchoTime", "LO", text.format(10 + 70 * (k % 2)))
+    data.save_as(path)
+    found, refused = find(tmp_path)
+    if said is None:
+        assert [s.id for s in found] == ["e.dcm#echo-10", "e.dcm#echo-80"] and refused == []
+    else:
+        detail = f"EffectiveEchoTime of a frame is {said}"
+        assert found == [] and refused == [("e.dcm", "broken DICOM header", detail)]
 
 
 def test_localisers_captures_and_reports_are_left_out_and_can_be_taken(tmp_path, dicom, rng):

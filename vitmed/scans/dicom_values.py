@@ -6,6 +6,7 @@ twenty are needed.
 
 import functools
 import hashlib
+import re
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
@@ -52,11 +53,17 @@ class Values:
     def mark(self, tag: int) -> str:
         """What is the same for the same text but does not hold it, "" where missing: of names, to tell them apart.
 
-        Of the bytes as they are, since names are what character sets go wrong in; empty parts at the end do not count.
+        Of the bytes as they are, since names are what character sets go wrong in. One person is written in capitals or
+        not, with empty parts or without, and with or without the spellings that may follow the first (PS3.5 6.2.1.1):
+        none of that counts.
         """
         element = self.element(tag)
         value = b"" if element is None or element.value is None else element.value
-        value = (value if isinstance(value, bytes) else str(value).encode()).strip(b" \0^")
+        value = (value if isinstance(value, bytes) else str(value).encode()).strip(b" \0^=")
+        first = value.split(b"=")[0]
+        if b"\x1b" not in first:  # after it, bytes of letters are halves of other characters (ISO 2022)
+            words = first.decode("utf-8", "surrogateescape").casefold()
+            value = " ".join(re.split("[ ^\0]+", words)).strip().encode("utf-8", "surrogateescape")
         return hashlib.blake2b(value, digest_size=8).hexdigest() if value else ""
 
     def numbers(self, tag: int) -> tuple[float, ...] | None:
