@@ -26,7 +26,8 @@ class Took:
     Attributes:
         fault: what ended it; "" nothing did.
         processor: seconds of the process and of its workers.
-        grown: bytes by which the larger of them was larger than the process before.
+        grown: bytes by which the larger of them was larger than the process before; of workers the system tells
+            only the largest so far, so one that is not larger than those of earlier ingests does not count.
     """
 
     fault: str
@@ -83,7 +84,7 @@ def _measured(folder: str, out: str) -> Took:
     from vitmed.data.ingest import ingest
 
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is taken now (proc(5))
-    seconds, before, _ = _used()
+    seconds, before, earlier = _used()
     fault = ""
     try:
         ingest(folder, out, size=(8, 8, 8), modality="unknown", progress=False, workers=1)
@@ -91,7 +92,7 @@ def _measured(folder: str, out: str) -> Took:
         traceback.print_exc()
         fault = repr(error)
     after, here, workers = _used()
-    return Took(fault, after - seconds, max(here, workers) - before)
+    return Took(fault, after - seconds, max(here, workers if workers > earlier else 0) - before)
 
 
 def _used() -> tuple[float, int, int]:

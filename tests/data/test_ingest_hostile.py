@@ -85,6 +85,15 @@ def test_a_process_that_does_not_answer_is_told(tmp_path, monkeypatch):
     assert process.run(tmp_path, tmp_path / "out").fault.endswith("the process ended with -9")
 
 
+def test_what_an_earlier_worker_took_is_not_told_of_a_later_ingest(tmp_path, monkeypatch):
+    """Otherwise every test after the one that fails fails too, and the message names the wrong file."""
+    used = iter([(0.0, 100, 50), (1.0, 110, 900), (1.0, 105, 900), (3.0, 120, 900)])
+    monkeypatch.setattr(measured_ingest, "_used", lambda: next(used))
+    good(tmp_path / "in")
+    took = [measured_ingest._measured(str(tmp_path / "in"), str(tmp_path / name)) for name in ("a", "b")]
+    assert took == [measured_ingest.Took("", 1.0, 800), measured_ingest.Took("", 2.0, 15)]
+
+
 def test_names_that_are_not_utf8_are_spelt_out(tmp_path):
     """Otherwise a disc written in another country cannot be ingested."""
     folder = tmp_path / "in"
