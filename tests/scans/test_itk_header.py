@@ -46,6 +46,13 @@ def folder(tmp_path):
         # A line of too few numbers goes on in the next, which is then no data file.
         ("Offset = 1 1\nElementDataFile = my scan.raw\nElementDataFile = ../secret.raw\n", ".* twice"),
         ("ElementSize = 1\nElementDataFile = LOCAL\nElementDataFile = ../secret.raw\n", ".* twice"),
+        ("ElementSize = 1\nElementDataFile = LOCAL\n\fElementDataFile\n= ../secret.raw\n", ".* twice"),
+        # What Python takes for a blank and ITK does not, and the other way about.
+        ("\x1cElementDataFile = LOCAL\nElementDataFile = ../secret.raw\n", OUTSIDE),
+        ("\vElementDataFile = ../secret.raw\nElementDataFile = LOCAL\n", OUTSIDE),
+        # MetaIO cuts it off, and then opens link.raw.
+        ("ElementDataFile = link.raw\x1b\n", "data file missing: its name"),
+        ("ElementDataFile = link.raw\x85\n", "data file missing: its name"),
         ("ElementDataFile = LIST\n../secret.raw\n", "volume of several files"),
         ("ElementDataFile = %d.raw 1 4 1\n", "volume of several files"),
         ("Comment = none\n", ".* does not say ElementDataFile"),
@@ -66,6 +73,8 @@ def test_a_metaimage_is_read_from_its_folder_alone(folder, more, reason):
         ("data file: ../secret.raw\n", OUTSIDE),
         ("DataFile: ../secret.raw\n", OUTSIDE),
         ("data file: link.raw\n", OUTSIDE),
+        ("data file: link.raw \n", "data file missing: its name"),  # ITK keeps the blank
+        ("data file: ../secret.raw:=v\n", OUTSIDE),
         ("data file: -\n", OUTSIDE),
         ("# a longer one of many\n" * 4000 + "data file: ../secret.raw\n", OUTSIDE),
         ("# a\rdata file: ../secret.raw\n", "not a readable volume: line 8 of its header is not text"),
@@ -90,6 +99,29 @@ def test_a_line_that_itk_has_no_room_for_is_refused(folder, field):
     (folder / "a.nhdr").write_text(NRRD + field + "x" * 10_000 + "\ndata file: my scan.raw\n")
     with pytest.raises(Refused, match="not a readable volume: line 8 of its header"):
         itk.read(str(folder / "a.nhdr"))
+
+
+def test_what_it_says_of_a_broken_header_can_be_written(folder):
+    """Otherwise a byte that is not UTF-8 stands raw in the datasheet, which then has no page."""
+    (folder / "a.nrrd").write_bytes(NRRD.encode() + b"old min: 5\xff\n\n" + bytes(24))
+    with pytest.raises(Refused, match=r"old min is 5\\udcff; store") as fault:
+        itk.read(str(folder / "a.nrrd"))
+    assert fault.value.args == (fault.value.reason, fault.value.detail)
+
+
+def test_copied_text_is_passed_over(folder):
+    """Otherwise scans whose header holds a Japanese name, or words of the format itself, are lost."""
+    name = b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B\f"
+    (folder / "a.mha").write_bytes(
+        META.encode()
+        + b"0010|0010 = %s\nComment = ElementDataFile = LOCAL\nElementDataFile = LOCAL\n" % name
+        + bytes(range(24))
+    )
+    (folder / "a.nrrd").write_bytes(
+        NRRD.encode() + b"# %s\n0010|0010:=%s\nmy:key:=a: b\n\n" % (name, name) + bytes(range(24))
+    )
+    for file in ("a.mha", "a.nrrd"):
+        np.testing.assert_array_equal(itk.read(str(folder / file)).array.ravel(), range(24))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -17,9 +17,14 @@ LONGEST = 2**20  # bytes of a header; those of segmentations, a dozen lines a st
 _FIELD = 512  # bytes of a line of an NRRD header: ITK's complaint about one has room for a thousand
 _NRRD = (".nrrd", ".nhdr")
 _DETACHED = (".mhd", ".nhdr")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# What ends a line, or all that is read, for ITK alone. Other control characters stand in text that was copied from DICOM
+# (ISO 2022), but not in the name of a file, of which MetaIO cuts off what is not printable ASCII at its end.
+_END = re.compile(r"[\0\r]")
+_UNSURE = re.compile(r"[\x00-\x1f\x7f]|[^!-~]$")
+_BLANK = " \t\v\f"  # as C has it: Python also strips what ITK takes for a letter
 _META_HERE = ("LOCAL", "Local", "local")
-_KEY = b"ElementDataFile"
+_KEY = rb"ElementDataFile"
+_LAST = re.compile(rb"^[ \t\v\f]*ElementDataFile[ \t\v\f]*[=:].*$", re.MULTILINE)
 
 
 def is_nrrd(path: str) -> bool:
@@ -58,6 +63,8 @@ def data_file(path: str, header: dict[str, str]) -> str:
         if path.lower().endswith(_DETACHED) and name is None:
             raise Refused("data file missing", "the header names none")
         return path
+    if _UNSURE.search(name):
+        raise Refused("data file missing", f"its name {name[:60]!r} cannot be printed, or ends so; rename it")
     if name.upper().startswith("LIST") or "%" in name:
         raise Refused("volume of several files", f"its data are in {name[:60]!r}; make it one file")
     # NRRD's "-" is the standard input.
@@ -72,12 +79,14 @@ def data_file(path: str, header: dict[str, str]) -> str:
 
 
 def refuse_second_data_file(path: str) -> None:
-    """Refuses a MetaImage that says ``ElementDataFile`` again, among its voxels perhaps.
+    """Refuses a MetaImage that says ``ElementDataFile`` again after the line that ends its header, among its voxels perhaps.
 
-    Where ITK passes over the first, as part of a line before it, it looks for the key on to the end of the file.
+    Where ITK passes over that line, as part of one before it, it looks for the key on to the end of the file. It does so
+    at the beginning of lines, so what a comment says is none.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        if whole.find(_KEY, whole.find(_KEY) + 1) >= 0:
+        last = _LAST.search(whole)
+        if last and whole.find(_KEY, last.end()) >= 0:
             raise Refused("not a readable volume", "it says ElementDataFile twice")
 
 
@@ -85,11 +94,12 @@ def _metaimage(path: str) -> dict[str, str]:
     """Fields up to that of the data file, which is the last."""
     found: dict[str, str] = {}
     for number, line in _lines(path):
-        if not line.strip():
+        if not line.strip(_BLANK):
             continue
         name, *value = re.split("[=:]", line, maxsplit=1)
-        if name.strip() and value:
-            found[name.strip()] = value[0].lstrip("=: \t").rstrip()  # MetaIO passes over several separators
+        name = name.strip(_BLANK)
+        if name and value:
+            found[name] = value[0].strip(" \t").lstrip("=: \t")  # MetaIO passes over several separators
         else:
             raise Refused("not a readable volume", f"line {number} of its header is no 'key = value'")
         if "ElementDataFile" in found:
@@ -107,16 +117,17 @@ def _nrrd(path: str) -> dict[str, str]:
             continue
         if not line:
             break
-        name, _, value = line.partition(":")
+        sign = re.search(":[= ]", line)
         # Passed over: a comment, or a program's own key.
-        if line.startswith("#") or (name and value.startswith("=")):
+        if line.startswith("#") or (sign and sign.start() and sign[0] == ":="):
             continue
-        if not (name and value.startswith(" ")):
+        if not (sign and sign.start()):
             raise Refused("not a readable volume", f"line {number} of its header is no 'key: value'")
-        name = name.lower().replace(" ", "")
+        name, value = line[: sign.start()].lower().replace(" ", ""), line[sign.end() :]
         if len(line) > _FIELD and name != "content":
             raise Refused("not a readable volume", f"line {number} of its header is {len(line)} bytes long")
-        found[name] = value.strip()
+        # ITK keeps a blank at the end of a file's name.
+        found[name] = value.lstrip(" \t") if name == "datafile" else value.strip()
     return found
 
 
@@ -131,7 +142,7 @@ def _lines(path: str):
         goes_on = file.tell() > LONGEST
     for number, raw in enumerate(lines if goes_on else [*lines, last], 1):
         line = os.fsdecode(raw.removesuffix(b"\r"))
-        if _CONTROL.search(line):
+        if _END.search(line):
             raise Refused("not a readable volume", f"line {number} of its header is not text")
         yield number, line
     if goes_on:

@@ -12,10 +12,11 @@ class Refused(Exception):
 
     Args:
         reason: a short phrase shared by all files with this fault, by which they are counted.
-        detail: what was found in this file.
+        detail: what was found in this file; bytes that are not UTF-8 are spelt out in it, since it will be written.
     """
 
     def __init__(self, reason: str, detail: str = ""):
+        detail = detail.encode("utf-8", "backslashreplace").decode()
         super().__init__(reason, detail)  # both, so that it survives the way back from a worker process
         self.reason, self.detail = reason, detail
 
