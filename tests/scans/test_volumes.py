@@ -210,7 +210,8 @@ def test_an_image_of_two_dimensions_may_leave_its_spacing_out(tmp_path):
 
 
 def read_uint8(path, head, more, n=3, size="2 3 4"):
-    path.write_bytes(head.format(n=n, size=size, more=more).encode() + bytes(range(24)))
+    header = head.format(n=n, size=size, more=more).encode("utf-8", "surrogateescape")
+    path.write_bytes(header + bytes(range(24)))
     return itk.read(str(path), ("frame", 0) if n == 4 else None)
 
 
@@ -258,6 +259,10 @@ def test_the_spaces_of_nrrd_lead_to_the_same_sides_with_time(tmp_path, names, or
         ("a.nrrd", 'space units: "" "mm" "mm"\n', 1),
         ("a.nrrd", 'space units: "mm" "um" "um"\n', None),
         ("a.nrrd", 'space units: "inch" "inch" "inch"\n', None),
+        ("a.nrrd", 'space units: "s" "s" "s"\n', None),
+        ("a.nrrd", 'space units: "MM" "mm" "millimeter"\n', 1),
+        ("a.nrrd", 'space units: "microns" "Micrometres" "\N{MICRO SIGN}m"\n', 0.001),
+        ("a.nrrd", b'space units: "\xb5m" "\xb5m" "\xb5m"\n'.decode("utf-8", "surrogateescape"), 0.001),
     ],
 )
 def test_lengths_are_in_the_unit_of_the_header(tmp_path, name, more, spacing):
@@ -279,6 +284,29 @@ def test_the_unit_of_an_image_is_applied(tmp_path):
     """Otherwise a microscope's pixels are a thousand times too large."""
     more = 'spacings: 2 3\nunits: "um" "um"\n'
     assert read_uint8(tmp_path / "a.nrrd", NRRD, more, 2, "4 6").spacing == (0.003, 0.002)
+
+
+@pytest.mark.parametrize("more", ["", "spacings: 2 3\n"])
+def test_an_image_may_be_measured_in_pixels(tmp_path, more):
+    """Otherwise a picture is refused for a unit that nobody needs, or its pixels are taken for millimetres."""
+    more += 'units: "pixel" "pixel"\n'
+    assert read_uint8(tmp_path / "a.nrrd", NRRD, more, 2, "4 6").spacing is None
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_unit_of_what_is_no_axis_of_space_is_no_matter(tmp_path, first):
+    """Otherwise the sequences that 3D Slicer writes are refused for the seconds between their frames."""
+    more = "space: LPS\n"
+    for key, frame, axes in (
+        ("space directions", "none", "(1,0,0) (0,1,0) (0,0,2)"),
+        ("units", '"s"', '"" "" ""'),
+        ("kinds", "list", "domain domain domain"),
+    ):
+        more += f"{key}: {frame} {axes}\n" if first else f"{key}: {axes} {frame}\n"
+    scan = read_uint8(tmp_path / "a.nrrd", NRRD, more, 4, "2 2 3 2" if first else "2 3 2 2")
+    assert scan.spacing == (2, 1, 1)
+    more = 'spacings: nan 2 3\nunits: "s" "um" "um"\nkinds: list domain space\n'
+    assert read_uint8(tmp_path / "a.nrrd", NRRD, more).spacing == (0.003, 0.002)
 
 
 def test_stored_values_become_those_they_stand_for(tmp_path):
@@ -311,7 +339,9 @@ def test_letters_that_contradict_the_matrix_are_refused(tmp_path, letters, sound
     if sound:
         assert read_uint8(tmp_path / "a.mha", META, more).orientation == "SPL"
     else:
-        with pytest.raises(Refused, match=f"orientation that contradicts itself: .* is {letters}"):
+        with pytest.raises(
+            Refused, match=f"orientation that contradicts itself: .* {letters}, .* remove the letters"
+        ):
             read_uint8(tmp_path / "a.mha", META, more)
 
 

@@ -28,8 +28,13 @@ for _name, _turn in (
 ):
     _short = "".join(word[0] for word in _name.split("-"))
     _SPACES |= {_name: (1, 1), _short: (1, 1), f"{_name}-time": _turn, f"{_short}t": _turn}
+# In small letters; \udcb5 is the micro sign of Latin-1, which is no UTF-8.
 _MILLIMETRES = {"": 1.0, "mm": 1.0, "cm": 10.0, "m": 1000.0}
-_MILLIMETRES |= dict.fromkeys(("um", "\N{MICRO SIGN}m", "\N{GREEK SMALL LETTER MU}m", "micron"), 0.001)
+_MILLIMETRES |= dict.fromkeys(("um", "\N{GREEK SMALL LETTER MU}m", "\udcb5m", "micron", "microns"), 0.001)
+for _word, _length in (("micromet", 0.001), ("millimet", 1.0), ("centimet", 10.0), ("met", 1000.0)):
+    _MILLIMETRES |= dict.fromkeys((f"{_word}{_end}" for _end in ("er", "ers", "re", "res")), _length)
+_OF_SPACE = ("domain", "space", "???", "none")  # kinds of axes of NRRD, the last two of them unknown
+_QUOTED = r'"([^"]*)"'
 # The side that a letter of an orientation names: its axis of LPS, and which end of it.
 _SIDES = {"R": (0, -1), "L": (0, 1), "A": (1, -1), "P": (1, 1), "I": (2, -1), "S": (2, 1)}
 
@@ -67,9 +72,7 @@ def read(path: str, item: tuple[str, int | str] | None = None) -> Scan:
     array = _rescaled(grey_if_equal(array) if dimension < 4 else array, header)
     span = (0.0, 255.0) if array.dtype == np.uint8 else None
     if dimension == 2:
-        known = _says(header, _SPACING, path)
-        spacing = _spacing(image) * _millimetres(header, dimension)
-        return Scan(array, span=span, spacing=tuple(spacing[::-1].tolist()) if known else None)
+        return Scan(array, span=span, spacing=_of_picture(path, header, image))
     affine = _affine(path, header, image)
     orientation = axes_of(affine)
     array, affine = canonical(array, affine)
@@ -87,6 +90,16 @@ def measure(path: str) -> tuple[tuple[int, ...], np.ndarray | None]:
     if len(size) not in (3, 4):
         return size[::-1], None
     return size[2::-1], _affine(path, header, _information(path))
+
+
+def _of_picture(path: str, header: dict[str, str], image: sitk.Image) -> tuple[float, ...] | None:
+    """(y, x) millimetres of a pixel; None where the header does not say it, or in a unit such as pixels."""
+    spacing = _spacing(image)
+    try:
+        spacing *= _millimetres(header, 2)
+    except Refused:
+        return None
+    return tuple(spacing[::-1].tolist()) if _says(header, _SPACING, path) else None
 
 
 def _affine(path: str, header: dict[str, str], image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
@@ -140,7 +153,7 @@ def _refuse_contradiction(header: dict[str, str], direction: np.ndarray) -> None
         along = [direction[axis, column] * end for column, (axis, end) in enumerate(sides)]
         if min(along) <= 0 <= max(along):
             found = f"AnatomicalOrientation is {letters}, its matrix {direction.ravel().round(3).tolist()}"
-            raise Refused("orientation that contradicts itself", found)
+            raise Refused("orientation that contradicts itself", f"{found}; correct or remove the letters")
 
 
 def _millimetres(header: dict[str, str], dimension: int) -> float:
@@ -149,12 +162,21 @@ def _millimetres(header: dict[str, str], dimension: int) -> float:
     Raises:
         Refused: a unit of no known length, or several.
     """
-    named = header.get("spaceunits", header.get("units", ""))
-    told = re.findall(r'"([^"]*)"', named)[: min(dimension, 3)] + [header.get("DistanceUnits", "")]
+    told = [*_units(header)[: min(dimension, 3)], header.get("DistanceUnits", "")]
     units = {unit.strip() for unit in told} - {"", "?", "???", "none"} or {""}
-    if len(units) > 1 or not units <= _MILLIMETRES.keys():
+    lengths = {_MILLIMETRES.get(unit.casefold()) for unit in units}
+    if len(lengths) > 1 or None in lengths:
         raise Refused("no voxel spacing", f"its unit of length is {' and '.join(sorted(units))[:60]!r}")
-    return _MILLIMETRES[units.pop()]
+    return lengths.pop()
+
+
+def _units(header: dict[str, str]) -> list[str]:
+    """The units of the axes of space of an NRRD header, among which lists and vectors may have axes of their own."""
+    if "spaceunits" in header or "spacedirections" in header:  # what has a direction has no unit of its own
+        return re.findall(_QUOTED, header.get("spaceunits", ""))
+    units = re.findall(_QUOTED, header.get("units", ""))
+    kinds = header.get("kinds", "").lower().split() or [_OF_SPACE[0]] * len(units)
+    return [unit for unit, kind in zip(units, kinds, strict=False) if kind in _OF_SPACE]
 
 
 def _rescaled(array: np.ndarray, header: dict[str, str]) -> np.ndarray:
