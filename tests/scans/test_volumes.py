@@ -293,6 +293,12 @@ def test_an_image_may_be_measured_in_pixels(tmp_path, more):
     assert read_uint8(tmp_path / "a.nrrd", NRRD, more, 2, "4 6").spacing is None
 
 
+def test_a_spacing_that_is_not_known_is_not_made_up(tmp_path):
+    """Otherwise the pixels of which NRRD says nan measure a millimetre, as ITK has it."""
+    assert read_uint8(tmp_path / "a.nrrd", NRRD, "spacings: nan nan\n", 2, "4 6").spacing is None
+    assert read_uint8(tmp_path / "b.nrrd", NRRD, "spacings: 2 3\n", 2, "4 6").spacing == (3, 2)
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_the_unit_of_what_is_no_axis_of_space_is_no_matter(tmp_path, first):
     """Otherwise the sequences that 3D Slicer writes are refused for the seconds between their frames."""

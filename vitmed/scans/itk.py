@@ -99,7 +99,7 @@ def _of_picture(path: str, header: dict[str, str], image: sitk.Image) -> tuple[f
         spacing *= _millimetres(header, 2)
     except Refused:
         return None
-    return tuple(spacing[::-1].tolist()) if _says(header, _SPACING, path) else None
+    return tuple(spacing[::-1].tolist()) if _says_spacing(header, path) else None
 
 
 def _affine(path: str, header: dict[str, str], image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
@@ -110,7 +110,7 @@ def _affine(path: str, header: dict[str, str], image: sitk.Image | sitk.ImageFil
             or says two things.
     """
     dimension = image.GetDimension()
-    if not _says(header, _SPACING, path):
+    if not _says_spacing(header, path):
         raise Refused("no voxel spacing", f"the header has no {_SPACING[itk_header.is_nrrd(path)][0]}")
     spacing = _spacing(image)
     direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
@@ -174,9 +174,13 @@ def _units(header: dict[str, str]) -> list[str]:
     """The units of the axes of space of an NRRD header, among which lists and vectors may have axes of their own."""
     if "spaceunits" in header or "spacedirections" in header:  # what has a direction has no unit of its own
         return re.findall(_QUOTED, header.get("spaceunits", ""))
-    units = re.findall(_QUOTED, header.get("units", ""))
-    kinds = header.get("kinds", "").lower().split() or [_OF_SPACE[0]] * len(units)
-    return [unit for unit, kind in zip(units, kinds, strict=False) if kind in _OF_SPACE]
+    return _of_space(header, re.findall(_QUOTED, header.get("units", "")))
+
+
+def _of_space(header: dict[str, str], values: list[str]) -> list[str]:
+    """Of one value an axis of an NRRD header those of the axes of space."""
+    kinds = header.get("kinds", "").lower().split() or [_OF_SPACE[0]] * len(values)
+    return [value for value, kind in zip(values, kinds, strict=False) if kind in _OF_SPACE]
 
 
 def _rescaled(array: np.ndarray, header: dict[str, str]) -> np.ndarray:
@@ -205,9 +209,12 @@ def _spacing(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     return spacing
 
 
-def _says(header: dict[str, str], keys: tuple[tuple[str, ...], tuple[str, ...]], path: str) -> bool:
-    """Whether a header has one of the keys of its format."""
-    return any(key in header for key in keys[itk_header.is_nrrd(path)])
+def _says_spacing(header: dict[str, str], path: str) -> bool:
+    """Whether a header says how large a voxel is. NRRD may say of an axis that it is not known, which ITK takes for 1."""
+    if itk_header.is_nrrd(path) and "spacedirections" not in header:
+        found = _of_space(header, header.get("spacings", "").split())
+        return bool(found) and not any(value.lower().lstrip("+-") == "nan" for value in found)
+    return any(key in header for key in _SPACING[itk_header.is_nrrd(path)])
 
 
 def volumes(path: str) -> int:
