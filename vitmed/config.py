@@ -64,7 +64,8 @@ def build(cls: type[Section], values: Any, where: str = "config") -> Section:
     """Makes the frozen dataclass ``cls`` from a mapping, checking every key and type.
 
     Fields that are themselves dataclasses are built from sub-mappings; ``tuple`` fields take lists; an
-    ``int`` is accepted for a ``float``. ``where`` is the dotted path named in messages.
+    ``int`` is accepted for a ``float``. ``where`` is the dotted path named in messages. A field whose type alone does
+    not say what it means tells that by ``metadata={"expected": "give ..."}``.
 
     Raises:
         InputError: an unknown key (with the nearest right one), a missing key, or a wrong type.
@@ -81,7 +82,14 @@ def build(cls: type[Section], values: Any, where: str = "config") -> Section:
     made = {}
     for name, field in fields.items():
         if name in values:
-            made[name] = _typed(values[name], hints[name], f"{where}.{name}")
+            try:
+                made[name] = _typed(values[name], hints[name], f"{where}.{name}")
+            except InputError:
+                if "expected" not in field.metadata:
+                    raise
+                raise InputError(
+                    f"{where}.{name} is {values[name]!r}; {field.metadata['expected']}"
+                ) from None
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(f"{where}.{name} is missing; give it in the config or as --{where}.{name}=...")
     try:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -130,6 +132,7 @@ def test_a_window_is_for_hounsfield_units_and_becomes_the_recipes(dataset, monke
     assert DataConfig(path, window="lung").recipe(dataset).window == (-1350, 150)
     assert DataConfig(path, window=(-160, 240), crop=(2, 2)).recipe(dataset).window == (-160, 240)
     assert DataConfig(path).recipe(dataset) == dataset.recipe()
-    for wrong in ("lungs", (3.0,)):
-        with pytest.raises(InputError, match="config.data.window is"):
+    for wrong in ("lungs", (3.0,), (2.0, 1.0), 5, ("a", "b")):
+        told = rf"config.data.window is {re.escape(repr(wrong))}; give lung, .*, or the two ends in HU"
+        with pytest.raises(InputError, match=told):
             config.build(DataConfig, {"path": path, "window": wrong}, "config.data")

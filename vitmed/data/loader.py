@@ -20,7 +20,7 @@ from vitmed.data.dataset import Dataset, Stream
 from vitmed.data.streams import Feed, Part, rows, seed_of
 from vitmed.data.structures import structures_of
 from vitmed.errors import InputError
-from vitmed.scans.recipe import Recipe, ends_of
+from vitmed.scans.recipe import EXPECTED, Recipe, ends_of
 
 AHEAD = 4  # batches made before they are asked for: enough for a slow read, few enough to hold in memory
 
@@ -71,7 +71,7 @@ class DataConfig:
     crop: tuple[int, ...] | None = None
     crop_foreground: float = 0.0
     channels: int | None = None
-    window: str | tuple[float, ...] | None = None
+    window: str | tuple[float, ...] | None = dataclasses.field(default=None, metadata={"expected": EXPECTED})
     mix: dict[str, float] = dataclasses.field(default_factory=dict)
     unlabelled: str = ""
     unlabelled_batch: int | None = None

@@ -25,6 +25,7 @@ WINDOWS = {
     "brain": (40.0, 80.0),
     "stroke": (40.0, 40.0),
 }
+EXPECTED = f"give {', '.join(WINDOWS)}, or the two ends in HU, the lower one first, such as (-160.0, 240.0)"
 
 _ALIASES = {
     "xray": ("xray", "x-ray", "x ray", "cr", "dx", "rg", "xr", "radiograph", "cxr", "mg", "mammography"),
@@ -66,13 +67,11 @@ def ends_of(window: str | tuple[float, ...]) -> tuple[float, float]:
     """
     if isinstance(window, str):
         if window not in WINDOWS:
-            raise ValueError(
-                f"window is {window!r}; give {', '.join(WINDOWS)}, or the two ends in HU, such as (-160.0, 240.0)"
-            )
+            raise ValueError(f"window is {window!r}; {EXPECTED}")
         center, width = WINDOWS[window]
         return center - width / 2, center + width / 2
     if len(window) != 2 or not (np.isfinite(window).all() and window[0] < window[1]):
-        raise ValueError(f"window is {tuple(window)}; two ends in HU were expected, the lower one first")
+        raise ValueError(f"window is {tuple(window)}; {EXPECTED}")
     return tuple(map(float, window))
 
 
