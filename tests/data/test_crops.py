@@ -115,6 +115,36 @@ def test_a_share_of_the_crops_is_about_what_is_marked(small_structures, monkeypa
     assert about["dot"] == pytest.approx(0.4 * 75, abs=12) and about["block"] == pytest.approx(90, abs=20)
 
 
+def test_voxels_are_read_from_masks_alone_and_kept_within_bounds(small_structures, monkeypatch):
+    """Otherwise a crop about what is marked decodes whole images, or a large set's voxels fill the memory."""
+    path, masks = small_structures
+    kept, none = Dataset.open(path), Dataset.open(path, cache=0)
+    once = sum(voxels.nbytes for voxels in kept.voxels("train", 0))
+    some = Dataset.open(path, cache=once)
+    decoded = []
+    for dataset in (kept, none, some):
+        decode = dataset._decoder.__class__.__call__
+
+        def seen(self, record, names=None, decode=decode):
+            decoded.append(set(self.names if names is None else names))
+            return decode(self, record, names)
+
+        monkeypatch.setattr(dataset._decoder.__class__, "__call__", seen)
+        for _ in range(2):
+            for i in range(3):
+                for a, b in zip(dataset.voxels("train", i), kept.voxels("train", i), strict=True):
+                    np.testing.assert_array_equal(a, b)
+        monkeypatch.undo()
+    assert decoded and set().union(*decoded) == {"mask"}
+    read = none.bytes_read
+    none.voxels("train", 0)
+    assert none.bytes_read > read
+    for dataset in (kept, some):
+        read = dataset.bytes_read
+        dataset.voxels("train", 0)
+        assert dataset.bytes_read == read
+
+
 def test_crops_about_what_is_marked_follow_from_seed_step_and_example(small_structures):
     path, _ = small_structures
     config = DataConfig(path, crop=(5, 6), crop_foreground=0.5)

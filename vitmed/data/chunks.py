@@ -108,13 +108,17 @@ class Chunks:
         self._names = tuple(name for name in ("image", "mask") if name in decoder.names)
         self._decoder, self._records = decoder, records
 
-    def read(self, split: str, first: int, start: Shape, size: Shape) -> dict[str, np.ndarray]:
+    def read(
+        self, split: str, first: int, start: Shape, size: Shape, names: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """``image`` (*size, C), and ``mask`` (*size) where there are masks, of a scan from ``start`` on.
 
         Args:
             first: the index of the scan's first chunk.
             start, size: of the box, which lies within the scan.
+            names: those of the two that are wanted; None is what there is.
         """
+        names = self._names if names is None else names
         stop = tuple(a + n for a, n in zip(start, size, strict=True))
         cells = [range(a // c, -(-b // c)) for a, b, c in zip(start, stop, self.chunk, strict=True)]
         numbers = [
@@ -123,13 +127,13 @@ class Chunks:
         ]
         made: dict[str, np.ndarray] = {}
         for record in self._records(split, numbers):
-            block = self._decoder(record, (*self._names, "start"))
+            block = self._decoder(record, (*names, "start"))
             there, here = [], []  # what is wanted of this chunk, and where it goes
-            for a, b, origin, n in zip(start, stop, block["start"], block["image"].shape):
+            for a, b, origin, n in zip(start, stop, block["start"], block[names[0]].shape):
                 low, high = max(a, int(origin)), min(b, int(origin) + n)
                 there.append(slice(low - origin, high - origin))
                 here.append(slice(low - a, high - a))
-            for name in self._names:
+            for name in names:
                 part = block[name]
                 if name not in made:
                     made[name] = np.empty((*size, *part.shape[len(size) :]), part.dtype)

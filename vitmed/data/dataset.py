@@ -77,14 +77,16 @@ class Dataset:
         self._cached: dict[str, Stream | None] = {}
         self._columns = functools.cache(self._read_columns)
         self._marked = functools.cache(self._read_marked)
-        self._voxels = functools.cache(self._read_voxels)
+        self._voxels: dict[tuple[str, int], tuple[np.ndarray, ...]] = {}
+        self._voxel_bytes = 0
 
     @classmethod
     def open(cls, path: str | Path, cache: int | None = None) -> "Dataset":
         """Opens the dataset in folder ``path``.
 
         Args:
-            cache: bytes of a split that are kept in memory at most; None is ``CACHE_BYTES``.
+            cache: bytes of a split, and of the voxels of structures, that are kept in memory at most; None is
+                ``CACHE_BYTES``.
 
         Raises:
             InputError: no such folder, not a vitmed dataset, of a newer format, or with shards missing.
@@ -170,13 +172,23 @@ class Dataset:
     def voxels(self, split: str, index: int) -> tuple[np.ndarray, ...]:
         """Voxels (m, n) of each structure that an example's mask holds, in the order of structures; () where of none.
 
-        Of a structure that has more than ``VOXELS``, so many evenly spread over it. The whole mask is read once, and the
-        voxels kept.
+        Of a structure that has more than ``VOXELS``, so many evenly spread over it. The whole mask is read, and the
+        voxels are kept while those of all examples take no more than ``CACHE_BYTES``: as examples come round in turn, what
+        is kept first is of as much use as what came last.
 
         Raises:
             InputError: structures that overlap.
         """
-        return self._voxels(split, index)
+        found = self._voxels.get((split, index))
+        if found is None:
+            found = self._read_voxels(split, index)
+            size = sum(voxels.nbytes for voxels in found)
+            with self._lock:
+                new = (split, index) not in self._voxels  # another thread may have been as quick
+                if new and self._voxel_bytes + size <= self._most_cached:
+                    self._voxels[split, index] = found
+                    self._voxel_bytes += size
+        return found
 
     def examples(self, split: str) -> np.ndarray:
         """Identities of a split's examples, (n, 2) uint32."""
@@ -327,14 +339,17 @@ class Dataset:
                     self._cached[split] = self._decode_split(split)
         return self._cached[split]
 
+    @property
+    def _most_cached(self) -> int:
+        return CACHE_BYTES if self._cache_bytes is None else self._cache_bytes
+
     def _decode_split(self, split: str) -> Stream | None:
         n = self.size(split)
         if self._chunks:
             return None
         first = self._stack(split, self._records(split, [0]))
         size = n * sum(values.nbytes for values in first.values())
-        most = CACHE_BYTES if self._cache_bytes is None else self._cache_bytes
-        if self.datasheet["size"] is None or size > most:
+        if self.datasheet["size"] is None or size > self._most_cached:
             return None
         whole = {name: np.empty((n, *v.shape[1:]), v.dtype) for name, v in first.items()}
         for part in _runs(n):
@@ -357,18 +372,21 @@ class Dataset:
         if not self.has_masks:
             return held
         for row, record in zip(held, self._whole(split), strict=True):
-            if self._chunks:
-                mask = self._joined(split, self._decoder(record))["mask"]
-            else:
-                mask = self._decoder(record, ["mask"])["mask"]
-            row[np.unique(mask)] = True
+            row[np.unique(self._mask(split, record))] = True
         return held
+
+    def _mask(self, split: str, record: bytes) -> np.ndarray:
+        """The mask (*S) of a record, whose image is not decoded."""
+        if not self._chunks:
+            return self._decoder(record, ["mask"])["mask"]
+        first, size = int(self._decoder(record, ["chunks"])["chunks"][0]), self._chunks.size
+        return self._chunks.read(split, first, (0,) * len(size), size, ["mask"])["mask"]
 
     def _read_voxels(self, split: str, index: int) -> tuple[np.ndarray, ...]:
         if not self.has_masks:
             return ()
         structures = structures_of(self.datasheet)
-        classes = class_table(structures)[self.record(split, index)["mask"]]
+        classes = class_table(structures)[self._mask(split, self._records(split, [index])[0])]
         found = []
         for k in range(1, len(structures) + 1):
             places = np.flatnonzero(classes == k)
