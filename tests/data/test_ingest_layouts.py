@@ -1,6 +1,7 @@
 """Folders laid out by others become datasets with masks, patients and names of structures."""
 
 import json
+import os
 import shutil
 
 import nibabel as nib
@@ -342,7 +343,11 @@ def test_a_manifest_may_lie_apart_from_its_scans_whose_names_do_not_say_where(tm
         Image.fromarray(np.full((8, 8), 40 * k, np.uint8)).save(scans / name)
     (scans / "bad.png").write_bytes(b"no picture")
     Image.fromarray(np.full((8, 8), 1, np.uint8)).save(masks / "b.png")
-    rows = ["../home/scans/p1/a.png,sick,", f"{scans}/b.png,well,../home/masks/b.png", "../home/scans/bad.png,well,"]
+    rows = [
+        "../home/scans/p1/a.png,sick,",
+        f"{scans}/b.png,well,../home/masks/b.png",
+        "../home/scans/bad.png,well,",
+    ]
     manifest = tmp_path / "tables" / "all.csv"
     manifest.write_text("\n".join(["path,label,mask", *rows]) + "\n")
     ingest(manifest, tmp_path / "set", modality="us", progress=False, workers=1)
@@ -368,6 +373,24 @@ def test_a_manifest_in_its_scans_folder_names_them_from_there_however_it_writes_
         manifest.write_text(f"path,split\n{cell},test\n")
         sources, _, told, *_ = look(manifest, None, None, (), Plan("us"), How(), {})
         assert [s.id for s in sources] == ["deep/a.png"] and told.rows["deep/a.png"].split == "test"
+
+
+def test_a_manifest_that_is_reached_by_a_link_names_its_scans_as_without(tmp_path, monkeypatch):
+    """Otherwise what lies in one folder has "no folder in common", for one path to it goes by another disk's name."""
+    real = tmp_path / "disk" / "project"
+    (real / "scans").mkdir(parents=True)
+    (tmp_path / "elsewhere").symlink_to(real)
+    for k, name in enumerate("ab"):
+        Image.fromarray(np.full((8, 8), k, np.uint8)).save(real / "scans" / f"{name}.png")
+    manifest = real / "all.csv"
+    manifest.write_text(f"path,split\nscans/a.png,train\n{real}/scans/b.png,test\n")
+    common = os.path.commonpath
+    # As if the link lay on another branch from the root, which no test may write to.
+    monkeypatch.setattr(
+        os.path, "commonpath", lambda ps: "/" if any("elsewhere" in str(p) for p in ps) else common(ps)
+    )
+    sources, _, told, *_ = look(tmp_path / "elsewhere" / "all.csv", None, None, (), Plan("us"), How(), {})
+    assert {s.id: told.rows[s.id].split for s in sources} == {"a.png": "train", "b.png": "test"}
 
 
 def test_a_manifest_of_scans_without_a_common_folder_is_refused(tmp_path):

@@ -53,7 +53,7 @@ def look(
         beside, bad = numbered(found.told, held)
         sources, refused = found.sources, found.refused + bad
         told = tables.from_table(
-            source, source.parent, sources, {r[0] for r in refused}, base=named_from, learn=learn
+            source, source.parent, sources, {r[0] for r in refused}, base=named_from, paths=paths, learn=learn
         )
         told = _with_rest(told, known.from_layout(beside))
     else:

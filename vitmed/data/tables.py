@@ -30,6 +30,7 @@ def from_table(
     refused: set[str],
     *,
     base: Path | None = None,
+    paths: list[Path] | None = None,
     learn: tuple[str, ...] = (),
     subjects: dict[str, str] | None = None,
 ) -> Annotations:
@@ -45,7 +46,8 @@ def from_table(
             anywhere.
         sources: what is there.
         refused: names of files that are there but were refused, whose rows are no fault.
-        base: the folder that the names of scans are relative to, where it is not ``root`` (``paths_in``).
+        base, paths: the folder that the names of scans are relative to, where it is not ``root``, and the path in each
+            row, as ``paths_in`` gives both.
         learn: the columns that are labels; () for all that can be.
         subjects: whose each scan is, in a BIDS folder.
 
@@ -62,8 +64,8 @@ def from_table(
     notes = []
     if key == SUBJECT:
         lines = _by_scan(lines, subjects, path, notes)
-    if key == "path" and base is not None:
-        lines = [{**line, key: os.path.relpath(root / line[key], base)} for line in lines]
+    if paths is not None:
+        lines = [{**line, "path": os.path.relpath(p, base)} for line, p in zip(lines, paths, strict=True)]
     if learn:
         absent = [name for name in learn if name not in columns]
         if absent:
@@ -166,7 +168,7 @@ def paths_in(path: Path) -> tuple[list[Path], Path]:
 
     Paths are relative to the manifest's own folder, or absolute. Scans are named from that folder if all of them lie
     in it, and else from the innermost one that holds them all: a name enters the dataset, and must not say where on
-    this machine its scan lay.
+    this machine its scan lay. Links to folders are followed where scans have a folder in common only so.
 
     Raises:
         InputError: it has none, names what is not there, or scans that have no folder in common.
@@ -184,14 +186,17 @@ def paths_in(path: Path) -> tuple[list[Path], Path]:
         )
     if all(p.is_relative_to(home) for p in paths):
         return paths, Path(home)
-    folders = [os.path.dirname(p) for p in paths]
-    base = Path(os.path.commonpath(folders))
-    if base == Path(base.anchor):
-        raise InputError(
-            f"{path} names scans that have no folder in common, such as {min(folders)} and {max(folders)}; ingest those of "
-            "each place by a manifest of their own, the second with --append"
-        )
-    return paths, base
+    # The last part of a path is kept as it is: a store of files behind links may call them by their checksums.
+    followed = [Path(os.path.realpath(p.parent), p.name) for p in paths]
+    for named in (paths, followed):
+        base = Path(os.path.commonpath([p.parent for p in named]))
+        if base != Path(base.anchor):
+            return named, base
+    folders = [str(p.parent) for p in followed]
+    raise InputError(
+        f"{path} names scans that have no folder in common, such as {min(folders)} and {max(folders)}; ingest those of "
+        "each place by a manifest of their own, the second with --append"
+    )
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
