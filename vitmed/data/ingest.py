@@ -76,7 +76,8 @@ def ingest(
         workers: processes; None for one a core.
         progress: whether to show progress on standard error.
         dedupe: bring scans that are copies or near-duplicates of one another to one split.
-        append: add to the dataset ``out``; no patient in it changes its split, and what is in it is passed over.
+        append: add to the dataset ``out``; no patient in it changes its split, and what is in it is passed over
+            (``vitmed.data.living.joining``).
         key: the file of the key of pseudonyms; None for ``pseudonyms.default_path()``. Made on first use.
         frames, include, series, bids_suffix: as ``vitmed.scans.how.How`` has them.
         chunk: voxels of the chunks that images are stored in, array order, ``"auto"`` or ``"none"``, as
@@ -133,9 +134,8 @@ def ingest(
             plan = fingerprint.resolved(plan, sources, *auto, progress)
         if patient_pattern is not None:
             told = known.with_patients(told, sources, patient_pattern)
-        there = living.ids(old)
-        passed = [s.id for s in sources if s.id in there]
-        tasks = [_task(s, told.rows.get(s.id)) for s in sources if s.id not in there]
+        # What is called as a scan of the dataset is read as well: only its pixels tell whether it is that scan.
+        tasks = [_task(s, told.rows.get(s.id)) for s in sources]
         spool_folder = partial / resume.FOLDER
         spooled = resume.begin(spool_folder, plan, how)
         before, tasks = spool.found(spooled.parent, tasks, progress)
@@ -160,10 +160,6 @@ def ingest(
         kept, refused = _one_kind_of_channels(kept, refused)
         fresh = [m for m in kept if isinstance(m, Stored)]
         if not fresh:
-            if passed:
-                raise InputError(
-                    f"all {len(passed)} scans of {source} are in {out} already; nothing to append"
-                )
             files = {s.id: s.files for s in sources}
             first = discreet(sorted(refused)[:1], files, named_from, told, names)
             raise InputError(_nothing(source, len(refused), first))
@@ -175,20 +171,33 @@ def ingest(
         for m in fresh:
             neighbours.add(m.id, (*m.telling, m.patient, told.rows.get(m.id, Row()).patient))
         entries = [_entry(m, by_id[m.id], told.rows.get(m.id, Row()), names, neighbours) for m in fresh]
-        again = [e for e in entries if e.id in there]
-        new = [e for e in entries if e.id not in there]
+        there = living.entries(old, kept)
+        joining = living.joining(old, there, entries)
+        passed = len(entries) - len(joining.new)
         gone = living.withdrawn(old)
-        found = len(new)
-        new = [e for e in new if living.mark_of(e.patient) not in gone]
-        back = found - len(new)
+        new = [e for e in joining.new if living.mark_of(e.patient) not in gone]
+        back = len(joining.new) - len(new)
         if not new:
             withdrawn = f", or of patients who were withdrawn ({back})" if back else ""
             raise InputError(f"all scans of {source} are in {out} already{withdrawn}; nothing to append")
-        entries = living.entries(old, kept) + new
+        entries = there + new
         mixed = fingerprint.uneven(np.array([m.spacing for m in kept])) if plan.spacing is None else ""
         notes = [*told.notes, *filter(None, [plan.why if old is None else "", mixed])]
-        if passed or again:
-            notes.append(f"{len(passed) + len(again)} scans were in the dataset already and are passed over.")
+        if passed:
+            notes.append(
+                f"{passed} scan{' was' if passed == 1 else 's were'} in the dataset already and passed over."
+            )
+        if joining.moved:
+            here, held = joining.moved[0]
+            notes.append(
+                f"Of these, {len(joining.moved)} are known by their pixels and named from another folder now: {here} is "
+                f"{held} in the dataset."
+            )
+        if copies := [e.id for e in joining.copies if living.mark_of(e.patient) not in gone]:
+            notes.append(
+                f"{len(copies)} of the new scans {'has' if len(copies) == 1 else 'have'} the pixels of a scan that was in the "
+                f"dataset under another name, and {'is' if len(copies) == 1 else 'are'} taken again, such as {copies[0]}."
+            )
         if back:
             notes.append(
                 f"{back} scan{'s' * (back > 1)} of patients who were withdrawn from the dataset stay{'s' * (back == 1)} out."
