@@ -332,8 +332,8 @@ FIRST = {"p1/a.png": (1, "Ann"), "p1/b.png": (2, "Bob"), "p1/d.png": (3, "Dan")}
 def test_another_scan_of_a_name_that_is_there_is_not_passed_over(tmp_path):
     """Otherwise the scans of a second folder are lost where both call theirs 001.png, and only a count tells."""
     appended(manifest(tmp_path, FIRST), tmp_path / "set")
-    for number in (1, 4):  # the same pixels of another patient, such as a blank picture, and other pixels
-        second = {"p2/a.png": (number, "Eve"), "p2/c.png": (5, "Fay")}
+    for one in ((1, "Eve"), (4, "Ann")):  # a blank picture of another patient, other pixels
+        second = {"p2/a.png": one, "p2/c.png": (5, "Fay")}
         with pytest.raises(
             InputError, match=r"a\.png is in .*set already, with other pixels or .* further up"
         ):
