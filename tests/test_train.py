@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from short_runs import CLASSIFY, MAE, PROJECT, flags_of, same, settings, train
+from short_runs import CLASSIFY, MAE, PROJECT, cut_after, flags_of, same, settings, train
 
 import vitmed.runs
 import vitmed.train
@@ -236,6 +236,52 @@ def test_the_line_after_the_last_step_says_where_the_time_went(tiny_dataset, tmp
 def test_workdir_of_another_config(tiny_dataset, pretrained):
     with pytest.raises(InputError, match="config.optim.lr is 0.0015 there and 0.5 here"):
         train(MAE, tiny_dataset, pretrained, optim__lr=0.5)
+
+
+@pytest.fixture
+def cut_before_keys_came(tiny_dataset, tmp_path, monkeypatch):
+    """A run of two steps of four, as one that was begun before some of the keys were there."""
+    with cut_after(3, monkeypatch):
+        train(MAE, tiny_dataset, tmp_path / "old")
+    for name, sections in (
+        ("config", {"data": ["crop_foreground"], "objective": ["exclude"], "augment": ["flip"]}),
+        ("config", {"model": ["registers", "learned_slices", "position_scale"]}),
+        ("recipe", {"model": ["registers", "learned_slices", "position_scale"]}),
+    ):
+        file = tmp_path / "old" / f"{name}.json"
+        whole = json.loads(file.read_text())
+        inside = whole.get("config", whole)
+        for section, keys in sections.items():
+            inside[section] = {key: value for key, value in inside[section].items() if key not in keys}
+        inside.pop("finetune", None)
+        file.write_text(json.dumps(whole))
+    return tmp_path / "old"
+
+
+def test_a_run_that_is_older_than_a_key_goes_on_to_the_same_bits(
+    tiny_dataset, pretrained, cut_before_keys_came
+):
+    """Otherwise every new key ends the long runs that were begun before it."""
+    assert train(MAE, tiny_dataset, cut_before_keys_came)["resumed_from"] == 2
+    assert same(vitmed.runs.load(pretrained), vitmed.runs.load(cut_before_keys_came))
+
+
+def test_a_run_that_is_older_than_a_key_does_not_go_on_with_another_value_of_it(
+    tiny_dataset, cut_before_keys_came
+):
+    """Otherwise half of it is trained without what the other half is trained with."""
+    run = cut_before_keys_came
+    with pytest.raises(
+        InputError, match=r"dataset: config.augment.flip is \(\) there and \(1,\) here; go on"
+    ):
+        train(MAE, tiny_dataset, run, augment__flip=(1,))
+    with pytest.raises(InputError, match="dataset: config.model.registers is 0 there and 2 here; go on"):
+        train(MAE, tiny_dataset, run, model__registers=2)
+    whole = json.loads((run / "config.json").read_text())
+    whole["config"]["train"]["warm"] = 3
+    (run / "config.json").write_text(json.dumps(whole))
+    with pytest.raises(InputError, match="config.train.warm is 3 there and absent here"):
+        train(MAE, tiny_dataset, run)
 
 
 def _state(run, step):

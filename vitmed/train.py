@@ -21,7 +21,7 @@ from vitmed.errors import InputError
 from vitmed.evaluate import guard, health
 from vitmed.job import postmortem
 from vitmed.job.begin import begin
-from vitmed.job.config import Config, check
+from vitmed.job.config import Config, check, resolve
 from vitmed.job.job import Job
 from vitmed.models.cost import short
 from vitmed.parallel import processes
@@ -65,8 +65,11 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
         return {**train(values, workdir, quiet), "guard": guard.told(Path(workdir))}
     job = Job(config)
     processes.agree("data", job.data())
-    resolved = configs.tree(dataclasses.asdict(config))
-    run = Path(processes.first(lambda: str(folder.create(workdir, resolved, job.recipe, job.datasheet()))))
+    run = Path(
+        processes.first(
+            lambda: str(folder.create(workdir, resolve(values), job.recipe, job.datasheet(), resolve))
+        )
+    )
     processes.check_shared_folder(run)
     checkpoints = Checkpoints(run, config.checkpoint)
     state, start = begin(job, checkpoints)

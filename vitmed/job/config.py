@@ -80,6 +80,11 @@ class Config:
     init_adapt: str = ""
 
 
+def resolve(values: ConfigDict) -> ConfigDict:
+    """The config with every key that it leaves out, as a run keeps it; raises as ``check`` does."""
+    return configs.tree(dataclasses.asdict(check(values)))
+
+
 def check(values: ConfigDict) -> Config:
     """The config as dataclasses.
 

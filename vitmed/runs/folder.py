@@ -12,6 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,21 @@ FREE_KEYS = {
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NCCL_ALGO")
 
 
-def create(workdir: Path | str, config: ConfigDict, recipe: Recipe, datasheet: dict[str, Any]) -> Path:
+def create(
+    workdir: Path | str,
+    config: ConfigDict,
+    recipe: Recipe,
+    datasheet: dict[str, Any],
+    resolve: Callable[[ConfigDict], ConfigDict] = lambda config: config,
+) -> Path:
     """Makes a run folder, or opens one that was made with the same config on the same data.
 
     Appends this start to ``environment.json``.
+
+    Args:
+        config: resolved: with every key.
+        resolve: gives a former config the keys that came after it, each as it is where nobody sets it; InputError where
+            it has keys that are none any more.
 
     Raises:
         InputError: ``workdir`` is a file or a dataset, or a run of another config, recipe or dataset
@@ -55,7 +67,7 @@ def create(workdir: Path | str, config: ConfigDict, recipe: Recipe, datasheet: d
     with durable.disk(run, "the run folder"):
         run.mkdir(parents=True, exist_ok=True)
     if (run / "config.json").exists():
-        _same_run(run, config, recipe, datasheet)
+        _same_run(run, config, recipe, datasheet, resolve)
     else:
         durable.write_text(run / "recipe.json", recipe.to_json())
         durable.write_json(run / "dataset.json", datasheet)
@@ -144,11 +156,13 @@ def _commit(folder: Path) -> dict[str, Any] | None:
         return None  # no git on this machine: the versions of the packages remain
 
 
-def _same_run(run: Path, config: ConfigDict, recipe: Recipe, datasheet: dict[str, Any]) -> None:
-    now = flat(tree(json.loads(to_json(config))["config"]))  # through JSON, as the former one went
-    clauses = [f"config.{clause}" for clause in _differences(flat(config_of(run)), now, FREE_KEYS)]
+def _same_run(run: Path, config: ConfigDict, recipe: Recipe, datasheet: dict[str, Any], resolve) -> None:
+    former, now = _completed(config_of(run), resolve), _read_back(config)
+    clauses = [f"config.{clause}" for clause in _differences(flat(former), flat(now), FREE_KEYS)]
     if not clauses:
         then = durable.read_json(run / "recipe.json")
+        if then["model"] and "model" in former:
+            then["model"] = former.model.to_dict() | then["model"]
         clauses = [f"recipe.{clause}" for clause in _differences(then, json.loads(recipe.to_json()))]
     if not clauses:
         hashes = (
@@ -161,6 +175,18 @@ def _same_run(run: Path, config: ConfigDict, recipe: Recipe, datasheet: dict[str
             f"{run} is a run of another config or dataset: {'; '.join(clauses)}; "
             "go on with what it was made with, or give another --workdir"
         )
+
+
+def _completed(former: ConfigDict, resolve) -> ConfigDict:
+    try:
+        return _read_back(resolve(former))
+    except InputError:  # a key of it is none any more: the comparison names it
+        return former
+
+
+def _read_back(config: ConfigDict) -> ConfigDict:
+    """As ``config_of`` gives it: JSON has lists for tuples."""
+    return tree(json.loads(to_json(config))["config"])
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any], free=()) -> list[str]:
