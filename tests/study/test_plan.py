@@ -167,6 +167,12 @@ def test_every_arm_tries_as_much(config, tmp_path):
         ("arms.scratch.grid", {"optim": {"lr": 0.1}}, "a tuple of values"),
         ("arms.scratch.grid", {"data": {"labels": (1.0,)}}, "grid tries values of data.labels"),
         ("arms.scratch.grid", {"init_from": ("elsewhere",)}, "grid tries values of init_from"),
+        ("arms.scratch.grid", {"init_adapt": ("patch",)}, "grid tries values of init_adapt"),
+        ("arms.scratch.grid", {"objective": {"name": ("semi_teacher",)}}, "of objective.name;"),
+        ("arms.scratch.grid", {"objective": {"task": ("segmentation",)}}, "of objective.task;"),
+        ("arms.scratch.grid", {"objective": {"order": (("low", "high"),)}}, "of objective.order;"),
+        ("arms.scratch.grid", {"objective": ({"name": "mae"},)}, "of objective;"),
+        ("arms.scratch.grid", {"guard": {"folds": (2,)}}, "of guard.folds;"),
     ],
 )
 def test_wrong_configs_are_refused(config, tmp_path, key, value, said):
@@ -216,6 +222,26 @@ def test_a_run_to_start_from_is_known_by_its_weights(config, tmp_path):
     with pytest.raises(InputError, match="pretrain: init_from was .*, now") as told:
         check_unchanged(plan(config, tmp_path / "study"))
     assert "scratch" not in str(told.value)
+
+
+def test_a_study_older_than_what_it_keeps_of_its_start_goes_on(config, tmp_path):
+    """Otherwise a study is refused for a run that it has started from all along; from then on another one is."""
+    run, file = tmp_path / "elsewhere", tmp_path / "study" / "plan.json"
+    (run / "checkpoints" / "9").mkdir(parents=True)
+    manifest.write(run / "checkpoints" / "9", 9, {})
+    config.arms.scratch.config.init_from = str(run)
+    check_unchanged(plan(config, tmp_path / "study"))
+    written = json.loads(file.read_text())
+    for entry in written["runs"].values():
+        entry.pop("init_from", None)
+    file.write_text(json.dumps(written))
+    check_unchanged(plan(config, tmp_path / "study"))
+    config.arms.scratch.config.init_from = ""
+    config.arms.resnet.config.init_from = str(run)
+    config.arms.pretrained.init = None
+    with pytest.raises(InputError, match="pretrained: init_from was 'pretrain', now '';") as told:
+        check_unchanged(plan(config, tmp_path / "study"))
+    assert "resnet: init_from was '', now" in str(told.value) and "scratch: init_from" in str(told.value)
 
 
 def test_a_study_can_grow_and_move(config, tmp_path):

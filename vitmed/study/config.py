@@ -147,8 +147,8 @@ class Arm:
             (``vitmed.study.published``); None is none.
         steps: ``train.steps``, one a budget; None leaves the config's own.
         label: how tables and figures call it; the arm's name if empty.
-        grid: sections of the training config, and in place of each value a tuple of values to try; which scans and labels
-            it learns from, chooses by and starts from is not among them.
+        grid: sections of the training config, and in place of each value a tuple of values to try; what it learns, which
+            scans and labels from, what it chooses by and starts from is not among them.
     """
 
     config: dict[str, Any]

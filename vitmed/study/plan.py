@@ -23,10 +23,11 @@ from vitmed.study import published
 from vitmed.study.config import BEST, Arm, StudyConfig
 
 PRETRAIN = "pretrain"  # the pretraining that has no other name
-# What no setting may change: which scans and labels an arm learns from, chooses by and starts from.
+# What no setting may change: what an arm learns, which scans and labels from, what it chooses by and starts from.
 _GIVEN = (
     *(f"data.{key}" for key in ("path", "split", "val_split", "mix", "unlabelled", "labels", "label_seed")),
-    *("data.fold", "data.apart", "train.seed", "probe", "init_from"),
+    *("data.fold", "data.apart", "train.seed", "probe", "guard", "init_from", "init_adapt"),
+    *("objective.name", "objective.task", "objective.order"),
 )
 
 
@@ -189,7 +190,10 @@ def check_unchanged(plan: Plan) -> None:
     arm_of = {cell.name: cell.arm or cell.name for cell in plan.everything}
     differ: dict[str, str] = {}  # by key, since one changed key of an arm shows in all its cells
     for name in before.keys() & now.keys():
-        for key in sorted(before[name].keys() | now[name].keys()):
+        keys = before[name].keys() | now[name].keys()
+        if "init_from" not in before[name]:  # a folder older than the key; it is told from now on
+            keys.discard("init_from")
+        for key in sorted(keys):
             was, is_now = before[name].get(key), now[name].get(key)
             if was != is_now:
                 differ.setdefault(f"{arm_of.get(name, name)}: {key}", f"was {was!r}, now {is_now!r}")
@@ -296,10 +300,12 @@ def _check_tuning(checked: StudyConfig) -> None:
         )
     for name, arm in checked.arms.items():
         for key in (".".join(path) for path in arm.trials[0]):
-            if any(f"{key}.".startswith(f"{given}.") for given in _GIVEN):
+            if any(
+                f"{key}.".startswith(f"{given}.") or f"{given}.".startswith(f"{key}.") for given in _GIVEN
+            ):
                 raise InputError(
-                    f"config.arms.{name}.grid tries values of {key}; which scans and labels an arm learns from, chooses by "
-                    "and starts from is the same in all its settings: make another arm of it"
+                    f"config.arms.{name}.grid tries values of {key}; what an arm learns, which scans and labels from, what "
+                    "it chooses by and starts from is the same in all its settings: make another arm of it"
                 )
     if checked.tune is None and any(arm.grid for arm in checked.arms.values()):
         raise InputError("config.arms.*.grid has settings to try, but config.tune does not say how to choose")
@@ -404,12 +410,12 @@ def _set(config: ConfigDict, section: str, **values) -> None:
 def _plain(cell: Cell) -> dict:
     """Flat, as JSON gives it back, and without where anything lies: moving a study does not change it.
 
-    A run from elsewhere that it starts from is kept by its weights; one of the study itself is there by its own config.
+    A run from elsewhere that it starts from is kept by its weights; one of the study itself by its name.
     """
     values = flat(cell.config)
     if cell.trials:
         values |= {"trials": [trial.changes for trial in cell.trials], "parts": cell.parts}
     values = json.loads(json.dumps(values))
-    former = "" if cell.start else values.get("init_from")
+    former = values.get("init_from")
     values = {key: value for key, value in values.items() if key not in ("init_from", "data.path")}
-    return values | ({"init_from": manifest.last(Path(former))} if former else {})
+    return values | {"init_from": cell.start or (manifest.last(Path(former)) if former else "")}
