@@ -112,6 +112,18 @@ def test_what_guards_chose_is_counted_in_every_arm(config, evaluated):
     ]
 
 
+def test_what_a_guard_chose_is_told_of_evaluations_that_are_older(evaluated):
+    """Otherwise a study that goes on says nothing of its guards, since each note of a cell is dropped for the count."""
+    evaluated.config.arms["resnet"].config["objective"] = {"name": "semi_teacher"}
+    run = evaluated.cell("resnet", 0.1, 0).run
+    file = run / "evaluations" / "test" / "metrics.json"
+    durable.write_json(file, {k: v for k, v in durable.read_json(file).items() if k != "guard"})
+    durable.write_json(run / "guard.json", {"asked": "semi_teacher", "chosen": "supervised"})
+    made = table.make(evaluated, COUNTS, FACTS, quiet=True)
+    assert [cell["guard"] for cell in made["cells"] if cell["guard"]] == ["supervised"]
+    assert any("the guard trained supervised instead in 1 of 1 cells" in note for note in made["notes"])
+
+
 def test_other_examples_are_refused(evaluated):
     """Otherwise arms are compared on different patients."""
     file = evaluated.cells[5].run / "evaluations" / "test" / "predictions.csv"
