@@ -108,7 +108,7 @@ def metric_names(data: str, split: str, order: tuple[str, ...], masks: bool) -> 
     return ["auroc", "balanced_accuracy", "ece"]
 
 
-def protocol(planned) -> dict:
+def protocol(planned, quiet: bool = False) -> dict:
     """As if there were 40 labels to validate on in every fold."""
     return {"validation": 40 * max(planned.config.data.folds, 1), "probed": {}, "notes": []}
 

@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from vitmed.data.copies import copies
 from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
 from vitmed.errors import InputError
-from vitmed.study import protocol
+from vitmed.study import protocol, sources
 from vitmed.study.plan import plan
 
 
@@ -239,6 +240,43 @@ def test_labels_that_were_learned_before_a_budget_are_refused_or_told(clean, pla
     assert "learned from labels of" in note and note.endswith("which are in no budget.")
 
 
+def test_labels_of_a_copy_of_the_dataset_are_its_own(clean, planned, tmp_path):
+    """Otherwise a pretraining on a copy has all labels, and the table says that none was used beyond the budget."""
+    copy = shutil.copytree(clean, tmp_path / "copy")
+    also = {"study.budgets": (6,), "pretrain.objective": {"name": "supervised"}}
+    with pytest.raises(InputError, match="config.pretrain would learn from labels of .*copy that the budget"):
+        protocol.check(planned(clean, {"mix": {str(copy): 1.0}}, also=also))
+    sheet = durable.read_json(copy / "datasheet.json")
+    former = {"content_hash": sheet["content_hash"], "examples": sheet["examples"]}
+    durable.write_json(copy / "datasheet.json", {**sheet, "content_hash": "grown", "history": [former]})
+    with pytest.raises(InputError, match="config.pretrain would learn from labels of .*copy that the budget"):
+        protocol.check(planned(clean, {"mix": {str(copy): 1.0}}, also=also))
+
+
+@pytest.mark.parametrize("objective", [{"exclude": ("1",)}, {"masked": {"exclude": ("1",)}}])
+def test_masks_that_say_what_to_leave_out_are_labels_where_budgets_pay_for_masks(
+    clean, planned, trained, objective
+):
+    """Otherwise "6 masks" starts from a model that has read all of them."""
+    also = {"pretrain.objective": {"name": "mae", **objective}}
+    (source,) = sources.of("config.pretrain", planned(clean, also=also).pretrains[0], Dataset.open(clean))[0]
+    assert not source.labels, "where budgets pay for labels of scans, masks are none"
+    also |= {
+        f"arms.{name}.config.objective": {"name": "supervised", "task": "segmentation"}
+        for name in ("plain", "semi")
+    }
+    with pytest.raises(InputError, match="config.pretrain would learn from labels .*excludes no structure"):
+        protocol.check(planned(clean, also=also | {"study.budgets": (6,)}))
+    run = trained("excluding", clean)
+    file = Path(run) / "config.json"
+    config = durable.read_json(file)
+    config["config"]["objective"] |= objective
+    durable.write_json(file, config)
+    del also["pretrain.objective"]
+    with pytest.raises(InputError, match="excluding learned from labels"):
+        protocol.check(planned(clean, also=also | {"study.budgets": (6,), "pretrain.init_from": run}))
+
+
 def test_labels_that_a_probe_looks_with_are_told(clean, planned):
     """Otherwise the table says that no label was used beyond the budget, and a thousand were."""
     found = protocol.check(planned(clean, also={"pretrain.probe": {"every": 1, "examples": 5}}))
@@ -271,6 +309,43 @@ def test_near_duplicates_of_what_is_held_apart_are_told(clean, planned, tmp_path
     written = durable.read_json(study.workdir / protocol.FILE)
     assert sorted(written["alike"].values()) == [0, 1]
     assert protocol.check(study)["notes"] == expected, "what was found is told again"
+
+
+def test_who_learns_from_a_dataset_twice_is_told_of_its_near_duplicates_once(
+    clean, planned, trained, tmp_path
+):
+    """Otherwise a run with a labelled and an unlabelled stream has seen more test scans than there are."""
+    other = write(tmp_path / "other", [(f"o{i}", n, "train") for i, n in enumerate((100, 101, 6.5, 102))])
+    run = trained("semi", other, "semi_masked", unlabelled="split")
+    file = Path(run) / "dataset.json"
+    sheet = durable.read_json(file)
+    streams = [
+        {"stream": name, "weight": 1.0, "content_hash": sheet["content_hash"]}
+        for name in ("main", "unlabelled")
+    ]
+    durable.write_json(file, {**sheet, "beside": streams})
+    notes = protocol.check(planned(clean, also={"arms.semi.config.init_from": run}))["notes"]
+    assert [note.partition(" looks like")[0] for note in notes if "look" in note] == [
+        "1 scan of the test split"
+    ]
+
+
+def test_near_duplicates_are_looked_for_within_bounds_and_it_shows(
+    clean, planned, tmp_path, monkeypatch, capsys
+):
+    """Otherwise a study of a set that never counted them stands still for hours before it begins, without a word."""
+    own = shutil.copytree(clean, tmp_path / "own")
+    sheet = durable.read_json(own / "datasheet.json")
+    del sheet["near_duplicates"]
+    durable.write_json(own / "datasheet.json", sheet)
+    assert protocol.check(planned(own))["notes"] == []
+    assert "looking for near-duplicates: 24/24 scans" in capsys.readouterr().err
+    protocol.check(planned(own), quiet=True)
+    assert capsys.readouterr().err == ""
+    (tmp_path / "study" / protocol.FILE).unlink()
+    monkeypatch.setattr(lookalikes, "MOST", 10)
+    (note,) = protocol.check(planned(own))["notes"]
+    assert note == f"Near-duplicates within {own} were not looked for: they are 24 scans, more than 10."
 
 
 def test_where_near_duplicates_are_not_looked_for_it_is_said(clean, planned, tmp_path, monkeypatch):

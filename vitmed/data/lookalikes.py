@@ -6,10 +6,12 @@ of both sides are read.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from vitmed.data.dataset import Dataset
+from vitmed.progress import Bar
 from vitmed.scans.recipe import window_of
 
 MOST = 100_000  # scans on both sides together: up to there the search takes minutes
@@ -23,7 +25,9 @@ def not_sought(dataset: Dataset, split: str, of: Dataset, splits: Sequence[str])
     return f"they are {scans} scans, more than {MOST}" if scans > MOST else ""
 
 
-def count(dataset: Dataset, split: str, of: Dataset, splits: Sequence[str]) -> dict[str, int]:
+def count(
+    dataset: Dataset, split: str, of: Dataset, splits: Sequence[str], progress: bool = False
+) -> dict[str, int]:
     """How many examples of each of ``splits`` of ``of`` look like an example with other pixels in ``split`` of ``dataset``.
 
     As in a datasheet, alike is taken to be transitive (``vitmed.data.duplicates``).
@@ -33,16 +37,23 @@ def count(dataset: Dataset, split: str, of: Dataset, splits: Sequence[str]) -> d
 
     sides = [(dataset, split), *((of, name) for name in splits)]
 
-    def signatures() -> Iterator[np.ndarray]:
-        for one, name in sides:
-            window = window_of(one.datasheet["modality"])
-            for record in one.records(name):
-                yield statistics(record["image"], record["scale"], record["offset"], window)[-1]
-
     where = [at for at, (one, name) in enumerate(sides) for _ in range(one.size(name))]
-    digests = [digest(record["image"]) for one, name in sides for record in one.records(name)]
+
+    def read(what: str) -> Iterator[tuple[Dataset, dict[str, Any]]]:
+        with Bar(what, len(where), "scans", quiet=not progress) as bar:
+            for one, name in sides:
+                for record in one.records(name):
+                    yield one, record
+                    bar.advance()
+
+    def signatures() -> Iterator[np.ndarray]:
+        for one, record in read("looking for near-duplicates"):
+            window = window_of(one.datasheet["modality"])
+            yield statistics(record["image"], record["scale"], record["offset"], window)[-1]
+
+    digests = [digest(record["image"]) for _, record in read("looking for copies")]
     size = min(dataset.datasheet["size"], of.datasheet["size"], key=min)
-    cluster = duplicates.clusters(digests, signatures(), tuple(size))
+    cluster = duplicates.clusters(digests, signatures(), tuple(size), progress=progress)
     seen = defaultdict(set)
     for pixels, c, at in zip(digests, cluster, where, strict=True):
         if at == 0:

@@ -25,8 +25,11 @@ from vitmed.study.sources import Source
 FILE = "protocol.json"
 
 
-def check(planned: Plan) -> dict[str, Any]:
+def check(planned: Plan, quiet: bool = False) -> dict[str, Any]:
     """Checks the datasets of a study, and what it starts from.
+
+    Args:
+        quiet: no progress on standard error.
 
     Returns:
         ``validation``: labelled scans of the validation splits, over all folds; ``probed``: how many labels of the
@@ -47,10 +50,10 @@ def check(planned: Plan) -> dict[str, Any]:
     found, unknown = [], []
     for key, cell in _everyone(planned):
         own = opened[cell.config.data.path]
-        known, missing = sources.of(key, cell, own)
+        known, missing = sources.of(key, cell, own, planned.masks)
         found += [(source, own) for source in known]
         unknown += missing
-    told = _compare(planned, found)
+    told = _compare(planned, found, quiet)
     first = planned.cells[0].config.data
     probed = _probed(planned, opened)
     return {
@@ -113,10 +116,10 @@ def _everyone(planned: Plan) -> list[tuple[str, Cell]]:
     return list(found.values())
 
 
-def _compare(planned: Plan, found: list[tuple[Source, Dataset]]) -> list[str]:
+def _compare(planned: Plan, found: list[tuple[Source, Dataset]], quiet: bool) -> list[str]:
     """Holds each source against the splits kept apart of the study's dataset in its fold.
 
-    What was compared is written down, for next time.
+    A copy of the dataset's folder is the dataset. What was compared is written down, for next time.
 
     Returns:
         Notes of what looks alike, and of labels that no budget counts.
@@ -127,25 +130,30 @@ def _compare(planned: Plan, found: list[tuple[Source, Dataset]]) -> list[str]:
     file = planned.workdir / FILE
     before = durable.read_json(file) if file.exists() else {}
     seen, alike = set(before.get("apart", ())), dict(before.get("alike", {}))
-    looks, notes = Counter(), []
+    looks, notes = {}, []
     for source, own in found:
-        same = source.path.resolve() == own.path.resolve()
-        other = own if same else Dataset.open(source.path)
+        other = Dataset.open(source.path)
+        same = other.datasheet["content_hash"] == own.datasheet["content_hash"]
+        other = own if same else other
         held = [name for name in _held_apart(planned) if own.has_split(name)]
-        _check_labels(planned, source, same)
-        if source.labels and not same:
+        related = not sources.states(own.path).isdisjoint(sources.states(other.path))
+        _check_labels(planned, source, related)
+        if source.labels and not related:
             notes.append(f"{source.learner} learned from labels of {source.path}, which are in no budget.")
         seen |= _check_apart(source, own, other, held, seen)
-        why = "" if same else lookalikes.not_sought(other, source.split, own, held)
+        counts, why = _alike(source, own, other, held, alike, quiet)
         if why:
-            notes.append(f"Near-duplicates between {own.path} and {source.path} were not looked for: {why}.")
-            continue
-        for name, count in _alike(source, own, other, held, alike).items():
-            looks[name, "" if same else f" of {source.path}", source.learner] += count
+            between = f"within {own.path}" if same else f"between {own.path} and {source.path}"
+            notes.append(f"Near-duplicates {between} were not looked for: {why}.")
+        where = "" if same else f" of {source.path}"
+        # Once for who learns from a dataset in two streams, and once in each fold.
+        looks |= {(name, where, source.learner, own.path): count for name, count in counts.items()}
     planned.workdir.mkdir(parents=True, exist_ok=True)
     durable.write_json(file, {"format": 1, "apart": sorted(seen), "alike": alike})
-    learners = defaultdict(list)
-    for (name, where, learner), count in looks.items():
+    sums, learners = Counter(), defaultdict(list)
+    for (name, where, learner, _), count in looks.items():
+        sums[name, where, learner] += count
+    for (name, where, learner), count in sums.items():
         learners[name, where, count].append(learner)
     notes += [
         f"{words.plural(count, 'scan')} of the {name} split {'looks' if count == 1 else 'look'} like scans{where} that are "
@@ -156,12 +164,13 @@ def _compare(planned: Plan, found: list[tuple[Source, Dataset]]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _check_labels(planned: Plan, source: Source, same: bool) -> None:
+def _check_labels(planned: Plan, source: Source, related: bool) -> None:
     few = [b for b in planned.config.study.budgets if isinstance(b, int) or b < 1]
-    if source.labels and same and few:
+    if source.labels and related and few:
+        without = " and excludes no structure of its masks" if planned.masks else ""
         raise InputError(
             f"{source.who} from labels of {source.path} that the budget of {words.budget(few[0])} does not count; begin "
-            "with what learns without labels"
+            f"with what learns without labels{without}"
         )
 
 
@@ -196,18 +205,22 @@ def _check_apart(source: Source, own: Dataset, other: Dataset, held: list[str], 
 
 
 def _alike(
-    source: Source, own: Dataset, other: Dataset, held: list[str], known: dict[str, int]
-) -> dict[str, int]:
-    """How many scans of each split of ``held`` look like one that is learned from; adds to what is ``known``."""
+    source: Source, own: Dataset, other: Dataset, held: list[str], known: dict[str, int], quiet: bool
+) -> tuple[dict[str, int], str]:
+    """How many scans of splits of ``held`` look like one that is learned from; adds to what is ``known``.
+
+    Where that cannot be told of some splits they are left out, and the second is why.
+    """
     counts = own.datasheet.get("near_duplicates", {}) if other is own else {}
     marks = {name: _mark(own, name, other, source.split) for name in held}
     found = {name: counts.get(f"{source.split}/{name}", known.get(marks[name])) for name in held}
     missing = [name for name in held if found[name] is None]
-    if missing:
-        sought = lookalikes.count(other, source.split, own, missing)
+    why = lookalikes.not_sought(other, source.split, own, missing) if missing else ""
+    if missing and not why:
+        sought = lookalikes.count(other, source.split, own, missing, progress=not quiet)
         known |= {marks[name]: count for name, count in sought.items()}
         found |= sought
-    return found
+    return {name: count for name, count in found.items() if count is not None}, why
 
 
 def _mark(own: Dataset, name: str, other: Dataset, split: str) -> str:

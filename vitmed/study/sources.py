@@ -2,8 +2,9 @@
 elsewhere that any of it starts from."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vitmed.data import datasheet
 from vitmed.data.dataset import Dataset
@@ -47,29 +48,32 @@ class Found(NamedTuple):
     unknown: list[str]
 
 
-def of(key: str, cell: Cell, own: Dataset) -> Found:
+def of(key: str, cell: Cell, own: Dataset, masks: bool = False) -> Found:
     """What a cell learns from beside its label budget.
 
     Args:
         key: of its config.
         own: the study's dataset, in the cell's fold.
+        masks: whether budgets pay for masks, so that who leaves out what they mark has learned from labels.
 
     Raises:
         InputError: it starts from what is no run.
     """
     data, found = cell.config.data, Found([], [])
-    labelled, unlabelled = _learns(cell.config.get("objective", {}).get("name", ""))
+    objective = cell.config.get("objective", {})
+    labelled, unlabelled = _learns(objective.get("name", ""))
+    marked = masks and _excludes(objective)
     if not cell.arm or unlabelled:
         paths = [data.path] if cell.arm else list(data.get("mix", {}) or [data.path])
         split, apart = data.get("split", "train"), tuple(data.get("apart", ()))
         for path in paths:
-            found.sources.append(Source(key, Path(path), split, apart, labelled and not cell.arm))
+            found.sources.append(Source(key, Path(path), split, apart, marked or labelled and not cell.arm))
         if data.get("unlabelled", "") not in ("", "split"):
-            found.sources.append(Source(key, Path(data.unlabelled), split, apart))
+            found.sources.append(Source(key, Path(data.unlabelled), split, apart, marked))
     if cell.config.get("init_from") and not cell.start:
         folder.locate(cell.config.init_from)
         for run in lineage.ancestors(cell.config.init_from):
-            known, why = _of_run(key, run, own)
+            known, why = _of_run(key, run, own, masks)
             found.sources.extend(known)
             if why:
                 found.unknown.append(
@@ -79,7 +83,7 @@ def of(key: str, cell: Cell, own: Dataset) -> Found:
     return found
 
 
-def _of_run(key: str, run: Path, own: Dataset) -> tuple[list[Source], str]:
+def _of_run(key: str, run: Path, own: Dataset, masks: bool) -> tuple[list[Source], str]:
     """What a run learned from, and why not all of it is known ("" where it is).
 
     Its datasets are known by their content, wherever they lie: the study's own among them, or those where it found them.
@@ -91,22 +95,23 @@ def _of_run(key: str, run: Path, own: Dataset) -> tuple[list[Source], str]:
         return [], "its weights came from a file"
     data = config.data
     labelled, _ = _learns(config.objective.name)
+    marked = masks and _excludes(config.objective)
     beside = sheet.get("beside") or [{"stream": "main", "content_hash": sheet["content_hash"]}]
     places = map(Path, [own.path, data.path, *data.get("mix", {}), data.get("unlabelled", "")])
-    states = {place: _states(place) for place in places if (place / datasheet.FILE).is_file()}
-    apart = tuple(data.get("apart", ())) if sheet["content_hash"] in states[own.path] else ()
+    held = {place: states(place) for place in places if (place / datasheet.FILE).is_file()}
+    apart = tuple(data.get("apart", ())) if sheet["content_hash"] in held[own.path] else ()
     found, why = {}, ""
     for part in beside:
-        path = next((place for place, held in states.items() if part["content_hash"] in held), None)
+        path = next((place for place, names in held.items() if part["content_hash"] in names), None)
         if path is None:
             why = "a dataset of it is not where it was, or has changed"
             continue
-        labels = labelled and part["stream"] == "main"
+        labels = marked or labelled and part["stream"] == "main"
         found[path, labels] = Source(key, path, data.get("split", "train"), apart, labels, run)
     return list(found.values()), why
 
 
-def _states(path: Path) -> set[str]:
+def states(path: Path) -> set[str]:
     """What the content of a dataset is called now and was called before scans were appended or withdrawn."""
     sheet = datasheet.read(path)
     return {sheet["content_hash"], *(state["content_hash"] for state in sheet.get("history", ()))}
@@ -118,3 +123,8 @@ def _learns(objective: str) -> tuple[bool, bool]:
 
     config = getattr(OBJECTIVES.get(objective), "Config", None)
     return getattr(config, "labelled", False), "unlabelled" in getattr(config, "streams", ())
+
+
+def _excludes(objective: Mapping[str, Any]) -> bool:
+    """Whether a masked loss reads masks, to leave out what they mark."""
+    return bool(objective.get("exclude") or objective.get("masked", {}).get("exclude"))

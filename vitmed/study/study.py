@@ -111,7 +111,7 @@ class Work:
     label_count: Callable[[str, str, int | float, int, int, bool], int] = label_count
     metric_names: Callable[[str, str, tuple[str, ...], bool], list[str]] = metric_names
     left_out: Callable[[Path, str], tune.LeftOut] = tune.left_out
-    protocol: Callable[[Plan], dict] = protocol.check
+    protocol: Callable[[Plan, bool], dict] = protocol.check
     check: Callable[[ConfigDict], None] = check_run
 
 
@@ -160,7 +160,7 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
             for c in planned.cells
             if c.arm == one
         }
-        facts = work.protocol(planned)
+        facts = work.protocol(planned, quiet)
         check_unchanged(planned)
         _run(planned, jobs, quiet, work)
         return table.write(planned, counts, facts, quiet)
