@@ -220,9 +220,9 @@ class Joining:
 def joining(dataset: Dataset | None, there: list[Entry], found: list[Entry]) -> Joining:
     """Which of the scans ``found`` are in a dataset, that holds the examples ``there``, already.
 
-    A scan is there if its id and its pixels are, unless they are known to be of two patients. What a scan is called depends on the folder that names begin from,
-    which a manifest that grows moves up: so a scan is there, too, if its pixels are and one of the two ids is the end of
-    the other. One scan of the dataset is only one of those found.
+    A scan is there if its id and its pixels are, unless they are known to be of two patients. What a scan is called
+    depends on the folder that names begin from, which a manifest that grows moves up: so a scan is there, too, if its
+    pixels are and one of the two ids is the end of the other. One scan of the dataset is only one of those found.
 
     Raises:
         InputError: a scan has the id of one in the dataset, and other pixels or another patient.
@@ -243,9 +243,9 @@ def joining(dataset: Dataset | None, there: list[Entry], found: list[Entry]) -> 
             matched.add(held.id)
         else:
             raise InputError(
-                f"{held.id} is in {dataset.path} already, with other pixels or another patient; if this is another scan, append it by a manifest "
-                "that lies in a folder further up, so that its name tells them apart, and if its file was changed, "
-                "ingest all scans again"
+                f"{held.id} is in {dataset.path} already, with other pixels or another patient; if this is another scan, "
+                "append it by a manifest that lies in a folder further up, so that its name tells them apart, and if its "
+                "file was changed, ingest all scans again"
             )
     free: dict[tuple[bytes, str], list[Entry]] = defaultdict(list)
     for e in there:
