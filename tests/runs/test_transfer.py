@@ -138,22 +138,26 @@ def test_an_inflated_run_starts_another(tmp_path):
         begun(tmp_path / "run", dataclasses.replace(model, learned_slices=False), volumes)
 
 
+def train_inflated(volumes, folder, flat, patch, **keys):
+    """A short training on volumes from the 2D run in ``folder / "former"``, of the model ``flat``."""
+    model = dict(variant="custom", shape=flat.shape, patch_size=patch, learned_slices=True)
+    short_runs.train(
+        short_runs.CLASSIFY,
+        volumes,
+        folder / "run",
+        init_from=folder / "former",
+        init_adapt="inflate",
+        **{f"model__{key}": value for key, value in model.items()},
+        **keys,
+    )
+
+
 def test_whoever_opens_an_inflated_run_has_the_model_that_was_trained(tiny_volumes, tmp_path):
     """What places its patches is in its config and recipe: its features are the 2D run's of the mean slice."""
     flat = dataclasses.replace(MODEL, positions="sincos")
     slices = dataclasses.replace(GREY, modality="mr", size=(16, 16))
     params = a_run(tmp_path / "former", flat, slices)
-    keys = dict(variant="custom", shape=flat.shape, patch_size=(16, 4, 4), learned_slices=True)
-    short_runs.train(
-        short_runs.CLASSIFY,
-        tiny_volumes,
-        tmp_path / "run",
-        init_from=tmp_path / "former",
-        init_adapt="inflate",
-        train__steps=1,
-        optim__lr=1e-12,
-        **{f"model__{key}": value for key, value in keys.items()},
-    )
+    train_inflated(tiny_volumes, tmp_path, flat, (16, 4, 4), train__steps=1, optim__lr=1e-12)
     model = Model.open(tmp_path / "run")
     data = Dataset.open(tiny_volumes)
     volumes = data.read("test", np.arange(4))
@@ -167,17 +171,8 @@ def test_an_inflated_encoder_learns_the_order_of_slices_by_low_rank_changes_too(
     """Else its table of slices stays at zero, in the run or in its average, and only the sentence tells them apart."""
     flat = dataclasses.replace(MODEL, positions="sincos")
     params = a_run(tmp_path / "former", flat, dataclasses.replace(GREY, modality="mr", size=(16, 16)))
-    keys = dict(variant="custom", shape=flat.shape, patch_size=(4, 4, 4), learned_slices=True)
-    short_runs.train(
-        short_runs.CLASSIFY,
-        tiny_volumes,
-        tmp_path / "run",
-        init_from=tmp_path / "former",
-        init_adapt="inflate",
-        train__steps=2,
-        optim__ema=0.5,
-        finetune__method="lora",
-        **{f"model__{key}": value for key, value in keys.items()},
+    train_inflated(
+        tiny_volumes, tmp_path, flat, (4, 4, 4), train__steps=2, optim__ema=0.5, finetune__method="lora"
     )
     made = load(tmp_path / "run")["encoder"]
     assert (np.ptp(made["slices"], axis=0) > 0).any()

@@ -20,6 +20,7 @@ import numpy as np
 from vitmed.data import annotations as known
 from vitmed.data import chunks, datasheet, fingerprint, living, resume, splits, spool
 from vitmed.data.annotations import Row
+from vitmed.data.appended import appended
 from vitmed.data.assembly import Entry, assemble
 from vitmed.data.look import look
 from vitmed.data.names import Names, Neighbours, discreet
@@ -77,7 +78,7 @@ def ingest(
         progress: whether to show progress on standard error.
         dedupe: bring scans that are copies or near-duplicates of one another to one split.
         append: add to the dataset ``out``; no patient in it changes its split, and what is in it is passed over
-            (``vitmed.data.living.joining``).
+            (``vitmed.data.appended``).
         key: the file of the key of pseudonyms; None for ``pseudonyms.default_path()``. Made on first use.
         frames, include, series, bids_suffix: as ``vitmed.scans.how.How`` has them.
         chunk: voxels of the chunks that images are stored in, array order, ``"auto"`` or ``"none"``, as
@@ -172,11 +173,11 @@ def ingest(
             neighbours.add(m.id, (*m.telling, m.patient, told.rows.get(m.id, Row()).patient))
         entries = [_entry(m, by_id[m.id], told.rows.get(m.id, Row()), names, neighbours) for m in fresh]
         there = living.entries(old, kept)
-        joining = living.joining(old, there, entries)
-        passed = len(entries) - len(joining.new)
+        compared = appended(old, there, entries)
+        passed = len(entries) - len(compared.new)
         gone = living.withdrawn(old)
-        new = [e for e in joining.new if living.mark_of(e.patient) not in gone]
-        back = len(joining.new) - len(new)
+        new = [e for e in compared.new if living.mark_of(e.patient) not in gone]
+        back = len(compared.new) - len(new)
         if not new:
             withdrawn = f", or of patients who were withdrawn ({back})" if back else ""
             raise InputError(f"all scans of {source} are in {out} already{withdrawn}; nothing to append")
@@ -187,13 +188,13 @@ def ingest(
             notes.append(
                 f"{passed} scan{' was' if passed == 1 else 's were'} in the dataset already and passed over."
             )
-        if joining.moved:
-            here, held = joining.moved[0]
+        if compared.moved:
+            here, held = compared.moved[0]
             notes.append(
-                f"Of these, {len(joining.moved)} are known by their pixels and named from another folder now: {here} is "
+                f"Of these, {len(compared.moved)} are known by their pixels and named from another folder now: {here} is "
                 f"{held} in the dataset."
             )
-        if copies := [e.id for e in joining.copies if living.mark_of(e.patient) not in gone]:
+        if copies := [e.id for e in compared.copies if living.mark_of(e.patient) not in gone]:
             notes.append(
                 f"{len(copies)} of the new scans {'has' if len(copies) == 1 else 'have'} the pixels of a scan that was in the "
                 f"dataset under another name, and {'is' if len(copies) == 1 else 'are'} taken again, such as {copies[0]}."
