@@ -13,8 +13,8 @@ validation split that decided anything are counted in the table, every arm tries
 several baselines the best on validation is the one to beat.
 
 Any key can be given as --config.KEY=VALUE, for example --config.study.draws=5 (or one a budget, "(5,3)"),
---config.study.pretrain_seeds=3 or, of an arm, a key in a section that it has (--config.arms.scratch.config.optim.lr=1e-3).
---config.study.split=val shows the table on validation, for choosing. Of datasets made by `ingest --split fold:K/5` give
+--config.study.pretrain_seeds=3 or --config.arms.scratch.config.optim.lr=1e-3. --config.study.split=val shows the
+table on validation, for choosing. Of datasets made by `ingest --split fold:K/5` give
 --config.data.path="data/mine-{fold}" --config.data.folds=5 (--config.study.folds="(1,5)": how many a budget).
 """
 
