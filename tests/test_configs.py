@@ -132,6 +132,13 @@ def test_every_argument_is_whole(file, argument):
         ("finetune_classify", "drop_path", 0.1, "drop_path is 0.1, which variant 'resnet10' does not have"),
         ("finetune_classify", "pool", "grid", "pool is 'grid', which variant 'resnet10' does not have"),
         ("finetune_segment", "drop_path", 0.1, "drop_path is 0.1, which variant 'unet' does not have"),
+        (
+            "finetune_classify",
+            "brightest_patches",
+            8,
+            "brightest_patches is 8, which variant 'resnet10' does",
+        ),
+        ("finetune_segment", "brightest_patches", 8, "brightest_patches is 8, but masks are made of all"),
     ],
 )
 def test_a_key_that_nothing_would_read_is_refused(spec, key, value, says):

@@ -50,6 +50,11 @@ def test_names_become_networks():
             {"variant": "nano", "patch_size": (4, 4), "positions": "learned", "position_scale": (1.0, 1.0)},
             "learned positions have no coordinates",
         ),
+        ({"variant": "nano", "patch_size": (4, 4), "brightest_patches": -1}, "brightest_patches is -1; 0"),
+        (
+            {"variant": "nano", "patch_size": (4, 4), "brightest_patches": 8, "pool": "grid"},
+            "pool 'grid' is of all patches",
+        ),
     ],
 )
 def test_a_wrong_key_is_named(values, says):

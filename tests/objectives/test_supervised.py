@@ -1,5 +1,7 @@
 """Learning from labels: each task's loss against an independent computation, missing labels, mixup."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from scipy.special import expit, log_softmax
 
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
+from vitmed.models.vit import ViT
 from vitmed.objectives import supervised
 from vitmed.objectives.interface import Spec
 
@@ -66,6 +69,33 @@ def test_an_attentive_pool_has_the_heads_of_the_encoder_whatever_its_shape(rng):
     assert params["head"]["attention"]["query"].shape == (3, 8)
     loss, _ = objective.loss(params, {}, batch_of(rng, [[0], [1]], [[1], [1]]), jax.random.key(0))
     assert float(loss) == pytest.approx(np.log(2), rel=1e-5), "the head starts at zero"
+
+
+@pytest.mark.parametrize("pool", ["mean", "attentive"])
+def test_only_the_brightest_patches_are_looked_at(rng, pool):
+    """Otherwise air is paid for, or what is looked at depends on it."""
+    model = ModelConfig("custom", (4, 4), shape=(24, 2, 3, 48), pool=pool)
+    spec = Spec((8, 12), 2, "multiclass", 2)
+    network, chosen = (
+        supervised.classifier(supervised.Config(), dataclasses.replace(model, brightest_patches=n), spec)
+        for n in (0, 2)
+    )
+    params = network.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, chosen.init(jax.random.key(0))) == jax.tree.map(jnp.shape, params)
+    image = rng.normal(-3, 0.1, (2, 8, 12, 2)).astype(np.float32)
+    image[0, :4, 4:8] += 1  # patches 1 and 5
+    image[0, 4:, 8:] += 2
+    image[1, 4:, :4, 0] += 5  # patches 3 and 0
+    image[1, :4, :4, 1] += 4
+    features = np.asarray(chosen.features(params, image))
+    tokens = ViT(model.vit, (4, 4)).apply({"params": params["encoder"]}, image, jnp.asarray([[1, 5], [0, 3]]))
+    if pool == "mean":
+        np.testing.assert_allclose(features, tokens[:, 1:].mean(1), rtol=1e-5, atol=1e-6)
+    image[:, :4, 8:] -= rng.random((2, 4, 4, 2)).astype(np.float32)  # patch 2
+    np.testing.assert_array_equal(chosen.features(params, image), features)
+    assert not np.allclose(network.features(params, image), features, atol=1e-3)
+    with pytest.raises(InputError, match="brightest_patches is 6, but a scan has 6 patches"):
+        supervised.classifier(supervised.Config(), dataclasses.replace(model, brightest_patches=6), spec)
 
 
 def test_class_weights(rng):

@@ -12,7 +12,7 @@ from vitmed.errors import InputError
 from vitmed.evaluate.guard import GuardConfig
 from vitmed.evaluate.health import ProbeConfig
 from vitmed.models.build import ModelConfig
-from vitmed.objectives import registry, supervised
+from vitmed.objectives import registry, segmentation, supervised
 from vitmed.optim.optimiser import OptimConfig
 from vitmed.parallel.engine import ParallelConfig
 from vitmed.runs.checkpoint import CheckpointConfig
@@ -116,8 +116,13 @@ def check(values: ConfigDict) -> Config:
             f"config.model.drop_path is {config.model.drop_path}, but {config.objective.name!r} trains without it, as "
             "in its paper; leave it out"
         )
+    if config.model.brightest_patches and isinstance(config.objective, segmentation.Config):
+        raise InputError(
+            f"config.model.brightest_patches is {config.model.brightest_patches}, but masks are made of all patches; "
+            "leave it out"
+        )
     if not config.model.patch_size:
-        for name, value in (("pool", "mean"), ("drop_path", 0.0)):
+        for name, value in (("pool", "mean"), ("drop_path", 0.0), ("brightest_patches", 0)):
             if (given := getattr(config.model, name)) != value:
                 raise InputError(
                     f"config.model.{name} is {given!r}, which variant {config.model.variant!r} does not have; leave it "

@@ -58,6 +58,10 @@ class ModelConfig:
     and a learned table that starts at zero tell slices apart: what "sincos" and "rotary" need to start from 2D images.
     ``position_scale`` multiplies the coordinates of such positions (``vitmed.models.positions``), one factor an axis
     that they have.
+
+    ``brightest_patches`` (0 is all) makes a scan's features and scores of so many of its patches alone, those whose mean
+    is highest: air, which is darkest and which scans of the body are half made of, then costs nothing. What a masked
+    objective sees is its own affair.
     """
 
     variant: Literal["pico", "nano", "ti", "s", "b", "l", "h", "g", "custom", "resnet10", "resnet18", "unet"]
@@ -82,6 +86,7 @@ class ModelConfig:
     shape: tuple[int, ...] = ()
     learned_slices: bool = False
     position_scale: tuple[float, ...] = ()
+    brightest_patches: int = 0
 
     def __post_init__(self):
         for name, value in PRESETS[self.preset].items():
@@ -149,6 +154,13 @@ class ModelConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; 0 (off) or more was expected")
         if self.epsilon <= 0:
             raise ValueError(f"epsilon is {self.epsilon}; a small positive number was expected")
+        if self.brightest_patches < 0:
+            raise ValueError(f"brightest_patches is {self.brightest_patches}; 0 (all) or more was expected")
+        if self.brightest_patches and self.pool == "grid":
+            raise ValueError(
+                f"brightest_patches is {self.brightest_patches}, but pool 'grid' is of all patches by their place; take "
+                "another pool"
+            )
 
     def _check_scale(self, axes: int):
         if self.position_scale and self.positions == "learned":

@@ -1,5 +1,6 @@
 """An encoder and a head on its features, as pure functions of their parameters: what learns from labels and is asked."""
 
+import math
 from collections.abc import Iterator
 
 import jax
@@ -10,7 +11,7 @@ from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder
 from vitmed.models.head import AttentivePool, Head, pooled
 from vitmed.models.norms import norm
-from vitmed.models.patches import grid
+from vitmed.models.patches import grid, patchify
 from vitmed.models.transformer import Remat
 from vitmed.objectives.interface import Spec
 from vitmed.objectives.probe import linear_probe, ordered_probe
@@ -25,7 +26,7 @@ class Classifier:
         ranks: class number of each rank, lowest first, for an ordinal head; () is a head of independent scores.
 
     Raises:
-        InputError: an attentive pool where there are no patches to attend to.
+        InputError: an attentive pool where there are no patches to attend to, or fewer patches than are to be chosen from.
     """
 
     def __init__(self, model: ModelConfig, spec: Spec, remat: Remat = "none", ranks: tuple[int, ...] = ()):
@@ -33,6 +34,13 @@ class Classifier:
         self._head = Head(spec.outputs, ordered=bool(ranks))
         self._patches = grid(spec.size, model.patch_size) if model.patch_size else ()
         self._pool = model.pool
+        self._brightest = model.brightest_patches
+        if self._patches and self._brightest >= math.prod(self._patches):
+            raise InputError(
+                f"config.model.brightest_patches is {self._brightest}, but a scan has {math.prod(self._patches)} patches; "
+                "leave it out"
+            )
+        self._patch = model.patch_size
         self._attention = None
         if model.pool == "attentive":
             if not self._patches:
@@ -47,7 +55,8 @@ class Classifier:
     def init(self, key: jax.Array) -> dict:
         """Fresh parameters ``{encoder, head}``."""
         encoder_key, head_key = jax.random.split(key)
-        encoded, encoder_params = self._encoder.init_with_output(encoder_key, self._image)
+        keep = self._seen(self._image)
+        encoded, encoder_params = self._encoder.init_with_output(encoder_key, self._image, keep)
         head = {}
         if self._attention is not None:
             head[ATTENTION] = self._attention.init(jax.random.fold_in(head_key, 1), encoded)["params"]
@@ -57,7 +66,15 @@ class Classifier:
 
     def features(self, params: dict, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """``(B, F)`` pooled features, float32; ``keys`` ``(B,)`` drop paths in training."""
-        return self._pooled(params, self._encoder.apply({"params": params["encoder"]}, image, None, keys))
+        keep = self._seen(image)
+        return self._pooled(params, self._encoder.apply({"params": params["encoder"]}, image, keep, keys))
+
+    def _seen(self, image: jax.Array) -> jax.Array | None:
+        """``(B, K)`` places of the patches that are looked at, rising; None is all. Of equal ones the first are taken."""
+        if not self._brightest:
+            return None
+        means = patchify(image, self._patch).astype(jnp.float32).mean(axis=-1)
+        return jnp.sort(jnp.argsort(-means, axis=1)[:, : self._brightest], axis=1)
 
     def _pooled(self, params: dict, encoded: jax.Array) -> jax.Array:
         if self._attention is not None:
