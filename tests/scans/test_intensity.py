@@ -31,6 +31,22 @@ def test_mr_is_relative_to_its_foreground(rng):
     np.testing.assert_allclose(brighter, found, atol=1 / 4096)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int16, np.int32])
+@pytest.mark.parametrize("shape", [(7,), (4, 600, 500), (40, 41, 42)])
+def test_the_percentiles_are_those_of_what_is_above_the_smallest_value(rng, dtype, shape):
+    """Counted or put in order, whole or in parts, seen backwards or not: else equal scans are stored differently."""
+    values = np.where(rng.random(shape) < 0.4, -3 if dtype != np.uint8 else 3, rng.normal(90, 20, shape))
+    values = values.astype(dtype)
+    low, high = np.percentile(values[values > values.min()].astype(np.float64), (0.5, 99.5))
+    stored, scale, _, counted = intensity.store(Scan(values[::-1, ..., None]), "mr")
+    expected = np.rint((values[::-1] - low) / (high - low) * 4096)
+    assert np.abs(stored[..., 0] - expected).max() <= 1, "by rounding"
+    assert (stored[..., 0] == expected).mean() > 0.99
+    if counted is not None:
+        levels, found = counted[0]
+        np.testing.assert_array_equal(found, np.bincount((stored - levels[0]).ravel(), minlength=len(levels)))
+
+
 def test_eight_bits_are_kept_as_they_are(rng):
     """Otherwise each image is stretched by itself, and brightness between images is lost."""
     array = rng.integers(10, 100, (4, 4, 1)).astype(np.uint8)

@@ -24,7 +24,7 @@ from vitmed.scans.how import How
 FOLDER = "spool"
 LIST = ".list"
 # Of these the values that are read, and the types by which lists are told, are.
-_READERS = ("numpy", "scipy", "pydicom", "python-gdcm", "SimpleITK", "nibabel", "pillow")
+_READERS = ("numpy", "scipy", "pydicom", "python-gdcm", "SimpleITK", "nibabel", "pillow", "zlib-ng")
 _MOST_TIMES = 4096  # held at once
 # Headers whose pixels lie in other files, the times of which nobody has looked at.
 DETACHED = (".mhd", ".nhdr", ".hdr", ".img")

@@ -4,6 +4,7 @@ All in array order. ``affine`` maps the index (z, y, x, 1) to LPS millimetres (x
 """
 
 import dataclasses
+import functools
 import math
 
 import nibabel as nib
@@ -27,7 +28,7 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise Refused("orientation unknown", "the matrix from voxels to millimetres is singular")
-    orientation = nib.orientations.io_orientation(affine)  # row: LPS axis and direction of an array axis
+    orientation = np.array(_orientation(np.asarray(affine, np.float64).tobytes()))
     if not np.isfinite(
         orientation
     ).all():  # two axes that all but coincide, of voxels large enough for the above
@@ -45,9 +46,21 @@ def axes_of(affine: np.ndarray) -> str:
     """
     if not np.isfinite(affine).all():
         return ""
-    return "".join(
-        c or "" for c in nib.orientations.aff2axcodes(affine, (("R", "L"), ("A", "P"), ("I", "S")))
-    )
+    orientation = np.array(_orientation(np.asarray(affine, np.float64).tobytes()))
+    sides = nib.orientations.ornt2axcodes(orientation, (("R", "L"), ("A", "P"), ("I", "S")))
+    return "".join(side or "" for side in sides)
+
+
+@functools.lru_cache(
+    maxsize=64
+)  # scans of one set often lie alike, and the singular values take as long as a header
+def _orientation(affine: bytes) -> tuple[tuple[float, float], ...]:
+    """Of each array axis, the LPS axis that it runs along and its direction; NaN where there is none.
+
+    Args:
+        affine: of float64, as bytes.
+    """
+    return tuple(map(tuple, nib.orientations.io_orientation(np.frombuffer(affine).reshape(4, 4))))
 
 
 def fit(
