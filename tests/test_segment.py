@@ -56,6 +56,20 @@ def test_training_validates_on_what_is_marked(finetuned, marked_dataset):
     assert few.examples == 4
 
 
+def test_what_is_balanced_are_the_structures_of_the_masks(marked_dataset):
+    """And not the labels of the set, if it has some; else small structures are drawn and weighed as they come."""
+    keys = {"objective__class_weights": "balanced", "data__sampling": "balanced"}
+    job = Job(check(settings(f"{SEGMENT}:tiny", marked_dataset, **keys, **FLAT)))
+    (part,) = job.feeds["main"].parts
+    masks = job.dataset.read("train", part.members)["mask"]
+    shown = np.bincount(masks.ravel(), minlength=256)[:3]
+    assert job.spec.counts == tuple((int(n), int(shown.sum() - n)) for n in shown)
+    with_box = (masks == 1).any(axis=(1, 2))
+    assert 2 * with_box.sum() != len(masks)
+    drawn = next(job.batches(0))["main"]["mask"]
+    assert 2 * (drawn == 1).any(axis=(1, 2)).sum() == len(drawn)
+
+
 @pytest.mark.parametrize("name", ["marked_dataset", "marked_volumes"])
 def test_masks_follow_the_augmented_scans(name, request):
     """What is moved or mirrored in the image and not in the mask teaches the wrong place."""

@@ -1,5 +1,7 @@
 """Classes drawn equally often: what is balanced, and that it is a function of seed and step like all order."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,27 @@ def test_of_several_findings_the_rarest_counts(write_labels, tmp_path):
     assert [g.tolist() for g in balance.groups(dataset, "train", every)] == [[0, 1, 5], [2, 4], [3, 6]]
     assert balance.counts(dataset, "train", every).tolist() == [[4, 2], [2, 4]]
     assert [g.tolist() for g in balance.groups(dataset, "train", every[:2])] == [[0, 1]]
+
+
+def test_of_masks_structures_are_findings_and_voxels_are_counted(write_dataset, tmp_path):
+    """What nobody has marked is of no class; without a budget's other scans a structure may never be shown."""
+    masks = np.zeros((4, 6, 5), np.uint8)
+    masks[0, 0, 0], masks[:3, 2, :4], masks[3, :2] = 1, 2, 255
+    examples = [
+        {"id": f"e{i}", "image": mask[..., None], "mask": mask, "label": [0]} for i, mask in enumerate(masks)
+    ]
+    path = write_dataset(tmp_path / "set", {"train": examples})
+    sheet = json.loads((path / "datasheet.json").read_text())
+    (path / "datasheet.json").write_text(json.dumps(sheet | {"structures": {"dot": [1], "block": [2]}}))
+    dataset, every = Dataset.open(path), np.arange(4)
+    assert balance.voxels(dataset, "train", every).tolist() == [[97, 13], [1, 109], [12, 98]]
+    assert balance.voxels(dataset, "train", every[1:]).tolist() == [[72, 8], [0, 80], [8, 72]]
+    assert [g.tolist() for g in balance.groups(dataset, "train", every, masks=True)] == [[0], [1, 2], [3]]
+    section = DataConfig(str(path), sampling="balanced")
+    feeds = section.feeds(section.open(), 3, 0, lambda one: every, masks=True)
+    (batch,) = loader.streams(feeds, 0, 1)
+    held = np.sort(batch["main"]["mask"].reshape(3, -1).max(axis=1) % 255)
+    assert held.tolist() == [0, 2, 2] and (batch["main"]["mask"] == 1).any()
 
 
 def test_what_has_no_classes_is_refused(write_labels, tmp_path):

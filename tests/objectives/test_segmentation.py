@@ -144,6 +144,13 @@ def test_the_weights_are_of_the_background_and_each_structure():
         segmentation.build(segmentation.Config(class_weights=(1.0, 2.0, 3.0)), model, spec)
 
 
+def test_balanced_weights_are_of_the_voxels_counted():
+    """Each class as much as another, however small; 1 of what is never shown."""
+    spec = Spec((8, 8), 1, structures=STRUCTURES[:2], counts=((96, 4), (4, 96), (0, 100)))
+    weights = segmentation.class_weights_of(segmentation.Config(class_weights="balanced"), spec)
+    np.testing.assert_allclose(weights, [100 / 192, 12.5, 1])
+
+
 @pytest.mark.parametrize(
     ("structures", "message"),
     [

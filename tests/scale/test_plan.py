@@ -49,6 +49,22 @@ def test_a_gpu_s_roofline_is_marked_as_an_estimate(planned):
     assert result["collective_bytes_by_kind"].keys() == {"all-reduce"}
 
 
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        ("finetune_segment.py:ti8,32x32x32", ("--config.objective.class_weights=balanced",)),
+        ("finetune_segment.py:ti8,32x32x32", ("--config.objective.class_weights=(1.0,2.0,2.0)",)),
+        ("semi_teacher_segment.py:ti8,32x32x32", ("--config.data.sampling=balanced",)),
+        ("finetune_classify.py:ti8,32x32x32", ("--config.objective.class_weights=balanced",)),
+    ],
+)
+def test_what_learns_from_labels_or_masks_is_planned_without_them(planned, config, keys):
+    """Otherwise it has no plan, though neither labels nor masks weigh much."""
+    args = ("--topology", "h100:2", "--config.train.batch_size=4", *keys)
+    result = planned("--config", PROJECT / "configs" / config, *args)
+    assert result["fits"] and result["flops_per_chip"] > 0
+
+
 def test_what_does_not_fit_is_no_fault_and_something_is_recommended(planned, monkeypatch):
     """By how much it does not fit, and what would."""
     bars, advance = [], plan.Bar.advance

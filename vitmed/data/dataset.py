@@ -169,6 +169,14 @@ class Dataset:
         """
         return self._marked(split)
 
+    def counted(self, split: str, indices: np.ndarray) -> np.ndarray:
+        """How many voxels of these examples' masks have each value, ``(256,)`` int64; all these masks are gone through."""
+        found = np.zeros(256, np.int64)
+        for index in indices if self.has_masks else ():
+            mask = self._mask(split, self._records(split, [int(index)])[0])
+            found += np.bincount(mask.ravel(), minlength=256)
+        return found
+
     def voxels(self, split: str, index: int) -> tuple[np.ndarray, ...]:
         """Voxels (m, n) of each structure that an example's mask holds, in the order of structures; () where of none.
 

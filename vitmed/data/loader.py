@@ -184,6 +184,7 @@ class DataConfig:
         rest: bool = False,
         held: Sequence[int] = (),
         excluded: Sequence[str] = (),
+        masks: bool = False,
     ) -> dict[str, Feed]:
         """The streams of training: ``main``, and ``unlabelled`` where the section or ``rest`` asks for it.
 
@@ -196,6 +197,7 @@ class DataConfig:
             rest: make ``unlabelled`` of what ``main`` leaves of its split where the section names nothing for it.
             held: examples of the training split of ``dataset`` that no stream may have.
             excluded: structures for whose sake masks come along in ``unlabelled``, which has no labels all the same.
+            masks: it is masks that are learned from, so that these are balanced.
 
         Raises:
             InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``, a
@@ -219,7 +221,9 @@ class DataConfig:
         parts.sort(key=lambda part: (part.dataset.datasheet.get("content_hash", ""), str(part.dataset.path)))
         parts = parts or [Part(dataset, self.split, members(dataset), held=tuple(held))]
         alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
-        groups = balance.groups(dataset, self.split, parts[0].members) if self.sampling == "balanced" else ()
+        groups = ()
+        if self.sampling == "balanced":
+            groups = balance.groups(dataset, self.split, parts[0].members, masks)
         main = Feed(
             parts,
             batch_size,

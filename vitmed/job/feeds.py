@@ -38,6 +38,7 @@ def feeds_of(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed
         two,
         held,
         getattr(config.objective, "excluded", ()),
+        learns_from_masks(config),
     )
     for feed in feeds.values():
         check_shared(feed.batch_size, feed.key, engine.sizes, config.parallel.accumulate)

@@ -150,9 +150,8 @@ class Job:
         aligns = self.config.data.sampling == "balanced" and getattr(objective, "alignment", 0)
         if not (weighs or aligns):
             return {}
-        found = sum(
-            balance.counts(part.dataset, part.split, part.members) for part in self.feeds["main"].parts
-        )
+        count = balance.voxels if learns_from_masks(self.config) else balance.counts
+        found = sum(count(part.dataset, part.split, part.members) for part in self.feeds["main"].parts)
         asked = {}
         if weighs:
             asked["counts"] = tuple((int(shown), int(rest)) for shown, rest in found)

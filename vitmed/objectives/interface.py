@@ -26,7 +26,7 @@ Where the encoder came from another run, ``after_transfer(params, batches) -> pa
 parameters to it before the first step; ``batches`` sweeps what is trained on once. Most objectives need none.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,7 +52,8 @@ class Spec:
         steps: updates of the whole run, for what follows a schedule; 0 where nothing is trained.
         classes: names of the classes or label columns.
         counts: of the labelled examples that are trained on, how many show each class (or label), and how many do not;
-            for an objective that weighs by it.
+            of masks, how many voxels are of each class, the background's first, and how many are not. For an objective
+            that weighs by it.
         frequencies: the share of each class among these examples, where batches do not show it since each class is drawn
             equally often (``config.data.sampling=balanced``); () is that batches show it.
     """
@@ -97,6 +98,16 @@ class Objective(NamedTuple):
 def keep_memory(params: Any, memory: Any, step: jax.Array) -> Any:
     """``after_update`` of an objective whose memory does not follow the parameters."""
     return memory
+
+
+def balanced(counts: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    """Weights by which all classes together weigh the same: n / (K n_k), 1 on average; 1 of what is never shown.
+
+    Args:
+        counts: how many show each class, and how many do not.
+    """
+    present = sum(shown > 0 for shown, _ in counts)
+    return tuple((shown + rest) / (present * shown) if shown else 1.0 for shown, rest in counts)
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array, axis: str | None) -> jax.Array:

@@ -19,7 +19,7 @@ from vitmed.data.structures import class_table
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder, segmenter
 from vitmed.models.transformer import Remat
-from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
+from vitmed.objectives.interface import Objective, Spec, balanced, keep_memory, weighted_mean
 from vitmed.scans.layout import UNMARKED
 
 
@@ -30,7 +30,8 @@ class Config:
     Attributes:
         dice_weight: of the Dice loss, beside the cross-entropy's 1.
         class_weights: of a voxel in the cross-entropy, by its class: the background's first, then one for each structure
-            in the datasheet's order; () weighs all alike. Their mean over the voxels is not divided out.
+            in the datasheet's order; () weighs all alike. Their mean over the voxels is not divided out. "balanced" makes
+            every class weigh the same, however few voxels it has of the masks that are trained on.
     """
 
     labelled: ClassVar[bool] = True
@@ -39,12 +40,13 @@ class Config:
     name: Literal["supervised"] = "supervised"
     task: Literal["segmentation"] = "segmentation"
     dice_weight: float = 1.0
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[float, ...] | Literal["balanced"] = ()
 
     def __post_init__(self):
         if self.dice_weight < 0:
             raise ValueError(f"dice_weight is {self.dice_weight}; it must not be negative")
-        if self.class_weights and (min(self.class_weights) < 0 or not any(self.class_weights)):
+        given = () if self.class_weights == "balanced" else self.class_weights
+        if given and (min(given) < 0 or not any(given)):
             raise ValueError(
                 f"class_weights is {self.class_weights}; one of them must be positive, none negative"
             )
@@ -118,6 +120,8 @@ def class_weights_of(config: Config, spec: Spec) -> jax.Array:
     Raises:
         InputError: a wrong number of them.
     """
+    if config.class_weights == "balanced":
+        return jnp.asarray(balanced(spec.counts), jnp.float32)
     classes = ["background", *(name for name, _ in spec.structures)]
     if config.class_weights and len(config.class_weights) != len(classes):
         raise InputError(

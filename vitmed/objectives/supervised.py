@@ -16,7 +16,7 @@ from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
 from vitmed.objectives.classifier import Classifier
-from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
+from vitmed.objectives.interface import Objective, Spec, balanced, keep_memory, weighted_mean
 
 _DROP_PATH, _MIXUP = 1, 2  # separate streams of randomness within a step
 
@@ -182,14 +182,13 @@ def _class_weights(config: Config, spec: Spec) -> tuple[float, ...]:
 
 
 def _balanced(spec: Spec) -> tuple[float, ...]:
-    """Weights by ``spec.counts``: n / (K n_k) of a class (1 on average), negatives / positives of a label.
+    """Weights by ``spec.counts``: as ``balanced`` has them of a class, negatives / positives of a label.
 
     What is never shown, or shown by all, has 1.
     """
     if spec.task == "multilabel":
         return tuple(without / shown if shown and without else 1.0 for shown, without in spec.counts)
-    present = sum(shown > 0 for shown, _ in spec.counts)
-    return tuple((shown + rest) / (present * shown) if shown else 1.0 for shown, rest in spec.counts)
+    return balanced(spec.counts)
 
 
 def mix(image, target, weight, keys, alpha):

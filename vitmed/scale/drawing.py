@@ -1,7 +1,8 @@
 """A training on paper: the very step of a config, for scans of which only the size is known.
 
 No dataset is opened. Scans are taken to be stored as 16-bit integers, as CT and MR are, and to be of two classes where
-labels are learned from; neither weighs much in time or memory.
+labels are learned from (of masks: one structure and the background) unless there are weights for more; none of it weighs
+much in time or memory.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from vitmed.errors import InputError
 from vitmed.job.config import Config
+from vitmed.job.feeds import learns_from_masks
 from vitmed.job.job import Job
 from vitmed.objectives.interface import Spec
 from vitmed.parallel.engine import engine
@@ -68,12 +70,19 @@ def draw(config: Config, devices: Sequence[jax.Device] | None = None) -> Drawing
         patch_size=config.model.patch_size or None,
         model=dataclasses.asdict(config.model),
     )
-    classes = [str(n) for n in range(len(getattr(config.objective, "class_weights", ())) or CLASSES)]
-    sheet = {"task": "multiclass" if labelled else None, "classes": classes if labelled else None}
+    weights = getattr(config.objective, "class_weights", ())
+    classes = CLASSES if weights == "balanced" else len(weights) or CLASSES
+    masks = learns_from_masks(config)
+    sheet = {"task": None, "classes": None}
+    if masks:
+        sheet["structures"] = {str(n): [n] for n in range(1, classes)}
+    elif labelled:
+        sheet = {"task": "multiclass", "classes": [str(n) for n in range(classes)]}
     spec = Spec.of(recipe, sheet, config.train.steps or 1)
+    spec = dataclasses.replace(spec, counts=((1, classes - 1),) * classes)
     job = Job.on_paper(config, recipe, spec, engine(config.parallel, config.train.batch_size, devices))
     state = jax.eval_shape(job.fresh_state, job.seed)
-    return Drawing(job, *job.engine.on_paper(state, _batch(config, size, channels, labelled)))
+    return Drawing(job, *job.engine.on_paper(state, _batch(config, size, channels, labelled, masks)))
 
 
 def steps_of(config: Config, examples: int | None) -> int:
@@ -89,18 +98,20 @@ def steps_of(config: Config, examples: int | None) -> int:
     return config.train.total(examples or 0)
 
 
-def _batch(config: Config, size: tuple[int, ...], channels: int, labelled: bool) -> dict:
+def _batch(config: Config, size: tuple[int, ...], channels: int, labelled: bool, masks: bool) -> dict:
     streams = getattr(config.objective, "streams", ("main",))
     sizes = {name: config.train.batch_size for name in streams}
     if "unlabelled" in sizes and config.data.unlabelled_batch:
         sizes["unlabelled"] = config.data.unlabelled_batch
     return {
-        name: _stream(count, size, channels, 1 if labelled and name == "main" else 0)
+        name: _stream(
+            count, size, channels, int(labelled and not masks and name == "main"), masks and name == "main"
+        )
         for name, count in sizes.items()
     }
 
 
-def _stream(count: int, size: tuple[int, ...], channels: int, labels: int) -> dict:
+def _stream(count: int, size: tuple[int, ...], channels: int, labels: int, masks: bool) -> dict:
     """The shapes that ``Dataset.read`` gives."""
     shapes = {
         "image": ((*size, channels), jnp.int16),
@@ -112,6 +123,8 @@ def _stream(count: int, size: tuple[int, ...], channels: int, labels: int) -> di
         "weight": ((), jnp.float32),
         "example": ((2,), jnp.uint32),
     }
+    if masks:
+        shapes["mask"] = (size, jnp.uint8)
     return {name: jax.ShapeDtypeStruct((count, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
 
