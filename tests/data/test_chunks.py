@@ -1,9 +1,13 @@
 """Large volumes: stored in chunks, read back exactly, and a part of one without the rest."""
 
+import errno
 import hashlib
 import itertools
 import json
+import math
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import nibabel as nib
@@ -17,8 +21,9 @@ from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
 from vitmed.data.loader import DataConfig
+from vitmed.data.records import Shard
 from vitmed.data.withdraw import withdraw
-from vitmed.errors import InputError
+from vitmed.errors import InputError, MachineError
 
 SIZE, CHUNK = (21, 17, 19), (8, 6, 19)  # (z, y, x); 9 chunks, those at the far ends smaller
 
@@ -173,6 +178,49 @@ def test_bytes_do_not_depend_on_the_workers(pair, tmp_path, monkeypatch):
     made(pair / "s" / "set.csv", tmp_path / "other", chunk=CHUNK, workers=3)
     assert digest(tmp_path / "other") == digest(pair / "chunked")
     assert "chunks/features.json" in digest(pair / "chunked")
+
+
+def test_shards_are_written_side_by_side(pair, tmp_path, monkeypatch):
+    """Otherwise one core writes what many have read; and not in an order that depends on which is first."""
+    monkeypatch.setattr("vitmed.data.records.SHARD_BYTES", 3 * math.prod(SIZE) + 1)  # a scan and a bit
+    seen, add = set(), Shard.add
+    ready = threading.Barrier(2, timeout=60)
+
+    def noted(shard, example):
+        if "start" in example and threading.get_ident() not in seen:
+            seen.add(threading.get_ident())
+            ready.wait()  # for the other
+        return add(shard, example)
+
+    monkeypatch.setattr(Shard, "add", noted)
+    made(pair / "s" / "set.csv", tmp_path / "two", chunk=CHUNK, workers=2)
+    monkeypatch.setattr(Shard, "add", add)
+    assert len(seen) == 2
+    made(pair / "s" / "set.csv", tmp_path / "one", chunk=CHUNK, workers=1)
+    assert digest(tmp_path / "two") == digest(tmp_path / "one")
+    train = list((tmp_path / "one" / "chunks").glob("*train*"))
+    assert len(train) == -(-Dataset.open(tmp_path / "one").size("train") // 2)
+    assert alike(records(tmp_path / "one"), records(pair / "whole"))
+
+
+def test_a_disk_that_fills_up_in_one_thread_ends_all_and_loses_nothing(pair, tmp_path, monkeypatch):
+    """Otherwise a dataset lacks a shard, or what was read is read again."""
+    monkeypatch.setattr("vitmed.data.records.SHARD_BYTES", 1)
+    add = Shard.add
+
+    def full(shard, example):
+        if "start" in example and shard.path.name.endswith("00001"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return add(shard, example)
+
+    monkeypatch.setattr(Shard, "add", full)
+    with pytest.raises(MachineError, match="no space left"):
+        made(pair / "s" / "set.csv", tmp_path / "set", chunk=CHUNK, workers=2)
+    assert not (tmp_path / "set").exists() and not list((tmp_path / "set.partial").glob("chunks"))
+    monkeypatch.setattr(Shard, "add", add)
+    again = made(pair / "s" / "set.csv", tmp_path / "set", chunk=CHUNK, workers=2)
+    assert again["read_before"] == 6
+    assert alike(records(tmp_path / "set"), records(pair / "whole"))
 
 
 @pytest.mark.parametrize("part", ["scan2", "mask2"])

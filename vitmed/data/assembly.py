@@ -1,7 +1,8 @@
 """Scans that are prepared and named become a dataset: judged as a set, split, written in the order of their ids."""
 
 import dataclasses
-import hashlib
+import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from vitmed.data import chunks, datasheet, duplicates, pseudonyms, splits
 from vitmed.data.annotations import TOLD, Annotations, Labels
 from vitmed.data.joined import Joined
 from vitmed.data.prepare import Described, Plan, digest
-from vitmed.data.records import Writer, features, identity
+from vitmed.data.records import identity
+from vitmed.data.scan_writers import writer_of
 from vitmed.progress import Bar
 from vitmed.scans.intensity import widen
 from vitmed.scans.layout import UNMARKED
 from vitmed.scans.scan import Refusals
+
+HELD = 2**29  # bytes of scans that those who write them may hold together
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ def assemble(
     history: list[dict],
     progress: bool,
     chunk: tuple[int, ...] | str,
+    workers: int | None = None,
 ) -> dict:
     """Writes shards and TFDS's metadata into ``partial``; returns the datasheet.
 
@@ -71,6 +76,7 @@ def assemble(
         key: the name of the key of pseudonyms, None where there are none.
         series: why series were chosen, as the datasheet lists it.
         chunk: how large images are stored, as ``chunks.shape_of`` has it.
+        workers: threads that write chunks; None for one a core.
     """
     entries = sorted(entries, key=lambda e: e.id)
     kept, ids = [e.meta for e in entries], [e.id for e in entries]
@@ -95,15 +101,25 @@ def assemble(
     masks = any(m.mask_bytes for m in kept)
     shape = kept[0].shape
     chunk = chunks.shape_of(shape[:-1], shape[-1], dtype, chunk)
-    writer = _writer(partial, shape, dtype, labels.label.shape[1], masks, chunk)
     with Bar("writing", len(kept), "scans", quiet=not progress) as bar:
+        writer = writer_of(
+            partial,
+            shape,
+            dtype,
+            labels.label.shape[1],
+            masks,
+            chunk,
+            _side_by_side(kept, workers),
+            bar.advance,
+        )
         for split in splits.NAMES:
             for i, entry in enumerate(entries):
                 if parts.split[i] == split:
-                    example = _example(entry, labels, i, dtype, masks)
+                    pixels = functools.partial(_pixels, entry.meta, dtype, masks)
                     same = entry.meta.dtype == dtype
-                    writer.add(split, example, entry.meta.digest if same else digest(example["image"]))
-                    bar.advance()
+                    image = entry.meta.digest if same else digest(pixels()["image"])
+                    writer.add(split, _told(entry, labels, i, dtype), pixels, image)
+        content_hash = writer.close()
     notes = [*notes, *parts.notes]
     missing = int((labels.weight == 0).all(axis=1).sum())
     if labels.task and missing:
@@ -139,52 +155,15 @@ def assemble(
         simulated=simulated,
         structures={name: list(values) for name, values in told.structures.items()},
         chunk=chunk,
-        content_hash=writer.close(),
+        content_hash=content_hash,
     )
 
 
-def _writer(
-    partial: Path,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    outputs: int,
-    masks: bool,
-    chunk: tuple[int, ...] | None,
-) -> "Writer | _Chunked":
-    size, channels = shape[:-1], shape[-1]
-    writer = Writer(partial, features(size, channels, dtype, outputs, masks, chunk is not None))
-    if chunk is None:
-        return writer
-    beside = partial / chunks.FOLDER
-    beside.mkdir()
-    return _Chunked(writer, Writer(beside, chunks.features(len(size), channels, dtype, masks), False), chunk)
-
-
-class _Chunked:
-    """Writes scans to one writer and their pixels, in chunks, to another, which need not hash them once more."""
-
-    def __init__(self, scans: Writer, pixels: Writer, chunk: tuple[int, ...]):
-        self._scans, self._pixels, self._chunk = scans, pixels, chunk
-        self._next: dict[str, int] = {}
-        self._hash = hashlib.sha256(str(chunk).encode())
-
-    def add(self, split: str, example: dict, image: bytes) -> None:
-        """Appends an example, whose image has the digest ``image``."""
-        self._hash.update(image)
-        if "mask" in example:
-            self._hash.update(np.ascontiguousarray(example["mask"]).data)
-        first = self._next.get(split, 0)
-        many = chunks.count(example["image"].shape[:-1], self._chunk)
-        self._next[split] = first + many
-        for block in chunks.cut(example, self._chunk):
-            self._pixels.add(split, block)
-        told = {name: value for name, value in example.items() if name not in ("image", "mask")}
-        self._scans.add(split, told | {"chunks": np.array([first, many], np.int64)})
-
-    def close(self) -> str:
-        """A SHA-256 that tells of the scans' records, their pixels (by their digests) and their masks."""
-        self._pixels.close()
-        return hashlib.sha256(f"{self._scans.close()} {self._hash.hexdigest()}".encode()).hexdigest()
+def _side_by_side(metas: list[Described], workers: int | None) -> int:
+    """How many scans are written at a time: one a worker, as far as memory allows."""
+    most = max(m.held for m in metas)
+    workers = workers or os.cpu_count() or 1
+    return max(1, min(workers, HELD // most)) if most else workers
 
 
 def _units(entries: list[Entry]) -> list[str]:
@@ -209,15 +188,12 @@ def _strata(labels: Labels) -> list[str]:
     return [str(row.astype(int).tolist()) if weight.any() else "" for row, weight in pairs]
 
 
-def _example(entry: Entry, labels: Labels, i: int, dtype: np.dtype, masks: bool) -> dict:
+def _told(entry: Entry, labels: Labels, i: int, dtype: np.dtype) -> dict:
+    """What the record of a scan holds beside its pixels."""
     meta = entry.meta
-    image, mask = meta.load()
-    scale = meta.scale
-    if image.dtype != dtype:
-        image, scale = widen(image), scale / np.float32(257)
-    example = {
-        "image": image,
-        "scale": scale,
+    return {
+        # Of an 8-bit image that is widened (``_pixels``).
+        "scale": meta.scale if meta.dtype == dtype else meta.scale / np.float32(257),
         "offset": meta.offset,
         "spacing": meta.spacing,
         "affine": meta.affine,
@@ -234,6 +210,12 @@ def _example(entry: Entry, labels: Labels, i: int, dtype: np.dtype, masks: bool)
         "exposed": ",".join(meta.exposed),
         "orientation": meta.orientation,
     }
+
+
+def _pixels(meta: Described, dtype: np.dtype, masks: bool) -> dict[str, np.ndarray]:
+    """``image``, and ``mask`` where the set has masks."""
+    image, mask = meta.load()
+    held = {"image": image if image.dtype == dtype else widen(image)}
     if masks:
-        example["mask"] = np.full(meta.shape[:-1], UNMARKED, np.uint8) if mask is None else mask
-    return example
+        held["mask"] = np.full(meta.shape[:-1], UNMARKED, np.uint8) if mask is None else mask
+    return held

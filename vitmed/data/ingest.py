@@ -223,6 +223,7 @@ def ingest(
             history=living.history(old),
             progress=progress,
             chunk=chunk or chunks.AUTO,
+            workers=workers,
         )
         shutil.rmtree(spool_folder)
         shutil.rmtree(how.unpack)

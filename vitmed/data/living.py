@@ -33,6 +33,11 @@ class Kept(Described):
     mask_bytes: int
     signature: np.ndarray
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that ``load`` takes."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize + self.mask_bytes
+
     def load(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The image (*S, C) and the mask (*S) or None."""
         record = self.dataset.record(self.split, self.index)

@@ -47,7 +47,8 @@ class Task:
 class Described:
     """What is known of a prepared scan beside its pixels, wherever these are.
 
-    Each kind also has its ``signature``, by which near-duplicates are found (``vitmed.data.alike``).
+    Each kind also has its ``signature``, by which near-duplicates are found (``vitmed.data.alike``), and ``load()``, which
+    gives its pixels and takes ``held`` bytes of memory for them.
 
     Attributes:
         id: what the scan is called.

@@ -132,42 +132,86 @@ class Encoder:
         return record.SerializeToString(deterministic=True)
 
 
+class Shard:
+    """One file of records, in the order given. The file appears with the first.
+
+    Attributes:
+        path: of the file.
+        records, bytes: how many it holds, and what they took before they were compressed.
+    """
+
+    def __init__(self, path: Path, encode: Encoder, codec: str):
+        self.path, self.records, self.bytes = path, 0, 0
+        self._encode, self._codec = encode, codec
+        self._file: ArrayRecordWriter | None = None
+
+    def add(self, example: dict) -> bytes:
+        """Appends an example; gives its record.
+
+        Raises:
+            OSError: no space left.
+        """
+        record = self._encode(example)
+        with _plain_errors(self.path):
+            if self._file is None:
+                # One record a group, so that a random read decodes one record.
+                self._file = ArrayRecordWriter(str(self.path), f"group_size:1,{self._codec}")
+            self._file.write(record)
+        self.records += 1
+        self.bytes += len(record)
+        return record
+
+    def close(self) -> None:
+        """The file is whole, and has reached the disk.
+
+        Raises:
+            OSError: no space left.
+        """
+        if self._file is None:
+            return
+        with _plain_errors(self.path):
+            self._file.close()
+        self._file = None
+        durable.sync(self.path)
+
+
 class Writer:
-    """Writes the splits of one dataset into ``folder``, each record once, in the order given.
+    """Writes the splits of one dataset into ``folder``.
 
     Shards are cut by size alone, so equal records make equal files.
 
     Args:
-        hashed: whether ``close`` is to tell a hash.
+        hashed: whether ``close`` is to tell a hash of what was added.
     """
 
     def __init__(self, folder: Path, held: tfds.features.FeaturesDict, hashed: bool = True):
         self._folder, self._features, self._hashed = folder, held, hashed
         self._codec = _codec(held)
         self._encode = Encoder(held)
-        self._lengths: dict[str, list[int]] = {}
-        self._bytes: dict[str, int] = {}
+        self._shards: dict[str, list[Shard]] = {}
         self._hash = hashlib.sha256()
-        self._shard: ArrayRecordWriter | None = None
+        self._shard: Shard | None = None
         self._split = ""
-        self._in_shard = 0
 
-    def add(self, split: str, example: dict, image: bytes = b"") -> None:
-        """Appends an example; all of a split come one after the other. The digest ``image`` is not needed here."""
-        record = self._encode(example)
-        if self._split != split or self._in_shard > SHARD_BYTES:
-            self._next_shard(split)
-        with _plain_errors(self._folder):
-            self._shard.write(record)
-        self._in_shard += len(record)
-        self._lengths[split][-1] += 1
-        self._bytes[split] += len(record)
+    def add(self, split: str, example: dict) -> None:
+        """Appends an example; all of a split come one after the other."""
+        if self._split != split or self._shard.bytes > SHARD_BYTES:
+            self._close_shard()
+            self._split, self._shard = split, self.shard(split)
+        record = self._shard.add(example)
         if self._hashed:
             self._hash.update(split.encode() + b"\0" + len(record).to_bytes(8, "little"))
             self._hash.update(record)
 
+    def shard(self, split: str) -> Shard:
+        """The next shard of a split, for who fills and closes it: in another thread, if need be."""
+        shards = self._shards.setdefault(split, [])
+        path = self._folder / f"draft-{split}-{len(shards):05d}"
+        shards.append(Shard(path, self._encode, self._codec))
+        return shards[-1]
+
     def close(self) -> str:
-        """Finishes the shards, writes TFDS's own files, and returns the SHA-256 over all records (if ``hashed``).
+        """Finishes the shards, writes TFDS's own files, and returns the SHA-256 over all that was added (if ``hashed``).
 
         Raises:
             OSError: no space left.
@@ -180,14 +224,16 @@ class Writer:
             template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         )
         infos = []
-        for split, lengths in self._lengths.items():
+        for split, shards in self._shards.items():
             named = template.replace(split=split)
-            for index in range(len(lengths)):
-                final = named.sharded_filepath(shard_index=index, num_shards=len(lengths))
-                os.rename(self._draft(split, index), final)
+            for index, shard in enumerate(shards):
+                os.rename(shard.path, named.sharded_filepath(shard_index=index, num_shards=len(shards)))
             infos.append(
                 tfds.core.SplitInfo(
-                    name=split, shard_lengths=lengths, num_bytes=self._bytes[split], filename_template=named
+                    name=split,
+                    shard_lengths=[shard.records for shard in shards],
+                    num_bytes=sum(shard.bytes for shard in shards),
+                    filename_template=named,
                 )
             )
         tfds.folder_dataset.write_metadata(
@@ -200,26 +246,10 @@ class Writer:
         )
         return self._hash.hexdigest()
 
-    def _next_shard(self, split: str) -> None:
-        self._close_shard()
-        self._split, self._in_shard = split, 0
-        self._lengths.setdefault(split, []).append(0)
-        self._bytes.setdefault(split, 0)
-        path = self._draft(split, len(self._lengths[split]) - 1)
-        # One record a group, so that a random read decodes one record.
-        self._shard = ArrayRecordWriter(str(path), f"group_size:1,{self._codec}")
-
     def _close_shard(self) -> None:
-        if self._shard is None:
-            return
-        path = self._draft(self._split, len(self._lengths[self._split]) - 1)
-        with _plain_errors(path):
+        if self._shard is not None:
             self._shard.close()
-        self._shard = None
-        durable.sync(path)
-
-    def _draft(self, split: str, index: int) -> Path:
-        return self._folder / f"draft-{split}-{index:05d}"
+            self._shard = None
 
 
 def _codec(held: tfds.features.FeaturesDict) -> str:

@@ -46,6 +46,12 @@ class Stored(Read):
     mask_bytes: int
     check: int
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that ``load`` takes."""
+        count = int(np.prod(self.shape)) * self.dtype.itemsize
+        return 0 if count >= MAPPED else count + self.mask_bytes
+
     def load(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The image (*S, C) and the mask (*S) or None, from the spool."""
         count = int(np.prod(self.shape)) * self.dtype.itemsize
