@@ -9,6 +9,7 @@ from vitmed import config
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.infer import Model
+from vitmed.models.patches import brightest, patchify
 from vitmed.train import train
 
 CONFIGS = __file__.rsplit("/tests/", 1)[0] + "/configs"
@@ -52,6 +53,21 @@ def test_reconstruction_pastes_what_is_visible_and_changes_what_is_hidden(autoen
     assert np.isnan(made["masked"][hidden]).all() and not np.isnan(made["masked"][~hidden]).any()
     stored = stream["image"] * stream["scale"][:, None, None] + stream["offset"][:, None, None]
     np.testing.assert_allclose(made["image"], stored.clip(0, 1), atol=1e-4)
+
+
+def test_what_a_run_does_not_look_at_is_neither_hidden_nor_changed(tiny_dataset, tmp_path):
+    """Of a run that sees the brightest patches alone the picture would be made up of others."""
+    model = Model.open(
+        trained("pretrain_mae", tiny_dataset, tmp_path / "run", **{"model.brightest_patches": "10"})
+    )
+    made = model.reconstruct(Dataset.open(tiny_dataset).read("val", np.arange(4)))
+    hidden = made["mask"][..., None].astype(bool)
+    patch = model.recipe.patch_size
+    assert hidden.sum() == 4 * 8 * np.prod(patch), "of ten patches, three quarters"
+    np.testing.assert_allclose(made["reconstruction"][~hidden], made["image"][~hidden], atol=1e-5)
+    dark = np.asarray(brightest(-made["image"], patch, 3))
+    cut = np.asarray(patchify(hidden.astype(np.float32), patch)).max(-1)
+    assert not np.take_along_axis(cut, dark, axis=1).any(), "the darkest are not looked at"
 
 
 def test_what_is_hidden_is_what_the_run_hides(autoencoder, tiny_dataset):

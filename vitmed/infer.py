@@ -16,7 +16,7 @@ from vitmed.data.keys import example_keys
 from vitmed.data.structures import class_table, structures_of
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
-from vitmed.models.patches import grid, patchify, unpatchify
+from vitmed.models.patches import at, brightest, grid, patchify, unpatchify
 from vitmed.models.sliding import blended
 from vitmed.objectives import masking, registry, supervised
 from vitmed.objectives.classifier import Classifier
@@ -213,14 +213,19 @@ class Model:
             image = self._prepared(stream)
             keys = example_keys(jax.random.key(EVALUATION_SEED), stream["example"])
             patches = patchify(image, patch)
+            places = brightest(image, patch, network.brightest)
             counted = masking.counted(settings, {**stream, "image": image}, self._spec, patch)
-            mask = masking.draw(settings, keys, cells, counted)
-            predicted = network.predict(params, image, mask)
+            counted = None if counted is None else at(counted, places)
+            mask = masking.draw(settings, keys, cells, counted, places)
+            predicted, seen, hidden = network.predict(params, image, mask), at(patches, places), mask.hidden
             if settings.target == "patch":
-                mean, deviation = patch_statistics(patches)
+                mean, deviation = patch_statistics(seen)
                 predicted = predicted * deviation + mean
-            hidden = mask.restore >= mask.keep.shape[1]
-            pasted = jax.numpy.where(hidden[..., None], predicted, patches)
+            pasted = jax.numpy.where(hidden[..., None], predicted, seen)
+            if places is not None:  # what takes no part is neither hidden nor predicted
+                each = jax.numpy.arange(len(patches))[:, None], places
+                pasted = patches.at[each].set(pasted)
+                hidden = jax.numpy.zeros(patches.shape[:2], bool).at[each].set(hidden)
             wide = jax.numpy.broadcast_to(hidden[..., None], patches.shape)
             return (
                 image,

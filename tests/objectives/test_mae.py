@@ -73,6 +73,63 @@ def test_loss_is_the_mean_error_on_hidden_patches(rng, size, patch, channels, ta
     assert float(loss) == pytest.approx(np.mean(errors), rel=1e-4)
 
 
+@pytest.mark.parametrize("target", ["patch", "raw"])
+def test_of_the_brightest_patches_some_are_shown_and_the_others_predicted(rng, target):
+    """Otherwise air is shown, predicted or paid for, or a prediction is compared with another patch."""
+    model = ModelConfig(patch_size=(4, 4), **MODEL, brightest_patches=4)
+    spec, config, key = Spec((8, 16), 1), mae.Config(target=target, mask_ratio=0.5), step_key(0, 5)
+    objective, network = mae.build(config, model, spec), mae.Autoencoder(model, spec)
+    params, memory = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), spec)
+    image = rng.normal(-5, 0.1, (3, 8, 16, 1)).astype(np.float32)
+    bright = np.array([[0, 3, 5, 6], [1, 2, 4, 7], [0, 1, 2, 7]])
+    for one, which in zip(image, bright):
+        for n in which:
+            one[4 * (n // 4) : 4 * (n // 4) + 4, 4 * (n % 4) : 4 * (n % 4) + 4] += 3 + rng.random((4, 4, 1))
+    batch = stream_of(image)
+    loss, _ = objective.loss(params, memory, batch, key)
+    among = masking.uniform(example_keys(key, batch["main"]["example"]), 4, 0.5)
+    keep, hide = (np.take_along_axis(bright, np.asarray(part), axis=1) for part in (among.keep, among.hide))
+    # As a mask of the whole grid, whose other patches the decoder does not see either: one pass for each example.
+    mask = masking.Mask(jnp.asarray(keep), jnp.asarray(hide), among.restore, jnp.asarray(bright))
+    predicted = np.asarray(network.predict(params, batch["main"]["image"], mask))
+    targets = np.asarray(mae.target_patches(batch["main"]["image"], (4, 4), target))
+    errors = [
+        ((predicted[b, i] - targets[b, bright[b, i]]) ** 2).mean()
+        for b in range(3)
+        for i in np.asarray(among.hide)[b]
+    ]
+    assert float(loss) == pytest.approx(np.mean(errors), rel=1e-4)
+    other = np.where(image < -3, image - 1, image)  # darker still
+    again, _ = objective.loss(params, memory, stream_of(other.astype(np.float32)), key)
+    assert float(again) == float(loss)
+    with pytest.raises(InputError, match="mask is 'block', which hides neighbours of the whole grid"):
+        mae.build(mae.Config(mask="block"), model, spec)
+
+
+def test_all_patches_in_order_are_the_whole_grid(rng):
+    """Otherwise the decoder puts what takes part somewhere else."""
+    model, spec = ModelConfig(patch_size=(4, 4), **MODEL), Spec((8, 12), 1)
+    network = mae.Autoencoder(model, spec)
+    params = network.init(jax.random.key(1), 0.5)
+    image = rng.normal(size=(2, 8, 12, 1)).astype(np.float32)
+    mask = masking.from_noise(jnp.asarray(rng.random((2, 6))), 0.5)
+    every = jnp.tile(jnp.arange(6), (2, 1))
+    np.testing.assert_allclose(
+        network.predict(params, image, mask._replace(places=every)),
+        network.predict(params, image, mask),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    turned = every[:, ::-1]  # the same patches, told in another order
+    other = masking.Mask(mask.keep, mask.hide, mask.restore[:, ::-1], turned)
+    np.testing.assert_allclose(
+        network.predict(params, image, other)[:, ::-1],
+        network.predict(params, image, mask),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
 def test_visible_pixels_reach_the_loss_only_through_the_encoder(rng):
     """Hidden patches must not leak into the prediction."""
     model, spec = ModelConfig(patch_size=(4, 4), **MODEL), Spec((8, 8), 1)

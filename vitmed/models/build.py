@@ -1,6 +1,7 @@
 """Networks by config: the one place where a variant's name becomes a module."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -60,8 +61,8 @@ class ModelConfig:
     that they have.
 
     ``brightest_patches`` (0 is all) makes a scan's features and scores of so many of its patches alone, those whose mean
-    is highest: air, which is darkest and which scans of the body are half made of, then costs nothing. What a masked
-    objective sees is its own affair.
+    is highest: air, which is darkest and which scans of the body are half made of, then costs nothing. A masked
+    autoencoder is shown some of them and predicts the others; the other objectives without labels see all patches.
     """
 
     variant: Literal["pico", "nano", "ti", "s", "b", "l", "h", "g", "custom", "resnet10", "resnet18", "unet"]
@@ -212,6 +213,20 @@ def cells_to_mask(config: ModelConfig, size: tuple[int, ...]) -> tuple[int, ...]
             f"config.model.variant {config.variant!r} has no patches to mask; take one of {', '.join(VARIANTS)}"
         )
     return grid(size, config.patch_size)
+
+
+def brightest_patches(config: ModelConfig, size: tuple[int, ...]) -> int:
+    """How many patches of an image of the spatial ``size`` are looked at; 0 is all.
+
+    Raises:
+        InputError: as many as there are, or more; the patch does not fit the size.
+    """
+    count = config.brightest_patches
+    if count and count >= (every := math.prod(cells_to_mask(config, size))):
+        raise InputError(
+            f"config.model.brightest_patches is {count}, but a scan has {every} patches; leave it out"
+        )
+    return count
 
 
 def predictor(config: ModelConfig, size: tuple[int, ...], remat: Remat = "none") -> Predictor:

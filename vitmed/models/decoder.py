@@ -29,11 +29,13 @@ class MAEDecoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, restore: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, restore: jax.Array, places: jax.Array | None = None) -> jax.Array:
         """Tokens (B, 1 + K, D) to predictions (B, N, P), P = prod(patch) * channels, float32.
 
-        ``restore`` (B, N) says, for each place of the grid, which token stands there: below K the visible token
-        of that number, from K on the mask token (the inverse of the permutation that drew the mask).
+        Args:
+            restore: (B, N), for each place which token stands there: below K the visible token of that number, from K
+                on the mask token (the inverse of the permutation that drew the mask).
+            places: (B, N) of these on the grid, whose patches need not all take part; None is all of it, in order.
         """
         tokens = Linear((self.dim,), dtype=self.dtype, name="embed")(tokens)
         blank = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.dim)).astype(self.dtype)
@@ -42,6 +44,8 @@ class MAEDecoder(nn.Module):
         placed = jnp.take_along_axis(visible, jnp.minimum(restore, shown - 1)[:, :, None], axis=1)
         placed = jnp.where((restore < shown)[:, :, None], placed, blank)
         positions = jnp.asarray(sincos(grid(self.size, self.patch), self.dim, cls=False))
+        if places is not None:
+            positions = positions[places]
         x = jnp.concatenate([cls, placed + positions.astype(self.dtype)], axis=1)
         x = Transformer(
             depth=self.depth,

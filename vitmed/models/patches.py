@@ -8,6 +8,7 @@ arXiv:2111.06377).
 import math
 
 import jax
+import jax.numpy as jnp
 
 from vitmed.errors import InputError
 
@@ -40,6 +41,24 @@ def patchify(image: jax.Array, patch: tuple[int, ...]) -> jax.Array:
     # (B, g1, p1, g2, p2, .., C) -> (B, g1, g2, .., p1, p2, .., C)
     order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
     return split.transpose(order).reshape(batch, math.prod(cells), math.prod(patch) * channels)
+
+
+def brightest(image: jax.Array, patch: tuple[int, ...], count: int) -> jax.Array | None:
+    """Places (B, count) of the patches of ``image`` whose mean is highest, rising; None is all of them, for ``count`` 0.
+
+    Of equal ones the first are taken.
+    """
+    if not count:
+        return None
+    means = patchify(image, patch).astype(jnp.float32).mean(axis=-1)
+    return jnp.sort(jnp.argsort(-means, axis=1)[:, :count], axis=1)
+
+
+def at(values: jax.Array, places: jax.Array | None) -> jax.Array:
+    """Of ``values`` (B, N, ...) those at ``places`` (B, K), (B, K, ...); None is all of them."""
+    if places is None:
+        return values
+    return jnp.take_along_axis(values, places.reshape(*places.shape, *(1,) * (values.ndim - 2)), axis=1)
 
 
 def unpatchify(tokens: jax.Array, cells: tuple[int, ...], patch: tuple[int, ...], channels: int) -> jax.Array:

@@ -1,6 +1,5 @@
 """An encoder and a head on its features, as pure functions of their parameters: what learns from labels and is asked."""
 
-import math
 from collections.abc import Iterator
 
 import jax
@@ -8,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitmed.errors import InputError
-from vitmed.models.build import ModelConfig, encoder
+from vitmed.models.build import ModelConfig, brightest_patches, encoder
 from vitmed.models.head import AttentivePool, Head, pooled
 from vitmed.models.norms import norm
-from vitmed.models.patches import grid, patchify
+from vitmed.models.patches import brightest, grid
 from vitmed.models.transformer import Remat
 from vitmed.objectives.interface import Spec
 from vitmed.objectives.probe import linear_probe, ordered_probe
@@ -34,12 +33,7 @@ class Classifier:
         self._head = Head(spec.outputs, ordered=bool(ranks))
         self._patches = grid(spec.size, model.patch_size) if model.patch_size else ()
         self._pool = model.pool
-        self._brightest = model.brightest_patches
-        if self._patches and self._brightest >= math.prod(self._patches):
-            raise InputError(
-                f"config.model.brightest_patches is {self._brightest}, but a scan has {math.prod(self._patches)} patches; "
-                "leave it out"
-            )
+        self._brightest = brightest_patches(model, spec.size)
         self._patch = model.patch_size
         self._attention = None
         if model.pool == "attentive":
@@ -70,11 +64,8 @@ class Classifier:
         return self._pooled(params, self._encoder.apply({"params": params["encoder"]}, image, keep, keys))
 
     def _seen(self, image: jax.Array) -> jax.Array | None:
-        """``(B, K)`` places of the patches that are looked at, rising; None is all. Of equal ones the first are taken."""
-        if not self._brightest:
-            return None
-        means = patchify(image, self._patch).astype(jnp.float32).mean(axis=-1)
-        return jnp.sort(jnp.argsort(-means, axis=1)[:, : self._brightest], axis=1)
+        """``(B, K)`` places of the patches that are looked at; None is all."""
+        return brightest(image, self._patch, self._brightest)
 
     def _pooled(self, params: dict, encoded: jax.Array) -> jax.Array:
         if self._attention is not None:

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.data.keys import example_keys
-from vitmed.models.build import ModelConfig, cells_to_mask, decoder, encoder
-from vitmed.models.patches import grid, patchify
+from vitmed.errors import InputError
+from vitmed.models.build import ModelConfig, brightest_patches, cells_to_mask, decoder, encoder
+from vitmed.models.patches import at, brightest, grid, patchify
 from vitmed.models.transformer import Remat
 from vitmed.objectives import frequency, masking
 from vitmed.objectives.interface import Objective, Spec, keep_memory
@@ -51,20 +52,28 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     """The objective for images of ``spec``.
 
     Raises:
-        InputError: an encoder without patches, a patch that does not fit the size, or masks that fit neither.
+        InputError: an encoder without patches, a patch that does not fit the size, or masks that fit neither or not the
+            choice of patches.
     """
     network = Autoencoder(model, spec, remat)
     masking.check(config, spec, model.patch_size)
     cells = cells_to_mask(model, spec.size)
+    if network.brightest and config.mask != "uniform":
+        raise InputError(
+            f"config.objective.mask is {config.mask!r}, which hides neighbours of the whole grid; with "
+            "config.model.brightest_patches take 'uniform'"
+        )
 
     def init(key, spec):
         return network.init(key, config.mask_ratio), {}
 
     def loss(params, memory, batch, key, axis=None, train=True):
         stream = batch["main"]
-        targets = target_patches(stream["image"], model.patch_size, config.target)
+        places = brightest(stream["image"], model.patch_size, network.brightest)
+        targets = at(target_patches(stream["image"], model.patch_size, config.target), places)
         counted = masking.counted(config, stream, spec, model.patch_size)
-        mask = masking.draw(config, example_keys(key, stream["example"]), cells, counted)
+        counted = None if counted is None else at(counted, places)
+        mask = masking.draw(config, example_keys(key, stream["example"]), cells, counted, places)
         error = network.predict(params, stream["image"], mask) - targets
         if config.high_frequency:
             square = frequency.weighted_square(error, model.patch_size, config.high_frequency)
@@ -77,26 +86,32 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
 
 
 class Autoencoder:
-    """The two networks of MAE as pure functions of their parameters."""
+    """The two networks of MAE as pure functions of their parameters.
+
+    Attributes:
+        brightest: how many patches of an image take part; 0 is all.
+    """
 
     def __init__(self, model: ModelConfig, spec: Spec, remat: Remat = "none"):
         self._decoder = decoder(model, spec.size, spec.channels, remat)  # refuses an encoder without patches
         self._encoder = encoder(model, spec.size, remat)
+        self.brightest = brightest_patches(model, spec.size)
         self._image = jnp.zeros((1, *spec.size, spec.channels))
-        self._patches = math.prod(grid(spec.size, model.patch_size))
+        self._patches = self.brightest or math.prod(grid(spec.size, model.patch_size))
 
     def init(self, key: jax.Array, mask_ratio: float) -> dict:
         """Fresh parameters ``{encoder, decoder}``."""
         mask = masking.from_noise(jnp.arange(self._patches, dtype=jnp.float32)[None], mask_ratio)
         encoder_key, decoder_key = jax.random.split(key)
         tokens, encoder_params = self._encoder.init_with_output(encoder_key, self._image, mask.keep)
-        decoder_params = self._decoder.init(decoder_key, tokens, mask.restore)
+        places = jnp.arange(self._patches)[None] if self.brightest else None
+        decoder_params = self._decoder.init(decoder_key, tokens, mask.restore, places)
         return {"encoder": encoder_params["params"], "decoder": decoder_params["params"]}
 
     def predict(self, params: dict, image: jax.Array, mask: masking.Mask) -> jax.Array:
-        """Every patch as the decoder sees it from the visible ones: ``(B, N, P)`` in the target's scale."""
+        """Every patch that takes part as the decoder sees it from the visible ones: ``(B, N, P)`` in the target's scale."""
         tokens = self._encoder.apply({"params": params["encoder"]}, image, mask.keep)
-        return self._decoder.apply({"params": params["decoder"]}, tokens, mask.restore)
+        return self._decoder.apply({"params": params["decoder"]}, tokens, mask.restore, mask.places)
 
 
 def target_patches(image: jax.Array, patch: tuple[int, ...], target: str) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.errors import InputError
-from vitmed.models.patches import grid, patchify
+from vitmed.models.patches import at, grid, patchify
 from vitmed.objectives.interface import Spec, weighted_mean
 
 LEAST_HIDDEN = 0.5  # of the patches that count, whatever share of all patches they are
@@ -26,11 +26,13 @@ class Mask(NamedTuple):
         keep: ``(B, K)`` indices of the visible patches.
         hide: ``(B, N-K)`` indices of the masked patches.
         restore: ``(B, N)`` place of patch n in the sequence "visible first, then masked".
+        places: ``(B, N)`` indices of the patches that take part, of which the n-th is patch n; None is the whole grid.
     """
 
     keep: jax.Array
     hide: jax.Array
     restore: jax.Array
+    places: jax.Array | None = None
 
     @property
     def hidden(self) -> jax.Array:
@@ -101,7 +103,11 @@ def visible(config: MaskConfig, cells: tuple[int, ...]) -> int:
 
 
 def draw(
-    config: MaskConfig, keys: jax.Array, cells: tuple[int, ...], counted: jax.Array | None = None
+    config: MaskConfig,
+    keys: jax.Array,
+    cells: tuple[int, ...],
+    counted: jax.Array | None = None,
+    places: jax.Array | None = None,
 ) -> Mask:
     """The masks of a batch.
 
@@ -109,7 +115,11 @@ def draw(
         keys: ``(B,)`` keys, one an example.
         cells: patches along each axis.
         counted: ``(B, N)`` booleans as ``counted`` gives them, or None where all patches count.
+        places: ``(B, N)`` indices of the patches that take part, for a uniform mask; None is all. ``counted`` is of these.
     """
+    if places is not None:
+        mask = draw(config, keys, places.shape[1:], counted)
+        return Mask(at(places, mask.keep), at(places, mask.hide), mask.restore, places)
     shown = visible(config, cells)
     if config.mask == "uniform":
         noise = _noise(keys, math.prod(cells))
