@@ -135,6 +135,16 @@ def tiny_volumes(tiny_niftis, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def small_nano():
+    """The loop is the same whatever it trains; eight devices on two cores take half a second for a step of the real one."""
+    from vitmed.models.vit import VARIANTS, Variant
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "nano", Variant(32, 2, 2, 64))
+        yield
+
+
 @pytest.fixture(scope="session")
 def marked_dataset(tmp_path_factory) -> Path:
     """20 patients, each one X-ray of 16x24 with a mask of two structures, 1 and 2; train/val/test of 12/4/4."""

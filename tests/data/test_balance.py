@@ -86,6 +86,15 @@ def test_of_masks_structures_are_findings_and_voxels_are_counted(write_dataset, 
     assert held.tolist() == [0, 2, 2] and (batch["main"]["mask"] == 1).any()
 
 
+def test_masks_without_a_structure_are_refused(write_dataset, tmp_path):
+    """Scans in which nothing was found have masks too."""
+    empty = np.zeros((6, 5), np.uint8)
+    example = {"id": "e", "image": empty[..., None], "mask": empty, "label": [0]}
+    section = DataConfig(str(write_dataset(tmp_path / "set", {"train": [example]})), sampling="balanced")
+    with pytest.raises(InputError, match="the masks of .* hold no structure; leave out config.data.sampling"):
+        section.feeds(section.open(), 1, 0, lambda one: np.arange(1), masks=True)
+
+
 def test_what_has_no_classes_is_refused(write_labels, tmp_path):
     path = write_labels(tmp_path / "set", np.arange(9.0), task="regression", classes=("age",))
     with pytest.raises(InputError, match="are regression.*leave out config.data.sampling"):

@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vitmed.cli.main import main
-from vitmed.data import chunks, loader
+from vitmed.data import assembly, chunks, loader
 from vitmed.data.crops import Crop
 from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
@@ -250,8 +251,21 @@ def test_sets_of_small_scans_are_stored_whole(pair, tmp_path):
     )
 
 
-def test_patients_leave_and_join(pair, tmp_path):
+def test_no_more_scans_are_held_than_memory_allows():
+    """Otherwise sixty-four cores that change a set of large scans hold sixty-four of them."""
+    small, large = (SimpleNamespace(held=n) for n in (2**20, 2**28))
+    mapped = SimpleNamespace(held=0)
+    assert assembly._side_by_side([mapped], 64) == 64 == assembly._side_by_side([small, mapped], 64)
+    assert assembly._side_by_side([small, large], 64) == 2
+    assert assembly._side_by_side([SimpleNamespace(held=2**32)], 64) == 1
+
+
+@pytest.mark.parametrize("shards", ["one", "one a scan"])
+def test_patients_leave_and_join(pair, tmp_path, monkeypatch, shards):
     """Otherwise a large set cannot let a patient go, or loses its chunks when it changes."""
+    if shards != "one":  # which threads write, reading from one dataset
+        monkeypatch.setattr("vitmed.data.records.SHARD_BYTES", 1)
+        monkeypatch.setattr("os.cpu_count", lambda: 4)
     shutil.copytree(pair / "chunked", tmp_path / "set")
     before = records(tmp_path / "set")
     withdraw("MRN1", tmp_path / "set", progress=False)

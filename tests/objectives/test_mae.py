@@ -1,5 +1,7 @@
 """Masked autoencoding: the mask's properties, and a loss that sees the hidden patches and nothing else."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +91,6 @@ def test_of_the_brightest_patches_some_are_shown_and_the_others_predicted(rng, t
     loss, _ = objective.loss(params, memory, batch, key)
     among = masking.uniform(example_keys(key, batch["main"]["example"]), 4, 0.5)
     keep, hide = (np.take_along_axis(bright, np.asarray(part), axis=1) for part in (among.keep, among.hide))
-    # As a mask of the whole grid, whose other patches the decoder does not see either: one pass for each example.
     mask = masking.Mask(jnp.asarray(keep), jnp.asarray(hide), among.restore, jnp.asarray(bright))
     predicted = np.asarray(network.predict(params, batch["main"]["image"], mask))
     targets = np.asarray(mae.target_patches(batch["main"]["image"], (4, 4), target))
@@ -104,6 +105,8 @@ def test_of_the_brightest_patches_some_are_shown_and_the_others_predicted(rng, t
     assert float(again) == float(loss)
     with pytest.raises(InputError, match="mask is 'block', which hides neighbours of the whole grid"):
         mae.build(mae.Config(mask="block"), model, spec)
+    with pytest.raises(InputError, match="needs at least 2: one is shown, one predicted"):
+        mae.build(config, dataclasses.replace(model, brightest_patches=1), spec)
 
 
 def test_all_patches_in_order_are_the_whole_grid(rng):

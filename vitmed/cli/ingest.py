@@ -190,7 +190,7 @@ def arguments(parser):
         "--workers",
         type=int,
         metavar="N",
-        help="processes that read (default: one a core); the result is the same",
+        help="processes that read, and threads that write chunks (default: one a core); the result is the same",
     )
     parser.add_argument(
         "--beam",

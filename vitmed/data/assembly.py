@@ -192,7 +192,7 @@ def _told(entry: Entry, labels: Labels, i: int, dtype: np.dtype) -> dict:
     """What the record of a scan holds beside its pixels."""
     meta = entry.meta
     return {
-        # Of an 8-bit image that is widened (``_pixels``).
+        # Where the set is of 16 bits, ``_pixels`` widens an image of 8: its levels are 257 times as large then.
         "scale": meta.scale if meta.dtype == dtype else meta.scale / np.float32(257),
         "offset": meta.offset,
         "spacing": meta.spacing,

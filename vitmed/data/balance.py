@@ -36,7 +36,7 @@ def voxels(dataset: Dataset, split: str, indices: np.ndarray) -> np.ndarray:
         InputError: structures that overlap.
     """
     classes = class_table(structures_of(dataset.datasheet))
-    counted, marked = dataset.counted(split, indices), classes != UNMARKED
+    counted, marked = dataset.value_counts(split, indices), classes != UNMARKED
     found = np.zeros(1 + int(classes[marked].max()), np.int64)
     np.add.at(found, classes[marked], counted[marked])
     return np.stack([found, found.sum() - found], axis=1)
@@ -49,7 +49,7 @@ def groups(dataset: Dataset, split: str, indices: np.ndarray, masks: bool = Fals
         masks: go by the structures in the masks.
 
     Raises:
-        InputError: as ``counts``, unless it goes by masks.
+        InputError: as ``counts``; or, where it goes by masks, none of the set holds a structure.
     """
     shown = _held(dataset, split, indices) if masks else _shown(dataset, split, indices)[0]
     often = np.where(shown.any(axis=0), shown.sum(axis=0), np.iinfo(np.int64).max)
@@ -60,10 +60,13 @@ def groups(dataset: Dataset, split: str, indices: np.ndarray, masks: bool = Fals
 
 def _held(dataset: Dataset, split: str, indices: np.ndarray) -> np.ndarray:
     """Whether the mask of each example holds each structure: (m, K) booleans."""
+    structures = structures_of(dataset.datasheet)
+    if not structures:
+        raise InputError(
+            f"classes cannot be balanced: the masks of {dataset.path} hold no structure; leave out config.data.sampling"
+        )
     marked = dataset.marked(split)[indices]
-    return np.stack(
-        [marked[:, list(values)].any(axis=1) for _, values in structures_of(dataset.datasheet)], axis=1
-    )
+    return np.stack([marked[:, list(values)].any(axis=1) for _, values in structures], axis=1)
 
 
 def _shown(dataset: Dataset, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -169,7 +169,7 @@ class Dataset:
         """
         return self._marked(split)
 
-    def counted(self, split: str, indices: np.ndarray) -> np.ndarray:
+    def value_counts(self, split: str, indices: np.ndarray) -> np.ndarray:
         """How many voxels of these examples' masks have each value, ``(256,)`` int64; all these masks are gone through."""
         found = np.zeros(256, np.int64)
         for index in indices if self.has_masks else ():

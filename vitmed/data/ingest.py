@@ -74,7 +74,7 @@ def ingest(
         patient_pattern: regular expression that finds the patient in a scan's path.
         split: a rule of ``vitmed.data.splits``, overruling what the source says.
         seed: draws the patients of each split.
-        workers: processes; None for one a core.
+        workers: processes that read, and threads that write chunks; None for one a core.
         progress: whether to show progress on standard error.
         dedupe: bring scans that are copies or near-duplicates of one another to one split.
         append: add to the dataset ``out``; no patient in it changes its split, and what is in it is passed over

@@ -105,7 +105,8 @@ class Chunked:
         ]
         with concurrent.futures.ThreadPoolExecutor(min(self._workers, len(shards))) as threads:
             try:
-                for filled in [threads.submit(self._fill, *share) for share in shards]:
+                begun = [threads.submit(self._fill, *share) for share in shards]
+                for filled in concurrent.futures.as_completed(begun):  # a fault is met when it comes
                     filled.result()
             except BaseException:  # also ctrl-C: what is begun is of no use, and its folder is cleared away
                 self._stop.set()

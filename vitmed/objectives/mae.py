@@ -63,6 +63,10 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
             f"config.objective.mask is {config.mask!r}, which hides neighbours of the whole grid; with "
             "config.model.brightest_patches take 'uniform'"
         )
+    if network.brightest == 1:
+        raise InputError(
+            "config.model.brightest_patches is 1, but a masked autoencoder needs at least 2: one is shown, one predicted"
+        )
 
     def init(key, spec):
         return network.init(key, config.mask_ratio), {}

@@ -28,7 +28,7 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise Refused("orientation unknown", "the matrix from voxels to millimetres is singular")
-    orientation = np.array(_orientation(np.asarray(affine, np.float64).tobytes()))
+    orientation = _orientation(affine)
     if not np.isfinite(
         orientation
     ).all():  # two axes that all but coincide, of voxels large enough for the above
@@ -46,20 +46,18 @@ def axes_of(affine: np.ndarray) -> str:
     """
     if not np.isfinite(affine).all():
         return ""
-    orientation = np.array(_orientation(np.asarray(affine, np.float64).tobytes()))
-    sides = nib.orientations.ornt2axcodes(orientation, (("R", "L"), ("A", "P"), ("I", "S")))
+    sides = nib.orientations.ornt2axcodes(_orientation(affine), (("R", "L"), ("A", "P"), ("I", "S")))
     return "".join(side or "" for side in sides)
 
 
-@functools.lru_cache(
-    maxsize=64
-)  # scans of one set often lie alike, and the singular values take as long as a header
-def _orientation(affine: bytes) -> tuple[tuple[float, float], ...]:
-    """Of each array axis, the LPS axis that it runs along and its direction; NaN where there is none.
+def _orientation(affine: np.ndarray) -> np.ndarray:
+    """Of each array axis, the LPS axis that it runs along and its direction, (3, 2); NaN where there is none."""
+    return np.array(_remembered(np.asarray(affine, np.float64).tobytes()))
 
-    Args:
-        affine: of float64, as bytes.
-    """
+
+# Scans of one set often lie alike, and the singular values take as long as a header.
+@functools.lru_cache(maxsize=64)
+def _remembered(affine: bytes) -> tuple[tuple[float, float], ...]:
     return tuple(map(tuple, nib.orientations.io_orientation(np.frombuffer(affine).reshape(4, 4))))
 
 
