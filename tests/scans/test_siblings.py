@@ -113,25 +113,54 @@ def test_what_a_mask_is_named_after_is_a_scan_whatever_it_is_called(tmp_path):
     assert held.refused == []
 
 
-def test_masks_of_another_grid_are_refused(busi, tmp_path):
-    """Otherwise voxels are learned as what lies beside them: of a picture by its shape, of a volume by where it lies too."""
+def test_masks_of_another_shape_are_refused(busi, tmp_path):
     picture(busi / "benign" / "benign (4)_mask.png", np.zeros((10, 12)))
+    picture(busi / "benign" / "benign (3)_mask.png", np.full((12, 10, 3), (0, 0, 255)))
     made = ingest(busi, tmp_path / "set", progress=False)
-    assert made["refused"] == {"mask of another shape": 1}
+    assert made["refused"] == {"mask of another shape": 1, "mask in colour": 1}
 
-    def moved(offset=(0, 0, 0), flip=1, spacing=1.0):
-        affine = np.diag([flip * spacing, spacing, spacing, 1.0])
+
+@pytest.mark.parametrize(("name", "soft"), [("jpg", False), ("jpg", True), ("png", True)])
+def test_a_mask_with_grey_edges_is_refused(busi, tmp_path, name, soft):
+    """Otherwise each grey is a structure, and the true one, of 255, is what nobody has looked at."""
+    drawn = np.zeros((12, 10))
+    drawn[3:9, 2:7] = 255
+    if soft:
+        drawn[3], drawn[8, 2:7] = 90, 230
+    (busi / "benign" / "benign (4)_mask.png").unlink()
+    picture(busi / "benign" / f"benign (4)_mask.{name}", drawn)
+    made = ingest(busi, tmp_path / "set", progress=False)
+    assert made["refused"] == {"mask with grey edges": 1}
+    assert Dataset.open(tmp_path / "set").datasheet["marked"]["structures"].keys() == {"1"}
+
+
+def test_a_mask_in_jpeg_that_is_black_and_white_is_taken(busi, tmp_path):
+    (busi / "benign" / "benign (4)_mask.png").unlink()
+    picture(busi / "benign" / "benign (4)_mask.jpg", np.full((12, 10), 255))
+    made = ingest(busi, tmp_path / "set", progress=False)
+    assert made["refused"] == {} and sum(made["examples"].values()) == 6
+
+
+@pytest.mark.parametrize("size", [(6, 5, 4), (256, 256, 16)])
+def test_masks_of_another_grid_are_refused(tmp_path, size):
+    """Otherwise voxels are learned as what lies beside them, of a large volume as of a small one."""
+
+    def grid(offset=(0, 0, 0), flip=1, thick=2.5, turned=0.0):
+        affine = np.diag([flip * 0.7, 0.7, thick, 1.0])
+        c, s = np.cos(np.radians(turned)), np.sin(np.radians(turned))
+        affine[:2, :2] = np.array([[c, -s], [s, c]]) @ affine[:2, :2]
         affine[:3, 3] = offset
         return affine
 
+    same = [grid(), grid((0.01, 0, 0))]
+    others = [grid((0, 0, 2.5)), grid((0.5, 0, 0)), grid(flip=-1), grid(thick=5.0), grid(turned=25.0)]
     volumes = tmp_path / "volumes"
     volumes.mkdir()
-    grids = [moved(), moved((3, 0, 0)), moved(flip=-1), moved(spacing=2.0), None]
-    for k, affine in enumerate(grids):
-        image = np.random.Generator(np.random.Philox(key=k)).integers(0, 900, (6, 5, 4)).astype(np.int16)
-        nib.save(nib.Nifti1Image(image, moved()), volumes / f"p{k}.nii.gz")
-        size, affine = ((6, 5, 4), affine) if affine is not None else ((6, 5, 3), moved())
+    for k, affine in enumerate([*same, *others]):
+        image = np.zeros(size, np.int16)
+        image[:3, :3, :3] = np.random.Generator(np.random.Philox(key=k)).integers(0, 900, (3, 3, 3))
+        nib.save(nib.Nifti1Image(image, grid()), volumes / f"p{k}.nii.gz")
         nib.save(nib.Nifti1Image(np.ones(size, np.uint8), affine), volumes / f"p{k}_mask.nii.gz")
     made = ingest(volumes, tmp_path / "of-volumes", modality="mr", progress=False)
-    assert made["refused"] == {"mask that lies elsewhere": 3, "mask of another shape": 1}
-    assert sum(made["examples"].values()) == 1
+    assert made["refused"] == {"mask that lies elsewhere": len(others)}
+    assert sum(made["examples"].values()) == len(same)

@@ -9,7 +9,7 @@ from vitmed.data import alike, exposed
 from vitmed.scans import geometry, intensity
 from vitmed.scans.kinds import kind_of
 from vitmed.scans.layout import UNMARKED, Mask
-from vitmed.scans.read import read, read_mask
+from vitmed.scans.read import read, read_mask, same_place
 from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refused, Scan, Source
 
@@ -201,17 +201,27 @@ def _values(file: str, mask: Mask, scan: Scan) -> np.ndarray:
         raise Refused(
             "mask that cannot be read", ": ".join(filter(None, (fault.reason, fault.detail)))
         ) from None
-    if found.size != scan.size or found.array.shape[-1] != 1:
-        raise Refused("mask of another shape", f"{found.array.shape[:-1]}, the scan has {scan.size}")
-    both = found.affine is not None and scan.affine is not None
-    if both and np.abs(found.affine - scan.affine).max() > 0.01 * max(scan.spacing) * max(scan.size):
-        raise Refused("mask that lies elsewhere", "its position or orientation is not the scan's")
+    if found.array.shape[-1] != 1:
+        raise Refused(
+            "mask in colour",
+            f"{found.array.shape[-1]} channels; one with the number of a structure was expected",
+        )
+    if found.size != scan.size:
+        raise Refused("mask of another shape", f"{found.size}, the scan has {scan.size}")
+    if not same_place(found, scan):
+        raise Refused("mask that lies elsewhere", "its position, orientation or spacing is not the scan's")
     values = found.array[..., 0]
     if not np.array_equal(values, np.rint(values)) or values.min() < 0 or values.max() > UNMARKED:
         raise Refused(
             "mask that holds no labels", "whole numbers from 0 to 254 (255: unmarked) were expected"
         )
     values = values.astype(np.uint8)
+    if not mask.values and kind_of(file) == "image" and _blurred(values, file):
+        raise Refused(
+            "mask with grey edges",
+            f"{len(np.unique(values))} values, by compression or resizing; write structures as 1, 2 ... or one as 255, "
+            "in a format that keeps values (PNG)",
+        )
     if mask.ignore is None and not mask.values and values.max() == UNMARKED and not (values % UNMARKED).any():
         if kind_of(file) != "image":
             raise Refused(
@@ -220,6 +230,16 @@ def _values(file: str, mask: Mask, scan: Scan) -> np.ndarray:
             )
         values = values // UNMARKED  # white on black, as pictures of one structure are
     return values
+
+
+def _blurred(values: np.ndarray, file: str) -> bool:
+    """Whether white on black was resized or compressed: greys next to 255 are the numbers of no structure.
+
+    JPEG keeps no number but where all is black or white.
+    """
+    if file.lower().endswith((".jpg", ".jpeg")):
+        return bool((values % UNMARKED).any())
+    return bool((values == UNMARKED).any() and ((values > 200) & (values < UNMARKED)).any())
 
 
 def statistics(
@@ -276,8 +296,13 @@ def marked(mask: np.ndarray | None) -> tuple[int, ...] | None:
     return None if mask is None else tuple(np.flatnonzero(np.bincount(mask.ravel())).tolist())
 
 
-def digest(image: np.ndarray) -> bytes:
-    """A hash of stored pixels, their shape and their type."""
+def digest(image: np.ndarray, wide: bool = False) -> bytes:
+    """A hash of stored pixels, their shape and their type.
+
+    Args:
+        wide: of 8 bits as a set holds them that has wider ones too.
+    """
+    image = intensity.widen(image) if wide else image
     # Of good hashes the quickest, as processors since 2018 or so have instructions for it.
     found = hashlib.sha256(f"{image.dtype.str}{image.shape}".encode())
     found.update(np.ascontiguousarray(image).data)
