@@ -109,6 +109,16 @@ def test_a_radiograph_has_its_window_and_is_bright_where_bone_is(dicom, tmp_path
     np.testing.assert_array_equal(negative.array, -positive.array.astype(np.float32))
 
 
+def test_colours_have_no_window(dicom, tmp_path):
+    """Otherwise a window that was left in the header clips them (PS3.3 C.11.2.1.2 gives one to greys alone)."""
+    colours = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    window = {"WindowCenter": 60, "WindowWidth": 80}
+    plain = {"Modality": "US", "RescaleIntercept": None, "RescaleSlope": None}
+    scan = reader.read((dicom(tmp_path / "a", colours, **plain, **window),))
+    assert scan.span == (0, 255)
+    np.testing.assert_array_equal(scan.array, colours)
+
+
 WINDOWS = [
     ({"WindowCenter": 2000.5, "WindowWidth": 2001}, (1000, 3000)),
     ({"WindowCenter": 2000, "WindowWidth": 2000, "VOILUTFunction": "LINEAR"}, (1000, 2999)),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vitmed.scans import intensity
+from vitmed.scans import geometry, intensity
 from vitmed.scans.scan import Refused, Scan
 
 
@@ -45,6 +45,17 @@ def test_the_percentiles_are_those_of_what_is_above_the_smallest_value(rng, dtyp
     if counted is not None:
         levels, found = counted[0]
         np.testing.assert_array_equal(found, np.bincount((stored - levels[0]).ravel(), minlength=len(levels)))
+
+
+def test_what_is_padded_in_mr_is_the_air_of_each_channel():
+    """Otherwise a grey frame counts as tissue, and the shares of the foreground move with it."""
+    two = np.stack([np.arange(4.0, 8), np.arange(-3.0, 1)], -1)[:, None]
+    np.testing.assert_array_equal(intensity.background(Scan(two, span=(5.0, 6.0)), "mr"), [4, -3])
+    padded, _ = geometry.crop_or_pad(Scan(two), (6, 1), intensity.background(Scan(two), "mr"))
+    np.testing.assert_array_equal(padded.array[0, 0], [4, -3])
+    assert intensity.background(Scan(two, span=(5.0, 6.0)), "xray") == 5, (
+        "there the window says what black is"
+    )
 
 
 def test_eight_bits_are_kept_as_they_are(rng):

@@ -358,6 +358,22 @@ def test_where_near_duplicates_are_not_looked_for_it_is_said(clean, planned, tmp
     )
 
 
+def test_copies_are_found_where_one_set_holds_wider_pixels(tmp_path):
+    """Otherwise one 16-bit picture in a set hides that another one holds the same pictures."""
+    rows = [(f"s{i}", i, "train") for i in range(4)]
+    narrow = write(tmp_path / "narrow", rows)
+    (tmp_path / "wide").mkdir()
+    np.save(tmp_path / "wide" / "deep.npy", np.arange(64, dtype=np.uint16).reshape(8, 8) * 900)
+    for path in narrow.parent.glob("s*.npy"):
+        shutil.copy(path, tmp_path / "wide")
+    ingest(tmp_path / "wide", tmp_path / "wide-set", modality="xray", workers=1, split="train")
+    sets = [Dataset.open(path) for path in (narrow, tmp_path / "wide-set")]
+    assert {str(s.image_dtype) for s in sets} == {"uint8", "uint16"}
+    for one, other in (sets, sets[::-1]):
+        assert len(copies(one, "train", other, ["train"])) == 4
+        assert lookalikes.count(one, "train", other, ["train"]) == {"train": 0}, "copies are none of these"
+
+
 def test_folds_are_of_one_set_and_test_on_each_once(tmp_path, planned):
     """Otherwise a patient is tested on twice, or one was learned from in the fold that tests on it."""
     rows = [(f"s{i}", i, "") for i in range(12)]

@@ -13,7 +13,6 @@ from vitmed.data.assembly import Entry
 from vitmed.data.dataset import Dataset
 from vitmed.data.prepare import Described, digest
 from vitmed.errors import InputError
-from vitmed.scans.intensity import widen
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def appended(dataset: Dataset | None, there: list[Entry], found: list[Entry]) ->
 
 def _stored_as(meta: Described, dtype: np.dtype) -> bytes:
     """The digest of a scan's pixels as a dataset of ``dtype`` stores them."""
-    return meta.digest if meta.dtype == dtype else digest(widen(meta.load()[0]))
+    return meta.digest if meta.dtype == dtype else digest(meta.load()[0], wide=True)
 
 
 def _last(name: str) -> str:

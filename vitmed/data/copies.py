@@ -11,6 +11,8 @@ from vitmed.errors import InputError
 def copies(dataset: Dataset, split: str, of: Dataset, splits: Sequence[str]) -> np.ndarray:
     """Which examples of ``split`` have the stored pixels of an example of ``splits`` of the dataset ``of``.
 
+    Those of 8 bits are the same in a set that holds 16.
+
     Every pixel of these splits is read, but where ingest counted no copies between two splits of one dataset. A split
     that ``of`` lacks has no examples.
 
@@ -32,6 +34,7 @@ def copies(dataset: Dataset, split: str, of: Dataset, splits: Sequence[str]) -> 
         splits = [n for n in splits if counts.get(f"{split}/{n}", counts.get(f"{n}/{split}", 1))]
         if not splits:
             return np.array([], np.int64)
-    there = {digest(record["image"]) for name in splits for record in of.records(name)}
-    found = [i for i, record in enumerate(dataset.records(split)) if digest(record["image"]) in there]
+    wide = dataset.image_dtype != of.image_dtype
+    there = {digest(record["image"], wide) for name in splits for record in of.records(name)}
+    found = [i for i, record in enumerate(dataset.records(split)) if digest(record["image"], wide) in there]
     return np.array(found, np.int64)

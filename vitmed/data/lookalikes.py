@@ -51,7 +51,8 @@ def count(
             window = window_of(one.datasheet["modality"])
             yield statistics(record["image"], record["scale"], record["offset"], window)[-1]
 
-    digests = [digest(record["image"]) for _, record in read("looking for copies")]
+    wide = dataset.image_dtype != of.image_dtype
+    digests = [digest(record["image"], wide) for _, record in read("looking for copies")]
     size = min(dataset.datasheet["size"], of.datasheet["size"], key=min)
     cluster = duplicates.clusters(digests, signatures(), tuple(size), progress=progress)
     seen = defaultdict(set)

@@ -45,8 +45,8 @@ def read(source: Source | tuple[str, ...]) -> Scan:
     array, span = _array(parts)
     if len(parts) == 1 or channels:
         array = array[0] if not channels else _as_channels(array)
-        span = span or (_span(plane, array) if modality != "ct" else None)
-    elif array.dtype == np.uint8 and _span(plane, array) == (0.0, 255.0):
+        span = span or (_span(first, plane, array) if modality != "ct" else None)
+    elif array.dtype == np.uint8 and _span(first, plane, array) == (0.0, 255.0):
         span = (0.0, 255.0)  # a window of one slice is not the volume's
     if first.photometric == "MONOCHROME1" and modality != "ct":
         array = -array.astype(np.float32)
@@ -136,13 +136,14 @@ def _modality(image: Image) -> str:
         return "unknown"
 
 
-def _span(plane: Plane, values: np.ndarray) -> tuple[float, float] | None:
+def _span(image: Image, plane: Plane, values: np.ndarray) -> tuple[float, float] | None:
     """The values of black and white: the window, else all of 8 bits, else not said.
 
     DICOM PS3.3 C.11.2.1.2.1 (LINEAR) and C.11.2.1.3.2 (LINEAR_EXACT). A SIGMOID (C.11.2.1.3.1) reaches neither; its tangent
-    at the centre does so where LINEAR_EXACT would.
+    at the centre does so where LINEAR_EXACT would. Colours have none (C.11.2.1.2).
     """
-    if plane.window is not None and np.isfinite(plane.window[:2]).all():
+    grey = image.photometric.startswith("MONOCHROME")
+    if grey and plane.window is not None and np.isfinite(plane.window[:2]).all():
         centre, width, function = plane.window
         if function == "LINEAR" and width > 1:
             return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2

@@ -65,7 +65,7 @@ def fit(
     scan: Scan,
     spacing: tuple[float, ...] | None,
     size: tuple[int, ...] | None,
-    fill: float,
+    fill: float | np.ndarray,
     mask: np.ndarray | None = None,
 ) -> tuple[Scan, np.ndarray | None]:
     """Brings a scan (and its mask) to a spacing and a size.
@@ -77,7 +77,7 @@ def fit(
     Args:
         spacing: millimetres, or None to keep.
         size: voxels, or None to keep.
-        fill: the value of what lies outside the scan.
+        fill: the value of what lies outside the scan, or one of each channel.
         mask: (*S) uint8.
 
     Raises:
@@ -171,7 +171,7 @@ def onto(
 
 
 def crop_or_pad(
-    scan: Scan, size: tuple[int, ...], fill: float, mask: np.ndarray | None = None
+    scan: Scan, size: tuple[int, ...], fill: float | np.ndarray, mask: np.ndarray | None = None
 ) -> tuple[Scan, np.ndarray | None]:
     """Cuts a window of ``size`` voxels around the foreground; axes that are too short are padded evenly.
 
@@ -243,7 +243,7 @@ def _summed_by_planes(array: np.ndarray, axis: int, taps: np.ndarray, weights: n
     return out
 
 
-def _window(array: np.ndarray, start, size, fill: float) -> np.ndarray:
+def _window(array: np.ndarray, start, size, fill: float | np.ndarray) -> np.ndarray:
     out = np.full(size, fill, array.dtype)
     source = tuple(slice(max(0, s), min(n, s + w)) for s, w, n in zip(start, size, array.shape, strict=True))
     target = tuple(slice(c.start - s, c.stop - s) for c, s in zip(source, start, strict=True))

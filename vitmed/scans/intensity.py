@@ -18,10 +18,12 @@ _PART = 2**16  # values of an array that are worked on at a time
 _MANY = 2**16  # values from which on it is quicker to count 16-bit ones than to order them
 
 
-def background(scan: Scan, modality: str) -> float:
-    """The value that stands for "nothing here", in the scan's own values, for padding."""
+def background(scan: Scan, modality: str) -> float | np.ndarray:
+    """The value that stands for "nothing here", in the scan's own values, for padding; (C,) where channels differ."""
     if modality == "ct":
         return AIR
+    if modality == "mr":  # whose window says how it was looked at, not what air is
+        return scan.array.min(axis=tuple(range(scan.array.ndim - 1)))
     return float(scan.span[0]) if scan.span is not None else float(scan.array.min())
 
 
@@ -35,7 +37,10 @@ def check(scan: Scan, modality: str) -> None:
         count = int(np.size(scan.array) - np.isfinite(scan.array).sum())
         raise Refused("NaN or infinite pixels", f"{count} of {np.size(scan.array)}")
     if modality == "ct" and scan.array.dtype == np.uint8:
-        raise Refused("8-bit CT", "grey levels are not Hounsfield units; ingest it with --modality unknown")
+        raise Refused(
+            "8-bit CT",
+            "grey levels are not Hounsfield units; ingest a picture of one with --modality unknown",
+        )
 
 
 Counts = tuple[np.ndarray, np.ndarray]  # levels, rising, and how often each is
