@@ -53,6 +53,7 @@ def test_argument_and_overrides(file):
         ("inner.raet", "1", "config.inner.raet is not a key of this config; did you mean config.inner.rate"),
         ("no_such_key", "1", "config.no_such_key is not a key"),
         ("innr.rate", "1", "did you mean config.inner.rate"),
+        ("inner.something_else", "1", "known keys: .*config.inner.kind, config.inner.limit"),
         ("inner.rate", "fast", "config.inner.rate is 'fast' .str.; float was expected"),
         ("inner.kind", "c", "config.inner.kind is 'c'; it must be one of 'a', 'b'"),
         ("inner.patch", "4", "config.inner.patch is 4; a tuple"),

@@ -15,6 +15,7 @@ from short_runs import CLASSIFY, MAE, PROJECT, cut_after, flags_of, same, settin
 
 import vitmed.runs
 import vitmed.train
+from vitmed import config
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.infer import Model
@@ -23,6 +24,7 @@ from vitmed.job.job import Job
 from vitmed.models.cost import matmul_flops, short
 from vitmed.runs import lineage
 from vitmed.runs import metrics as run_metrics
+from vitmed.study.plan import plan
 
 pytestmark = pytest.mark.usefixtures("small_nano")
 
@@ -172,7 +174,8 @@ def test_another_dimension_and_modality_are_refused_by_name(tiny_volumes, pretra
 def test_a_wish_adapts_the_former_encoder_and_is_in_the_config(tiny_dataset, pretrained, tmp_path, capsys):
     """Larger patches of the same scans: the run's recipe has the new patch, and what was done is said."""
     keys = dict(init_from=pretrained, model__patch_size=(8, 8), train__steps=1)
-    with pytest.raises(InputError, match="config.init_adapt=patch adapts its weights"):
+    said = "config.model.patch_size=4,4 is that run's, or config.init_adapt=patch adapts its weights"
+    with pytest.raises(InputError, match=said):
         train(CLASSIFY, tiny_dataset, tmp_path / "x", **keys)
     result = train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys, init_adapt="patch")
     assert np.isfinite(result["metrics"]["loss"])
@@ -205,6 +208,33 @@ def test_the_line_before_the_first_step_says_what_it_takes(tiny_dataset):
         "warning: config.augment.flip mirrors axis 1 of xray"
     )
     assert f"state {short(16 * job.parameters)}B on each device, {short(flops[0])}FLOP a step" in line
+
+
+def test_what_is_meant_for_more_scans_is_said_before_the_first_step(tiny_dataset):
+    """Otherwise a folder of thirty scans is pretrained on for a million passes, and nobody sees it before the next day."""
+    scans = Job(check(settings(MAE, tiny_dataset))).examples
+    keys = dict(train__batch_size=2 * scans, train__steps=30)
+    line, warning = Job(check(settings(MAE, tiny_dataset, **keys))).summary(0).splitlines()
+    assert f"{scans} scans of 16x16x1, 30 steps of {2 * scans} (60 passes) on" in line
+    assert f"each of the {scans} scans more than once" in warning
+    few = Job(check(settings(CLASSIFY, tiny_dataset, **keys))).summary(0)
+    assert "more than once" not in few, "labels are few"
+
+
+def test_the_config_of_a_study_and_of_a_run_are_told_apart(tiny_dataset, tmp_path):
+    """Otherwise the one's keys are said to be misspelt keys of the other."""
+    with pytest.raises(InputError, match="config of a study.*`vitmed study` runs it"):
+        check(config.load(str(PROJECT / "configs" / "study" / "demo.py")))
+    with pytest.raises(InputError, match="config of one run.*`vitmed train` runs it"):
+        plan(settings(CLASSIFY, tiny_dataset), tmp_path)
+
+
+def test_a_dataset_that_nobody_named_is_asked_for(tmp_path):
+    """Otherwise the folder that one stands in is said to be no dataset."""
+    with pytest.raises(
+        InputError, match="config.data.path is empty; name the dataset: --config.data.path=DATASET"
+    ):
+        check(settings(MAE, ""))
 
 
 def test_the_line_after_the_last_step_says_where_the_time_went(tiny_dataset, tmp_path, capfd):

@@ -102,7 +102,10 @@ def build(cls: type[Section], values: Any, where: str = "config") -> Section:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """The sentence for a key that does not exist, naming the nearest one that does."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    section, _, last = key.rpartition(".")
+    beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    near = [beside[name] for name in difflib.get_close_matches(last, beside, n=1)]
+    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
     hint = f"did you mean {near[0]}?" if near else "known keys: " + ", ".join(sorted(known))
     return f"{key} is not a key of this config; {hint}"
 

@@ -118,6 +118,16 @@ def test_refusals_name_what_is_wrong(trained, tiny_dataset, tiny_volumes, tmp_pa
     assert len(ledger.entries(trained)) == looked
 
 
+def test_a_dataset_that_moved_can_be_named(trained, tiny_dataset, tmp_path, monkeypatch):
+    """Otherwise a person is told to make it again."""
+    monkeypatch.setattr(Model, "dataset_path", str(tmp_path / "gone"))
+    with pytest.raises(
+        InputError, match="was trained on .*gone, which does not exist; if the dataset has moved, give"
+    ):
+        evaluate(trained)
+    assert evaluate(trained, dataset=tiny_dataset)["examples"] == Dataset.open(tiny_dataset).size("test")
+
+
 def test_other_labels_are_refused(trained, tiny_pngs, tmp_path):
     """Otherwise probabilities of one finding are scored against another's labels."""
     from vitmed.data.ingest import ingest

@@ -75,7 +75,9 @@ class DataConfig:
     mix: dict[str, float] = dataclasses.field(default_factory=dict)
     unlabelled: str = ""
     unlabelled_batch: int | None = None
-    labels: int | float | None = None  # int first: 1 is one label, 1.0 is all of them
+    labels: int | float | None = dataclasses.field(  # int first: 1 is one label, 1.0 is all of them
+        default=None, metadata={"expected": "give a count such as 40 or a fraction such as 0.1"}
+    )
     label_seed: int = 0
     sampling: Literal["natural", "balanced"] = "natural"
     fold: tuple[int, ...] = ()
@@ -99,7 +101,9 @@ class DataConfig:
                 raise ValueError("mix names a dataset by no path; give {path: weight}")
             if not (0 < weight < math.inf):
                 raise ValueError(f"mix gives {path} the weight {weight}; a positive number was expected")
-        if self.mix and not self.path:
+        if not (self.path or self.mix):
+            raise ValueError("path is empty; name the dataset: --config.data.path=DATASET")
+        if not self.path:
             raise ValueError(
                 "path is empty; beside config.data.mix it names the dataset that is validated on and that gives "
                 "the normalisation"

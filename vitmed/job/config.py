@@ -94,6 +94,8 @@ def check(values: ConfigDict) -> Config:
             objective without. Another pool than the mean is every ViT's to have: the features of a run are asked for
             whatever its objective, by ``config.probe`` while it trains and of whoever opens it.
     """
+    if "study" in values and "arms" in values:
+        raise InputError("this is the config of a study, of many runs; `vitmed study` runs it")
     config = configs.build(Config, values)
     config = dataclasses.replace(config, objective=registry.section(config.objective))
     if config.optim.ema and getattr(config.objective, "averages", False):

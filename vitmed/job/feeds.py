@@ -34,7 +34,7 @@ def feeds_of(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed
         lambda one: _training_examples(
             one, dataset, config, held if one is dataset else data.left_out(dataset, one)
         ),
-        _learns_from_labels(config),
+        learns_from_labels(config),
         two,
         held,
         getattr(config.objective, "excluded", ()),
@@ -45,7 +45,7 @@ def feeds_of(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed
     return feeds
 
 
-def _learns_from_labels(config: Config) -> bool:
+def learns_from_labels(config: Config) -> bool:
     return getattr(config.objective, "labelled", False)
 
 
@@ -63,7 +63,7 @@ def _training_examples(
             f"config.data.mix: the structures in the masks of {dataset.path} are not those of {validated.path}; ingest "
             "the two with the same ones"
         )
-    if not _learns_from_labels(config):
+    if not learns_from_labels(config):
         sampling = None if data.sampling == "natural" else data.sampling
         for key, value in (("labels", data.labels), ("fold", data.fold or None), ("sampling", sampling)):
             if value is not None:
@@ -79,7 +79,7 @@ def held_out(dataset: Dataset, config: Config) -> np.ndarray:
     """Indices of the examples that ``config.data.fold`` and ``.apart`` leave out; none without them."""
     data = config.data
     copied = data.left_out(dataset, dataset)
-    if not (data.fold and _learns_from_labels(config)):
+    if not (data.fold and learns_from_labels(config)):
         return copied
     masks = learns_from_masks(config)
     chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, masks)

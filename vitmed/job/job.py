@@ -23,7 +23,7 @@ from vitmed.data.streams import Feed
 from vitmed.evaluate import health
 from vitmed.job import nonfinite
 from vitmed.job.config import Config
-from vitmed.job.feeds import feeds_of, learns_from_masks
+from vitmed.job.feeds import feeds_of, learns_from_labels, learns_from_masks
 from vitmed.models.cost import matmul_flops, short, state_bytes
 from vitmed.objectives import registry, teacher
 from vitmed.objectives.classifier import Classifier
@@ -276,13 +276,15 @@ class Job:
         return matmul_flops(slopes, *start, batch)
 
     def summary(self, start: int) -> str:
-        """One line for a person about what is about to run, and what it takes; then one for each mirror that is doubted."""
+        """One line for a person about what is about to run, and what it takes; then one for each thing that is doubted."""
         config = self.config
         size = "x".join(map(str, self.spec.size))
         devices = f"{jax.device_count()} {jax.default_backend()} device{'s' * (jax.device_count() > 1)}"
+        passes = self.steps * config.train.batch_size / self.examples
         text = (
             f"{config.objective.name}: {config.model.variant}, {self.parameters / 1e6:.1f} M parameters, "
-            f"{self.examples} scans of {size}x{self.spec.channels}, {self.steps} steps of {config.train.batch_size} on {devices}"
+            f"{self.examples} scans of {size}x{self.spec.channels}, {self.steps} steps of {config.train.batch_size} "
+            f"({passes:,.{1 if passes < 10 else 0}f} passes) on {devices}"
         )
         if not config.finetune.whole:
             text += f"; {config.finetune.told(jax.eval_shape(self.fresh_state, self.seed))}"
@@ -294,7 +296,15 @@ class Job:
         text += f"; {shared}, {short(self.flops())}FLOP a step"
         text += f"; going on from step {start}" if start else ""
         mirrored = {"config.augment": config.augment, "config.objective": config.objective}
-        return "\nwarning: ".join([text, *mirrors.doubts(mirrored, self.dataset.datasheet)])
+        doubts = mirrors.doubts(mirrored, self.dataset.datasheet)
+        # Few labels are shown again and again on purpose.
+        few = learns_from_labels(config) or learns_from_masks(config)
+        if config.train.batch_size > self.examples and not few:
+            doubts.append(
+                f"every step of {config.train.batch_size} shows each of the {self.examples} scans more than once; "
+                "config.train.batch_size and .steps are meant for more of them"
+            )
+        return "\nwarning: ".join([text, *doubts])
 
     @property
     def bytes_read(self) -> int:

@@ -193,7 +193,10 @@ def _hint(recipe: Recipe, wanted: Recipe, allowed: frozenset[str], model: ModelC
     words = "+".join(w for w in ADAPTATIONS if w in asked)
     sliced = "inflate" in asked and model.positions != "learned" and not model.learned_slices
     also = " with config.model.learned_slices=True" if sliced else ""
-    return f"{window}; config.init_adapt={words}{also} adapts its weights"
+    patch = ""
+    if "patch" in asked - allowed:
+        patch = f"config.model.patch_size={','.join(map(str, recipe.patch_size))} is that run's, or "
+    return f"{window}; {patch}config.init_adapt={words}{also} adapts its weights"
 
 
 def _model_of(run: Path, recipe: Recipe) -> ModelConfig | None:

@@ -140,6 +140,8 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
             otherwise, arms that try other numbers of settings, settings that change what an arm learns from, or a
             published encoder that is not there.
     """
+    if "study" not in config and "objective" in config:
+        raise InputError("this is the config of one run, not of a study; `vitmed train` runs it")
     checked, left_out = published.placed(build(StudyConfig, config))
     study, workdir = checked.study, Path(workdir).resolve()
     chosen = study.arms or tuple(checked.arms)
