@@ -76,6 +76,23 @@ def test_groups_are_of_a_column_of_words_or_a_label(opened, write_labels, tmp_pa
     assert Dataset.open(several).groups("train", "drain") == ["yes", "", "no"]
 
 
+@pytest.mark.parametrize(("fit", "runs"), [(0.5, [1] * 50), (3.5, [1, *[3] * 16, 1]), (1000, [1, 20, 20, 9])])
+def test_a_whole_split_is_read_as_many_records_at_a_time_as_fit(opened, monkeypatch, fit, runs):
+    """Otherwise reading the ids of a set of volumes takes gigabytes."""
+    source, asked = opened._sources["train"], []
+    fetch = source.__getitems__
+    monkeypatch.setattr(source, "__getitems__", lambda indices: asked.append(len(indices)) or fetch(indices))
+    monkeypatch.setattr(module, "RUN_BYTES", int(fit * len(source[0])))
+    monkeypatch.setattr(module, "RUN", 20)
+    assert opened.ids("train") == [f"train{i:03d}" for i in range(50)] and asked == runs
+    asked.clear()
+    assert [int(r["image"].max()) for r in opened.records("train")] == list(range(50)) and asked == runs
+    asked.clear()
+    assert (opened.read("train", np.arange(50))["image"][:, 0, 0, 0] == np.arange(50)).all()
+    # The first tells whether the split can be kept; if not, what was asked for is one batch.
+    assert asked == [1, *(runs if opened._most_cached else [50])]
+
+
 @pytest.mark.parametrize("encoding", ["none", "bytes", "zlib"])
 def test_decodes_what_tfds_decodes(encoding, write_dataset, tmp_path, rng):
     # Our parser replaces TFDS's own for speed: they must agree to the bit, whatever the encoding.

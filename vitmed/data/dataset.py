@@ -11,6 +11,7 @@ by batch, and so are all whose images are stored in chunks: of these, a crop rea
 """
 
 import functools
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,13 +31,14 @@ from vitmed.scans.recipe import Recipe
 
 CACHE_BYTES = 256 * 2**20
 VOXELS = 1000  # of a structure of a scan that are kept, for boxes about them
+# Records of a split that are fetched at a time where all are read, at most. ArrayRecord takes up to five times their bytes.
+RUN, RUN_BYTES = 1024, 16 * 2**20
 
 Stream = dict[str, np.ndarray]
 
 _ARRAYS = ("image", "scale", "offset", "spacing", "label", "label_weight", "mask", "example")
 _PIXELS = ("image", "mask")
 _COLUMNS = ("label", "label_weight", "id", "patient", "site", "example")
-_RUN = 1024
 
 
 class Dataset:
@@ -360,14 +362,26 @@ class Dataset:
         if self.datasheet["size"] is None or size > self._most_cached:
             return None
         whole = {name: np.empty((n, *v.shape[1:]), v.dtype) for name, v in first.items()}
-        for part in _runs(n):
-            for name, values in self._stack(split, self._records(split, part)).items():
-                whole[name][part.start : part.stop] = values
+        for start, records in self._runs(split):
+            for name, values in self._stack(split, records).items():
+                whole[name][start : start + len(records)] = values
         return whole
 
     def _whole(self, split: str) -> Iterator[bytes]:
-        for part in _runs(self.size(split)):
-            yield from self._records(split, part)
+        return itertools.chain.from_iterable(records for _, records in self._runs(split))
+
+    def _runs(self, split: str) -> Iterator[tuple[int, Sequence[bytes]]]:
+        """Every record of a split, a run at a time, with the index of its first: as many as take ``RUN_BYTES``.
+
+        How large a record is, is known by those before it; so the first comes alone.
+        """
+        start, count, largest = 0, 1, 1
+        while start < self.size(split):
+            records = self._records(split, range(start, min(start + count, self.size(split))))
+            yield start, records
+            start += len(records)
+            largest = max(largest, *map(len, records))
+            count = max(1, min(RUN, RUN_BYTES // largest))
 
     def _read_columns(self, split: str) -> dict[str, np.ndarray | list[str]]:
         names = [*_COLUMNS, *(name for name in TOLD if name in self._decoder.names)]
@@ -428,7 +442,3 @@ def _shards(folder: Path, inside: str = "") -> tuple[Decoder, dict[str, ArrayRec
 
 def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
-
-
-def _runs(n: int) -> list[range]:
-    return [range(start, min(start + _RUN, n)) for start in range(0, n, _RUN)]
