@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from vitmed.cli.main import main
+from vitmed.data import spool
 from vitmed.data.ingest import ingest
 from vitmed.data.prepare import Plan, Task
 from vitmed.data.spool import SMALL, run, shared_out
@@ -130,6 +131,18 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path, workers, monkeypat
         and held["refused_files"][0]["file"] == "bad.nii.gz"
     )
     assert held["spacing"] == [1, 1, 1] and held["dtype"] == "int16"
+
+
+def test_workers_read_from_one_file_too(tmp_path, rng, monkeypatch):
+    """Otherwise a set of a hundred thousand images in one file is read by one core of many."""
+    np.savez(tmp_path / "set.npz", train_images=rng.integers(0, 256, (20, 16, 16)).astype(np.uint8))
+    ingest(tmp_path / "set.npz", tmp_path / "a", workers=1, progress=False)
+    monkeypatch.setitem(spool.ALONE, "npz", 2)
+    monkeypatch.setitem(spool.PER_CALL, "npz", 5)
+    monkeypatch.setattr(spool, "prepare", None)  # of this process
+    ingest(tmp_path / "set.npz", tmp_path / "b", workers=2, progress=False)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    assert not (tmp_path / "b" / "unpacked").exists()
 
 
 def test_shards_are_cut_by_size_and_read_as_one(tmp_path, rng, monkeypatch):

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -129,7 +130,30 @@ def test_an_npz_of_another_layout(refused, tmp_path):
     assert "3 train_images but 2 train_labels" in refused(tmp_path / "c.npz")
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as file:
         file.writestr("train_images.npy", b"\0NUMPY" + bytes(200))
-    assert "its member train_images does not begin as npy files do" in refused(tmp_path / "d.npz")
+    told = "its member train_images: not a readable array: it does not begin as npy files do"
+    assert told in refused(tmp_path / "d.npz")
+
+
+def test_an_npz_that_asks_for_more_than_it_holds(refused, tmp_path, monkeypatch):
+    """Otherwise a file of a few bytes fills the disk or the memory, or runs what a stranger wrote."""
+    np.savez(tmp_path / "bomb.npz", train_images=np.zeros((3, 4, 4), np.uint8))
+    whole, size = (tmp_path / "bomb.npz").read_bytes(), struct.pack("<II", 176, 176)
+    assert size in whole
+    (tmp_path / "bomb.npz").write_bytes(whole.replace(size, struct.pack("<II", 176, 2**30)))
+    assert f"declares more than it holds ({2**30} bytes unpacked, " in refused(tmp_path / "bomb.npz")
+    with zipfile.ZipFile(tmp_path / "shape.npz", "w") as file:
+        shape = b"\x93NUMPY\x01\0\x4c\0{'descr': '|u1', 'fortran_order': False, 'shape': (99, 99999, 99999)}"
+        file.writestr("train_images.npy", shape.ljust(85) + b"\n" + bytes(48))
+    assert "train_images: declares more than it holds" in refused(tmp_path / "shape.npz")
+    for name, value in (("number", np.uint8(3)), ("object", np.array([print, print, print], object))):
+        np.savez(tmp_path / f"{name}.npz", train_images=value)
+        assert "train_images: not a readable array" in refused(tmp_path / f"{name}.npz")
+    np.savez(tmp_path / "many.npz", train_images=np.zeros((3, 40, 40), np.uint8))
+    monkeypatch.setattr("vitmed.scans.arrays.MOST", 4096)
+    assert "many.npz declares more than it holds (4928 bytes" in refused(tmp_path / "many.npz")
+    monkeypatch.undo()
+    monkeypatch.setattr("vitmed.scans.limits.MAX_BYTES", 1024)
+    assert "too large" in refused(tmp_path / "many.npz")
 
 
 def test_faults_of_files_are_counted_and_told(tmp_path, capsys):

@@ -189,6 +189,19 @@ def test_scans_of_an_archive_are_known_again(scans, tmp_path, read):
     assert ingest(tmp_path / "scans.zip", tmp_path / "set", workers=1, progress=False)["read_before"] == 64
 
 
+def test_scans_of_an_npz_are_known_again(tmp_path, read, rng, monkeypatch):
+    """Otherwise all of a large set is read again."""
+    monkeypatch.setitem(spool.PER_CALL, "npz", 4)
+    images = rng.integers(0, 256, (10, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "set.npz", train_images=images)
+    ingest(tmp_path / "set.npz", tmp_path / "whole", workers=1, progress=False)
+    interrupted(read, tmp_path / "set.npz", tmp_path / "set", "train/000009")
+    assert not (tmp_path / "set.partial" / "unpacked").exists()
+    told = ingest(tmp_path / "set.npz", tmp_path / "set", workers=1, progress=False)
+    assert told["read_before"] == 8 and list(read) == ["train/000008", "train/000009"]
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+
+
 def test_an_append_goes_on_too(scans, tmp_path, read):
     """Otherwise a living set of a hospital, which is added to at night, begins anew every night."""
     first = tmp_path / "first"

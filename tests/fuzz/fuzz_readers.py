@@ -116,8 +116,7 @@ def _record(reader: str, path: Path, way: int) -> str:
     unpack = path.parent / "unpacked"
     unpack.mkdir()
     how = How((None, "each", "channels", 2)[way & 3], ("localiser", "secondary"), unpack=str(unpack))
-    sources = (foreseen(arrays.find, str(path)) if reader == "npz" else None) or []
-    arrays.load.cache_clear()
+    sources, _ = (foreseen(arrays.unpack, str(path), unpack / "x") if reader == "npz" else None) or ([], {})
     held = foreseen(find.find, path, None, how)
     sources = (sources + held[0] if held else sources)[:4]
     plan = Plan(**_PLANS[way >> 3 & 3])

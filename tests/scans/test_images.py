@@ -1,6 +1,10 @@
+import re
+import shutil
 import struct
+import tracemalloc
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,7 +99,9 @@ def test_arrays_that_are_no_scans_are_refused(tmp_path):
             arrays.read(str(tmp_path / f"{name}.npy"))
     with zipfile.ZipFile(tmp_path / "bytes.npz", "w") as file:
         file.writestr("image.npy", b"\0NUMPY" + bytes(200))  # found by fuzzing: NumPy gives the bytes
-    with pytest.raises(Refused, match="not a readable array: its member image does not begin as npy files do"):
+    with pytest.raises(
+        Refused, match="not a readable array: its member image does not begin as npy files do"
+    ):
         arrays.read(str(tmp_path / "bytes.npz"))
 
 
@@ -221,6 +227,43 @@ def test_an_npz_of_one_array_is_a_scan(tmp_path, rng):
     np.savez(tmp_path / "b.npz", x=values, y=values)
     with pytest.raises(Refused, match="several arrays"):
         arrays.read(str(tmp_path / "b.npz"))
+
+
+def resident():
+    """Bytes of files that are mapped and in this process's memory (proc_pid_status(5))."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssFile:\s+(\d+) kB", status)[1]) * 1024
+
+
+def test_a_set_in_one_file_takes_no_more_memory_than_a_scan(tmp_path):
+    """Otherwise the sets of MedMNIST at 224 pixels take up to 16 GB."""
+    rows = np.arange(512, dtype=np.uint8)[:, None, None]
+    np.savez_compressed(tmp_path / "set.npz", train_images=np.broadcast_to(rows, (512, 256, 256)))
+    del rows
+    tracemalloc.start()
+    before = resident()
+    sources, labels = arrays.unpack(str(tmp_path / "set.npz"), tmp_path / "unpacked")
+    for k, source in enumerate(sources):
+        assert (read(source).array == k % 256).all()
+    mapped, (_, peak) = resident() - before, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(sources) == 512 and labels == {}
+    assert peak < 4 * 2**20 and mapped < 4 * 2**20, "of 32 MiB"
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 7), (4, 5, 7, 3), (4, 5, 6, 7)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_scans_of_a_set_in_one_file_are_those_of_its_array(tmp_path, rng, shape, order):
+    """Otherwise pixels of several scans are mixed, or a set that takes another's place is read as that one was."""
+    for dtype in (np.uint8, np.int16):
+        images = np.asarray(rng.integers(0, 256, shape), dtype, order=order)
+        np.savez(tmp_path / "set.npz", val_images=images, val_labels=np.arange(4)[:, None])
+        sources, labels = arrays.unpack(str(tmp_path / "set.npz"), tmp_path / "unpacked")
+        assert [s.id for s in sources] == [f"val/00000{k}" for k in range(4)]
+        assert labels["val"].ravel().tolist() == [0, 1, 2, 3]
+        for source, image in zip(sources, images, strict=True):
+            np.testing.assert_array_equal(read(source).array.reshape(image.shape), image)
+        shutil.rmtree(tmp_path / "unpacked")
 
 
 def test_a_png_of_billions_of_rows_is_not_decoded_to_be_measured(tmp_path):

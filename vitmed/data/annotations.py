@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vitmed.errors import InputError
-from vitmed.scans import arrays, medmnist
+from vitmed.scans import medmnist
 from vitmed.scans.layout import Mask, Told
 from vitmed.scans.scan import Source
 
@@ -109,10 +109,12 @@ def from_folders(root: Path, sources: list[Source]) -> Annotations:
     return Annotations(("label",), rows, task="multiclass", asked=True, origin=f"the folders of {root}")
 
 
-def from_npz(path: Path, sources: list[Source]) -> Annotations:
-    """The labels and splits of a MedMNIST ``.npz``, with class names where the set is a known one."""
-    content = arrays.load(str(path))
-    found = {key: value for key, value in content.items() if key.endswith("_labels")}
+def from_npz(path: Path, sources: list[Source], found: dict[str, np.ndarray]) -> Annotations:
+    """The labels and splits of a MedMNIST ``.npz``, with class names where the set is a known one.
+
+    Args:
+        sources, found: its scans and, by split, their labels (n, K) or (n,), as ``vitmed.scans.arrays.unpack`` has them.
+    """
     known = medmnist.known(path.stem)
     width = {1 if v.ndim == 1 else v.shape[1] for v in found.values()}
     if len(width) > 1:
@@ -121,7 +123,7 @@ def from_npz(path: Path, sources: list[Source]) -> Annotations:
     rows = {}
     for source in sources:
         split, index = source.item
-        labels = found.get(f"{split}_labels")
+        labels = found.get(split)
         values = () if labels is None else np.atleast_1d(labels[index])
         text = tuple(str(int(v)) if float(v).is_integer() else str(float(v)) for v in values)
         rows[source.id] = Row(labels=text or ("",) * columns, split=split)

@@ -8,7 +8,6 @@ them if this one is interrupted.
 import collections
 import dataclasses
 import functools
-import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -27,12 +26,12 @@ from vitmed.progress import Bar
 from vitmed.scans.scan import Refused
 
 # Scans prepared by one call of a worker: enough to make the call worth it, few enough for the bar to move.
-PER_CALL = {"npz": 512, "picture": 32, "small volume": 8, "volume": 1}
+PER_CALL = {"npz": 256, "picture": 32, "small volume": 8, "volume": 1}
 SMALL = 2 * 2**20  # bytes of the file of a small volume
 MOST_KNOWN = 4096  # values that scans may have in common
 MAPPED = 2**20  # bytes of an image from which on it is quicker to map a spool file than to copy from it
 # Fewer scans than this are read faster than worker processes start.
-ALONE = {"npz": math.inf, "picture": 64, "small volume": 16, "volume": 4}
+ALONE = {"npz": 8192, "picture": 64, "small volume": 16, "volume": 4}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +89,8 @@ def run(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Ite
     """Prepares every task into ``folder``; yields, in their order, what is stored or (id, reason, detail).
 
     Args:
-        workers: processes; None for one a core. Scans of one ``.npz`` and small sets are prepared right here,
-            unless they are compressed DICOM, whose decoders can crash: then that scan is refused.
+        workers: processes; None for one a core. Small sets are prepared right here, unless they are compressed
+            DICOM, whose decoders can crash: then that scan is refused.
 
     Raises:
         MachineError: a worker process died.
@@ -188,7 +187,7 @@ def shared_out(tasks: list[Task]) -> list[list[Task]]:
 
 
 def _weight(task: Task) -> str:
-    """How long a scan takes to read, by what it is: part of an open npz, a picture, or a volume."""
+    """How long a scan takes to read, by what it is: part of an npz, a picture, or a volume."""
     source = task.source
     if source.kind == "npz":
         return "npz"

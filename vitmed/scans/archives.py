@@ -63,6 +63,17 @@ def total(path: str, most: int) -> None:
             )
 
 
+def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, changed: int) -> None:
+    """Unpacks one member into ``target``, a new file, whose time of change is then ``changed`` (nanoseconds).
+
+    Raises:
+        OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError: as Python has them.
+    """
+    with archive.open(member) as packed, open(target, "xb") as file:
+        shutil.copyfileobj(packed, file, 2**20)  # never more than the member declares
+    os.utime(target, ns=(changed, changed))
+
+
 def _check(members: list[zipfile.ZipInfo], packed: int) -> None:
     if len(members) > MAX_MEMBERS:
         raise Refused("zip bomb", f"{len(members)} members")
@@ -90,9 +101,7 @@ def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: P
                 raise Refused("too large", f"{member.file_size} bytes")
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as packed, open(target, "xb") as file:
-                shutil.copyfileobj(packed, file, 2**20)  # never more than the member declares
-            os.utime(target, ns=(changed, changed))
+            extract(archive, member, target, changed)
             kept.append((target, name))
         except Refused as fault:
             refused.append((name, fault.reason, fault.detail))

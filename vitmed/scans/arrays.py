@@ -5,6 +5,7 @@ MedMNIST: Yang et al., "MedMNIST v2", Scientific Data 10, 41 (2023).
 
 import functools
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,44 +29,76 @@ def read(path: str) -> Scan:
     Raises:
         Refused: not an array of numbers, or of another shape.
     """
-    array = _single(path) if path.lower().endswith(".npz") else _mapped(path)
-    return _scan(array)
+    if path.lower().endswith(".npz"):
+        return _scan(_single(path))
+    array = _mapped(path)
+    limits.declared(array.nbytes, os.path.getsize(path), packed=False)
+    return _scan(np.array(array))
 
 
 def read_item(path: str, item: tuple[str, int]) -> Scan:
-    """Reads one scan of a MedMNIST ``.npz``; the file is opened once a process."""
-    split, index = item
-    return _scan(load(path)[f"{split}_images"][index])
+    """Reads one scan of the images that ``unpack`` left in ``path``.
+
+    Raises:
+        Refused: not an array of numbers, or of another shape, or too large.
+    """
+    about = os.stat(path)
+    # Mapped anew for each scan, or all that has been read would count as this process's memory.
+    found = np.memmap(path, mode="r", **_layout(path, about.st_size, about.st_ctime_ns))[item[1]]
+    limits.declared(found.nbytes, about.st_size, packed=False)
+    return _scan(np.array(found))
 
 
-@functools.lru_cache(maxsize=1)
-def load(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a MedMNIST ``.npz``: ``SPLIT_images`` (n, *S[, C]), and perhaps ``SPLIT_labels`` (n, K).
+def unpack(path: str, folder: Path) -> tuple[list[Source], dict[str, np.ndarray]]:
+    """Unpacks a MedMNIST ``.npz``: ``SPLIT_images`` (n, *S[, C]), and perhaps ``SPLIT_labels`` (n, K).
+
+    A set need not fit in memory, and in a packed one there is no going to a scan. Files get the time of change of the
+    ``.npz``, so that they are known again when it is unpacked anew.
+
+    Args:
+        folder: for the files; it is made.
+
+    Returns:
+        Every scan, named ``SPLIT/INDEX``, and the labels of the splits that have any, mapped.
 
     Raises:
         InputError: broken, of another layout, or with as many labels as images only in part.
+        OSError: no space left.
     """
     try:
         archives.total(path, MOST)
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: member(file, key) for key in file.files}
+        with zipfile.ZipFile(path) as archive:
+            members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
+            folder.mkdir(parents=True)
+            changed = os.stat(path).st_mtime_ns
+            for name in (f"{split}_{what}" for split in SPLITS for what in ("images", "labels")):
+                if name in members:
+                    archives.extract(archive, members[name], folder / f"{name}.npy", changed)
     except Refused as fault:
         raise InputError(f"{path} {fault.reason} ({fault.detail})") from None
-    except (OSError, ValueError, EOFError, KeyError, AttributeError) as error:
+    except OSError as error:
+        if error.errno in limits.DISK:
+            raise
         raise InputError(f"{path} is not a readable npz file ({error})") from None
     except Exception as error:  # zipfile and zlib have errors of their own for a truncated file
         raise InputError(f"{path} is a broken npz file ({error})") from None
-    found = [split for split in SPLITS if f"{split}_images" in arrays]
-    if not found:
+    if not any(f"{split}_images" in members for split in SPLITS):
         raise InputError(
-            f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; "
+            f"{path} holds {', '.join(sorted(members)) or 'nothing'}; "
             "train_images (and val_, test_, and _labels) of the MedMNIST layout were expected"
         )
-    for split in found:
-        images, labels = arrays[f"{split}_images"], arrays.get(f"{split}_labels")
-        if labels is not None and len(labels) != len(images):
-            raise InputError(f"{path} holds {len(images)} {split}_images but {len(labels)} {split}_labels")
-    return arrays
+    sources, labels = [], {}
+    for split in SPLITS:
+        images, told = (_member_of(path, folder / f"{split}_{what}.npy") for what in ("images", "labels"))
+        if images is None:
+            continue
+        if told is not None and len(told) != len(images):
+            raise InputError(f"{path} holds {len(images)} {split}_images but {len(told)} {split}_labels")
+        if told is not None:
+            labels[split] = told
+        file = (str(folder / f"{split}_images.npy"),)
+        sources += [Source(f"{split}/{i:06d}", "npz", file, (split, i)) for i in range(len(images))]
+    return sources, labels
 
 
 def member(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
@@ -76,19 +109,29 @@ def member(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     return found
 
 
-def find(path: str) -> list[Source]:
-    """Every scan of a MedMNIST ``.npz``, named ``SPLIT/INDEX``."""
-    arrays = load(path)
-    return [
-        Source(f"{split}/{i:06d}", "npz", (str(Path(path)),), (split, i))
-        for split in SPLITS
-        if f"{split}_images" in arrays
-        for i in range(len(arrays[f"{split}_images"]))
-    ]
+def _member_of(path: str, file: Path) -> np.ndarray | None:
+    """The array that was unpacked from ``path`` into ``file``, mapped; None where it has none."""
+    if not file.exists():
+        return None
+    try:
+        array = np.asarray(_mapped(str(file)))
+        if array.ndim == 0:
+            raise Refused("not a readable array", "it is a single number")
+    except Refused as fault:
+        raise InputError(f"{path} is a broken npz file (its member {file.stem}: {fault})") from None
+    return array
 
 
-def _mapped(path: str) -> np.ndarray:
-    """The array of an ``.npy``: mapped first, so that a shape the file does not bear out allocates nothing."""
+@functools.lru_cache(maxsize=len(SPLITS))
+def _layout(path: str, size: int, changed: int) -> dict:
+    """How the array of an ``.npy`` lies in it, as ``np.memmap`` takes it; by size and time files of one path are told apart."""
+    array = _mapped(path)
+    order = "C" if array.flags.c_contiguous else "F"
+    return {"dtype": array.dtype, "offset": array.offset, "shape": array.shape, "order": order}
+
+
+def _mapped(path: str) -> np.memmap:
+    """The array of an ``.npy``, mapped, so that a shape the file does not bear out allocates nothing."""
     try:
         with open(path, "rb") as file:
             head = file.read(12)
@@ -96,9 +139,7 @@ def _mapped(path: str) -> np.ndarray:
         length = int.from_bytes(head[8:10] if head[6:7] == b"\x01" else head[8:12], "little")
         if head[:6] != b"\x93NUMPY" or length > _HEADER:
             raise Refused("not a readable array", "it does not begin as npy files do")
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        limits.declared(mapped.nbytes, os.path.getsize(path), packed=False)
-        return np.array(mapped)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except (Refused, MemoryError):
         raise
     except OSError as error:

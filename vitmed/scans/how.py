@@ -21,7 +21,7 @@ class How:
         include: of ``localiser`` and ``secondary``, DICOM images that are left out otherwise.
         series: a rule file that says which series of a study to take (``vitmed.scans.choice``), or None.
         suffixes: the contrasts to take of a BIDS folder, by their suffixes (``vitmed.scans.bids``).
-        unpack: an empty folder for what is in zip archives, or None to refuse them.
+        unpack: an empty folder for what is in zip archives and MedMNIST files, or None to refuse the former.
         workers: processes that read DICOM headers.
         quiet: do not show how far the look through many files is.
     """

@@ -34,7 +34,7 @@ class Source:
             where one file or series holds several scans.
         kind: the reader: ``image array nifti itk dicom npz``, or ``channels`` for files that are one channel each.
         files: the file, the files of a DICOM series, or one file a channel.
-        item: which of several scans of a file: (split, index) inside an ``.npz``, ("frame", i) of a cine, a
+        item: which of several scans of a file: (split, index) of a set in an ``.npz``, ("frame", i) of a cine, a
             TIFF or a 4D volume, ("stack", name) of a multi-frame file, ("channels", n) for all as channels.
         parts: what the reader noted when it looked, so that it need not look again.
         part_of: the file or series of which this is one of several scans; "" where it is the only one.
