@@ -76,6 +76,23 @@ def test_submit_refuses_in_a_sentence(words, named):
     assert done.returncode == 2 and named in done.stderr.splitlines()[-1]
 
 
+def test_the_job_s_processes_get_the_cores_that_it_asked_for(tmp_path):
+    """Otherwise Slurm (22.05 on) gives each process one core, and the others of the job idle."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\necho "${SRUN_CPUS_PER_TASK:-none} for $*"\n')
+    srun.chmod(0o755)
+
+    def cores(**job: str) -> str:
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", **job}
+        command = ["bash", str(LAUNCH / "slurm" / "job.sbatch"), "logs", "python", "train"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[1].split(" for ")[0]
+
+    assert cores(SLURM_CPUS_PER_TASK="12") == "12"
+    assert cores() == "none", "a job whose cores follow its GPUs is given another number"
+
+
 # Kubernetes
 
 
