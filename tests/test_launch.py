@@ -24,11 +24,16 @@ case "$1 $2" in
   "-m venv") mkdir -p "$3/bin"; cp "${BASH_SOURCE[0]}" "$3/bin/python"
     echo 'echo "vitmed: $*"; exit ${DEMO_ENDS:-0}' >"$3/bin/vitmed"
     chmod +x "$3/bin/vitmed"; echo venv >>"$LOG" ;;
-  "-m pip") [ "$3" = --version ] || { echo "pip ${*: -1}" >>"$LOG"; eval "${PIP_DOES:-true}"; } ;;
+  "-m pip") [ "$3" = --version ] || { echo "pip ${*: -1}" >>"$LOG"; eval "${PIP_DOES:-true}" && GPU; } ;;
   "-m pytest") echo "pytest: ${*:3}" ;;
   *) exec REAL "$@" ;;
 esac
 """
+
+# What pip leaves of the package by which JAX finds a GPU.
+GPU = """case "${*: -1}" in *gpu]|jax*)
+    plugin=${0%/bin/python}/lib/python3.11/site-packages/jax_cuda12_plugin-0.10.2.dist-info
+    mkdir -p "$plugin" && touch "$plugin/RECORD" ;; esac"""
 
 
 class Machine:
@@ -46,11 +51,15 @@ class Machine:
             shutil.copy(PROJECT / name, self.project)
         # The driver's program is on some machines that run the tests; here it is only where a test puts it.
         self.program("nvidia-smi", "#!/bin/sh\nexit 9\n")
-        self.program("python3", PYTHON.replace("REAL", sys.executable))
+        self.program("python3", PYTHON.replace("REAL", sys.executable).replace("GPU", GPU))
 
     def program(self, name: str, text: str) -> None:
         (self.programs / name).write_text(text)
         (self.programs / name).chmod(0o755)
+
+    def gpu(self) -> None:
+        """The driver answers from now on."""
+        self.program("nvidia-smi", "#!/bin/sh\nexit 0\n")
 
     def __call__(self, script: str, *words: str, **env: str) -> subprocess.CompletedProcess:
         """Runs a script of launch/ from another folder, in an environment with nothing else in it."""
@@ -163,11 +172,50 @@ def test_pip_s_reason_is_shown(machine):
 
 def test_a_gpu_is_taken_where_its_driver_answers(machine):
     """Otherwise an accelerator idles; or a machine without one downloads gigabytes for it."""
-    machine.program("nvidia-smi", "#!/bin/sh\nexit 0\n")
+    machine.gpu()
     machine("demo.sh")
     assert machine.asked[-1] == f"pip {machine.project}[gpu]"
     machine("test.sh")
     assert machine.asked == []
+
+
+def test_an_environment_with_the_gpu_s_packages_is_good_where_there_is_no_gpu(machine):
+    """Otherwise a cluster's login and GPU nodes, which share it, install in turn; or the GPU's packages stay behind."""
+    machine.gpu()
+    machine("demo.sh")
+    machine.program("nvidia-smi", "#!/bin/sh\nexit 9\n")
+    machine("demo.sh")
+    assert machine.asked == []
+    with open(machine.project / "requirements.txt", "a") as file:
+        file.write("another\n")
+    machine("demo.sh")
+    assert machine.asked == [f"pip {machine.project}[gpu]"], "a newer JAX is left without its plug-in"
+
+
+def test_the_gpu_s_packages_are_added_to_what_works(machine):
+    """Otherwise the first job on a GPU node takes the environment away from those that compute with it."""
+    machine("demo.sh")
+    machine.gpu()
+    whole = f"cd '{machine.project}/.venv' && [ -e .ready ] && [ ! -e .incomplete ]"
+    done = machine("demo.sh", PIP_DOES=whole)
+    (asked,) = machine.asked
+    assert asked.startswith("pip jax[cuda12]>="), "vitmed itself is installed again, under those who use it"
+    assert done.returncode == 0 and "could not be added" not in done.stderr, "it is marked as unfinished"
+    machine("demo.sh")
+    assert machine.asked == []
+
+
+def test_gpu_packages_that_cannot_be_added_leave_what_works(machine):
+    """Otherwise a GPU node without internet has the environment deleted, under the jobs of all other nodes too."""
+    machine("demo.sh")
+    machine.gpu()
+    done = machine("demo.sh", PIP_DOES="echo no route; false")
+    assert done.returncode == 0 and "vitmed: demo" in done.stdout and "no route" in done.stderr
+    told = done.stderr.splitlines()[-1]
+    assert "computes on the CPU here" in told and "login node" in told
+    assert told.endswith(f"'{machine.project}/.venv/bin/pip' install -e '{machine.project}[gpu]'")
+    machine.program("nvidia-smi", "#!/bin/sh\nexit 9\n")
+    assert machine("demo.sh").returncode == 0 and machine.asked == []
 
 
 def test_an_old_python_is_refused(machine):
