@@ -10,7 +10,7 @@ for word in "$@"; do
 bash launch/demo.sh [--out DIR] [--data PATH] ...
 
 Sets vitmed up in $project/.venv (the first time: 1 to 2 minutes and
-1.5 GB; with an NVIDIA GPU its packages come too), then runs the whole path once and says where the report
+1.6 GB; with an NVIDIA GPU its packages come too), then runs the whole path once and says where the report
 is. Call it again and it goes on from what is there. Results go to $project/demo
 unless --out says otherwise. Every word after the script's name is handed to the demo:
 

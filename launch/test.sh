@@ -8,7 +8,7 @@ case ${1:-} in
 bash launch/test.sh [PYTEST ARGUMENTS]
 
 Sets vitmed up in $project/.venv (the first time: 1 to 2 minutes and
-1.5 GB) and runs the tests in two processes: 12 to 20 minutes on two cores, less the second time, and up to 5 GB of
+1.6 GB) and runs the tests in two processes: 12 to 20 minutes on two cores, less the second time, and up to 5 GB of
 memory a process. Arguments go to pytest:
 
   bash launch/test.sh tests/models            one folder
