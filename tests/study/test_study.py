@@ -97,6 +97,34 @@ def test_jobs_share_the_cores():
     assert workers.shares([4], 1) == [[4]]
 
 
+def test_jobs_share_the_gpus(tmp_path, monkeypatch):
+    """Otherwise every run trains on all GPUs of the machine, where they take one another's memory."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a56,5")
+    tasks = [workers.Task(name, os.getenv, ("CUDA_VISIBLE_DEVICES",)) for name in ("one", "other")]
+    seen = {task.name: result for task, result in workers.run(tasks, 2, tmp_path, lambda at: None)}
+    assert seen == {"one": "3", "other": "GPU-8a56"}
+    eight = list("01234567")
+    assert workers.gpu_shares(eight, 3) == [["0", "1"], ["2", "3"], ["4", "5"]], (
+        "a batch of 32 divides by 2 alone"
+    )
+    assert workers.gpu_shares(["0", "1"], 5) == [["0"], ["1"], ["0"], ["1"], ["0"]]
+    assert workers.gpu_shares(eight, 1) == [eight]
+
+
+def test_gpus_are_those_that_the_parent_may_see(tmp_path):
+    """Otherwise a study takes GPUs that the scheduler gave to others, or finds none where nobody named them."""
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(
+        "#!/bin/sh\n[ $1 = -L ] && printf 'GPU 0: A (UUID: GPU-1)\\n  MIG 1g Device 0: (UUID: MIG-2)\\nGPU 1: A\\n'\n"
+    )
+    driver.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert workers.visible_gpus(path) == ["0", "1"]
+    assert workers.visible_gpus({**path, "CUDA_VISIBLE_DEVICES": "GPU-8a56, 2"}) == ["GPU-8a56", "2"]
+    assert workers.visible_gpus({**path, "CUDA_VISIBLE_DEVICES": ""}) == []
+    assert workers.visible_gpus({"PATH": str(tmp_path / "nowhere")}) == []
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_study_leaves_no_process(config, tmp_path, how):
     """Otherwise an orphan trains on, and the study that goes on trains the same run beside it."""

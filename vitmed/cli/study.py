@@ -36,7 +36,11 @@ def arguments(parser):
         "--workdir", required=True, metavar="DIR", help="folder of the study; made if it is not there"
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="runs at a time; the cores are split between them"
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time; cores and NVIDIA GPUs are split between them, as many GPUs to each",
     )
     determinism.argument(parser)
 

@@ -1,6 +1,6 @@
-"""Worker processes for a study: each has its share of the cores and does one run after another.
+"""Worker processes for a study: each has its share of the cores and GPUs and does one run after another.
 
-Nothing heavy is imported at the top: a worker takes its cores and names the compilation cache before JAX
+Nothing heavy is imported at the top: a worker takes its cores and GPUs and names the compilation cache before JAX
 loads.
 A worker sits in its own process group, so that ctrl-C reaches it once, through the parent, in the middle of
 training, where it is turned into a saved state. It ends when the parent does, however the parent ended.
@@ -13,10 +13,11 @@ import multiprocessing.connection
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,28 @@ def shares(cores: list[int], jobs: int) -> list[list[int]]:
     if jobs >= len(cores):
         return [[cores[job % len(cores)]] for job in range(jobs)]
     return [cores[len(cores) * job // jobs : len(cores) * (job + 1) // jobs] for job in range(jobs)]
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The NVIDIA GPUs that CUDA may use here, by the names that CUDA_VISIBLE_DEVICES takes: numbers or UUIDs."""
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        return [name for name in environment["CUDA_VISIBLE_DEVICES"].replace(" ", "").split(",") if name]
+    try:
+        told = subprocess.run(["nvidia-smi", "-L"], env=environment, capture_output=True, text=True).stdout
+    except FileNotFoundError:  # no driver
+        return []
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in told.splitlines()))]
+
+
+def gpu_shares(gpus: list[str], jobs: int) -> list[list[str]]:
+    """Splits the GPUs between jobs, as many to each; more jobs than GPUs share them in turn.
+
+    Some may be left over: a batch that two can share need not divide by three, and a run's last bits would hang on
+    which worker it went to.
+    """
+    each = max(len(gpus) // jobs, 1)
+    starts = [job * each % len(gpus) for job in range(jobs)]
+    return [gpus[start : start + each] for start in starts]
 
 
 def run(
@@ -88,13 +111,15 @@ def run(
 @contextlib.contextmanager
 def _pool(jobs: int, cache: Path):
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    gpus = visible_gpus()
     workers = []
     try:
         for job in range(jobs):
             here, there = _SPAWN.Pipe()
             own = shares(cores, jobs)[job] if cores else []
+            seen = gpu_shares(gpus, jobs)[job] if len(gpus) > 1 else []
             process = _SPAWN.Process(
-                target=_serve, args=(there, own, str(cache), jobs, sys.orig_argv), name=f"study-{job}"
+                target=_serve, args=(there, own, seen, str(cache), jobs, sys.orig_argv), name=f"study-{job}"
             )
             process.start()
             there.close()
@@ -113,12 +138,14 @@ def _pool(jobs: int, cache: Path):
                 process.kill()
 
 
-def _serve(pipe, cores: list[int], cache: str, jobs: int, command: list[str]) -> None:
+def _serve(pipe, cores: list[int], gpus: list[str], cache: str, jobs: int, command: list[str]) -> None:
     sys.orig_argv = command  # what a person typed: it is what a run's environment.json has to say
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if cores:
         os.sched_setaffinity(0, cores)  # XLA makes as many threads as it may use cores
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     if jobs > 1:  # several processes on one accelerator: none may take all its memory at once
