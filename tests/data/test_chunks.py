@@ -265,7 +265,7 @@ def test_patients_leave_and_join(pair, tmp_path, monkeypatch, shards):
     """Otherwise a large set cannot let a patient go, or loses its chunks when it changes."""
     if shards != "one":  # which threads write, reading from one dataset
         monkeypatch.setattr("vitmed.data.records.SHARD_BYTES", 1)
-        monkeypatch.setattr("os.cpu_count", lambda: 4)
+        monkeypatch.setattr("vitmed.data.assembly.cores", lambda: 4)
     shutil.copytree(pair / "chunked", tmp_path / "set")
     before = records(tmp_path / "set")
     withdraw("MRN1", tmp_path / "set", progress=False)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from vitmed.data.joined import Joined
 from vitmed.data.prepare import Described, Plan, digest
 from vitmed.data.records import identity
 from vitmed.data.scan_writers import writer_of
+from vitmed.pool import cores
 from vitmed.progress import Bar
 from vitmed.scans.intensity import widen
 from vitmed.scans.layout import UNMARKED
@@ -162,7 +162,7 @@ def assemble(
 def _side_by_side(metas: list[Described], workers: int | None) -> int:
     """How many scans are written at a time: one a worker, as far as memory allows."""
     most = max(m.held for m in metas)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     return max(1, min(workers, HELD // most)) if most else workers
 
 

@@ -21,7 +21,7 @@ from vitmed.data import resume
 from vitmed.data.alike import KEPT
 from vitmed.data.prepare import Plan, Prepared, Read, Task, digest, prepare
 from vitmed.errors import MachineError
-from vitmed.pool import pool
+from vitmed.pool import cores, pool
 from vitmed.progress import Bar
 from vitmed.scans.scan import Refused
 
@@ -122,7 +122,7 @@ def found(folder: Path, tasks: list[Task], progress: bool = False) -> tuple[list
 
 def _prepared(tasks: list[Task], plan: Plan, folder: Path, workers: int | None) -> Iterator[Outcome]:
     chunks = shared_out(tasks)
-    workers = min(workers or os.cpu_count() or 1, len(chunks))
+    workers = min(workers or cores(), len(chunks))
     few = workers <= 1 or len(tasks) < min(ALONE[_weight(t)] for t in tasks)
     if few and not any(map(_perilous, tasks)):
         for i, chunk in enumerate(chunks):

@@ -20,6 +20,7 @@ from vitmed import durable, errors, source
 from vitmed.errors import InputError, MachineError, Preempted, VitmedError
 from vitmed.parallel.cluster import place
 from vitmed.parallel.line import Line
+from vitmed.pool import bound
 
 PARTING = 30.0  # seconds that a process waits for the others when all is done
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
@@ -212,7 +213,7 @@ def _room_for_sums() -> None:
     found = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     devices = max(jax.config.jax_num_cpu_devices, int(found[1]) if found else 1)
     if devices > 1:
-        os.environ.setdefault("NPROC", str(max(4 * devices, os.cpu_count() or 1)))  # read as XLA starts
+        os.environ.setdefault("NPROC", str(max(4 * devices, bound())))  # read as XLA starts
 
 
 def _free_port() -> int:

@@ -11,7 +11,6 @@ for scans
 import csv
 import functools
 import json
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -22,7 +21,7 @@ from vitmed.errors import InputError
 from vitmed.phantoms import files
 from vitmed.phantoms.example import Example, check, example
 from vitmed.phantoms.findings import CLASSES, CODES
-from vitmed.pool import pool
+from vitmed.pool import cores, pool
 
 FORMAT = 1
 
@@ -113,8 +112,7 @@ def summary(out: Path, truth: Path, made: dict, labels: list[str]) -> dict:
 
 def run(job, patients: int, workers: int | None):
     """job(patient) for every patient, in order, in `workers` processes; here where one is enough."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(workers or cores, patients)
+    workers = min(workers or cores(), patients)
     if workers == 1:
         yield from map(job, range(patients))
         return

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from vitmed.objectives import mae, registry
 from vitmed.objectives.interface import Spec
 from vitmed.optim.optimiser import OptimConfig, optimiser
 from vitmed.parallel.engine import JitEngine
+from vitmed.pool import bound
 from vitmed.progress import Bar
 from vitmed.scale.peers import Peer
 from vitmed.train import train
@@ -70,7 +70,7 @@ def step(
     Raises:
         InputError: a peer that is missing or cannot do this model; another objective than MAE.
     """
-    threads = cores()
+    threads = bound()  # as XLA takes
     shape = peer_shape(setting) if peers else {}
     if setting.objective.name != "mae":
         raise InputError(f"config.objective.name is {setting.objective.name!r}; bench step times 'mae'")
@@ -230,11 +230,6 @@ def peer_shape(setting: Setting) -> dict:
         decoder_num_hidden_layers=model.decoder_depth, decoder_num_attention_heads=model.decoder_heads,
         decoder_intermediate_size=4 * model.decoder_dim, mask_ratio=setting.objective.mask_ratio, norm_pix_loss=True,
     )  # fmt: skip
-
-
-def cores() -> int:
-    """CPU cores that this process may use: the threads that XLA takes, and a peer is given."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seconds(function: Callable) -> float:

@@ -6,6 +6,7 @@ import resource
 from collections.abc import Mapping
 from pathlib import Path
 
+from vitmed.pool import bound
 from vitmed.scale.findings import Finding
 
 SEEN = re.compile(
@@ -117,7 +118,7 @@ def _memory(cgroup: Path) -> Finding:
 
 
 def _cores(cgroup: Path) -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = bound()
     quota, _, period = _text(cgroup / "cpu.max").partition(" ")
     allowed = int(quota) / int(period) if quota.isdigit() and period.isdigit() else cores
     if allowed < cores:

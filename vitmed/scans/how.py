@@ -1,10 +1,10 @@
 """What a person decides about reading, beside what the files say."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 from vitmed.errors import InputError
+from vitmed.pool import cores
 
 FRAMES = ("each", "channels", "refuse")
 INCLUDABLE = ("localiser", "secondary")
@@ -49,7 +49,7 @@ class How:
     def unpacking(self, folder: Path, workers: int | None) -> "How":
         """The same with a folder for archives, which is made, and the number of processes (None: one a core)."""
         folder.mkdir(mode=0o700)  # what archives hold is their owner's
-        return dataclasses.replace(self, unpack=str(folder), workers=workers or os.cpu_count() or 1)
+        return dataclasses.replace(self, unpack=str(folder), workers=workers or cores())
 
 
 def chosen(count: int, frames: str | int | None) -> list[int]:
