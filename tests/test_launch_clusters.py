@@ -76,6 +76,27 @@ def test_submit_refuses_in_a_sentence(words, named):
     assert done.returncode == 2 and named in done.stderr.splitlines()[-1]
 
 
+def test_a_job_for_gpus_wants_their_packages(tmp_path):
+    """Otherwise it waits in the queue for GPUs, and then computes on the CPU beside them."""
+    clone = tmp_path / "a clone"
+    shutil.copytree(LAUNCH, clone / "launch")
+    python = clone / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+
+    def submit(*options: str, plugins: bool) -> subprocess.CompletedProcess:
+        python.write_text(f"#!/bin/sh\n[ \"$*\" = '-c import jax_plugins' ] && exit {int(not plugins)}\n")
+        python.chmod(0o755)
+        command = ["bash", str(clone / "launch" / "slurm" / "submit.sh"), *options, "--dry-run", "c.py"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    refused = submit("--gpus-per-node=2", plugins=False)
+    assert refused.returncode == 2 and not refused.stdout
+    assert refused.stderr.endswith(f"'{clone}/.venv/bin/pip' install -e '{clone}[gpu]'\n")
+    assert submit("--gpus-per-node=2", plugins=True).returncode == 0
+    assert submit(plugins=False).returncode == 0, "a job on CPUs needs none"
+    assert submit("--gpus-per-node=2", "--python=/bin/false", plugins=False).returncode == 0
+
+
 def test_the_job_s_processes_get_the_cores_that_it_asked_for(tmp_path):
     """Otherwise Slurm (22.05 on) gives each process one core, and the others of the job idle."""
     srun = tmp_path / "srun"

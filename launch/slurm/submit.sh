@@ -21,7 +21,7 @@ again, under the same number, and goes on from there. So ask for a short --time:
   --array RANGE        one job for each number of 0-4, 1,3,7, ...: %a in any word of the command becomes it
   --name NAME          of the job (default vitmed)
   --logs DIR           JOB.log of the job and JOB-RANK.log of each process (default logs)
-  --python FILE        that has vitmed (default .venv/bin/python of this clone)
+  --python FILE        that has vitmed (default .venv/bin/python of this clone, which for GPUs must have the extra gpu)
   --sbatch WORD        any other option of sbatch, such as --sbatch=--partition=gpu --sbatch=--account=lab; may be repeated
   --wait               comes back when the job has ended, with its code
   --dry-run            shows what would be submitted
@@ -37,8 +37,7 @@ TEXT
 
 stop() { echo "submit.sh: $*" >&2; exit 2; }
 
-nodes=1 tasks=1 gpus=0 cpus=8 mem="" time=4:00:00 array="" name=vitmed logs=logs dry="" wait=""
-python=$here/../../.venv/bin/python
+nodes=1 tasks=1 gpus=0 cpus=8 mem="" time=4:00:00 array="" name=vitmed logs=logs dry="" wait="" python=""
 more=() words=()
 while [ $# -gt 0 ]; do
   option=${1%%=*} value=${1#*=}
@@ -75,6 +74,15 @@ done
 for number in nodes tasks gpus cpus; do
   [[ ${!number} =~ ^[0-9]+$ ]] || stop "$number is ${!number}; a number was expected"
 done
+if [ -z "$python" ]; then
+  project=$(cd "$here/../.." && pwd)
+  python=$project/.venv/bin/python
+  # Set up where there is no GPU it has none of the packages for one. Of a --python, which may be a program that starts a
+  # container on the node, nothing can be told here.
+  if [ "$gpus" -gt 0 ] && [ -x "$python" ] && ! "$python" -c 'import jax_plugins' 2>/dev/null; then
+    stop "the job asks for GPUs, and $project/.venv lacks the packages for them; add them: '$project/.venv/bin/pip' install -e '${project}[gpu]'"
+  fi
+fi
 [ -x "$python" ] || stop "$python is not there; set vitmed up (bash launch/demo.sh --help does) or name a --python"
 
 command=(
