@@ -123,6 +123,46 @@ def test_what_is_told_of_a_scan_travels_with_it(grown):
     assert set(Dataset.open(grown[0] / "set").told("train", "view")) == {"PA", "AP"}
 
 
+def test_a_set_that_began_small_is_split_once_it_has_grown(tmp_path, capsys):
+    """Otherwise all who are ever appended to it train, and nobody is left to test on."""
+
+    def grow(patients, first=0):
+        table = scans(tmp_path / "s", patients, first)
+        made = ingest(tmp_path / "s", tmp_path / "set", labels=table, append=bool(first), progress=False)
+        return made["examples"], " ".join(made["notes"])
+
+    for patients, first in ((4, 0), (6, 4)):
+        examples, notes = grow(patients, first)
+        assert examples == {"train": 2 * patients}
+        assert f"Fewer than 10 patients ({patients}): all go to train" in notes
+    withdraw("MRN5", tmp_path / "set", progress=False)
+    assert "Fewer than 10 patients (5)" in " ".join(read(tmp_path / "set")["notes"])
+    assert main(["inspect", str(tmp_path / "set")]) == 0
+    assert "all to train, too few for 80/10/10 yet" in capsys.readouterr().out
+    assert "all to train, too few yet for 80/10/10" in (tmp_path / "set" / "datasheet.html").read_text()
+    before = where(tmp_path / "set")
+    examples, notes = grow(41, 6)
+    assert examples == {"train": 64, "val": 8, "test": 8}
+    assert "5 patients stay in train" in notes and "Fewer" not in notes
+    after = where(tmp_path / "set")
+    assert all(after[i] == before[i] for i in before)
+    examples, notes = grow(61, 41)
+    assert examples["train"] == 96 and "stay in train" not in notes
+
+
+def test_who_asks_for_a_split_of_a_small_set_gets_it(tmp_path):
+    """Otherwise training on everybody cannot be meant, or nobody can be tested on before the tenth patient is there."""
+    for name, first, later, splits_then in (
+        ("train", {"split": "train"}, {}, {"train"}),
+        ("shares", {}, {"split": "80/10/10"}, {"train", "val", "test"}),
+    ):
+        folder = tmp_path / name
+        ingest(folder / "s", folder / "set", labels=scans(folder / "s", 4), progress=False, **first)
+        table = scans(folder / "s", 8 if later else 30, 4)
+        made = ingest(folder / "s", folder / "set", labels=table, append=True, progress=False, **later)
+        assert set(made["examples"]) == splits_then, name
+
+
 def test_new_classes_come_after_the_old(tmp_path):
     """Otherwise appending a class renames what the labels in the set mean."""
     ingest(tmp_path / "s", tmp_path / "set", labels=scans(tmp_path / "s", 12), progress=False)

@@ -54,6 +54,7 @@ def test_few_patients_all_train_and_are_told_so():
     """Otherwise one patient becomes a test set and its number is believed."""
     _, _, found = make(9)
     assert set(found.split) == {"train"} and "Fewer than 10 patients (9)" in " ".join(found.notes)
+    assert (found.how, found.too_few) == ("80/10/10", True)
     _, _, asked = make(9, asked="60/20/20")
     assert set(asked.split) == {"train", "val", "test"}, "who asks for a split gets it"
 

@@ -165,7 +165,7 @@ def arguments(parser):
     parser.add_argument(
         "--split",
         metavar="RULE",
-        help="80/10/10 (the default), train, fold:2/5 (the second of five folds is tested on, the next validates) "
+        help="80/10/10 (the default; fewer than 10 patients all train until --append brings more), train, fold:2/5 (the second of five folds is tested on, the next validates) "
         "or site:NAME (that site is tested on); overrules splits that come with the scans",
     )
     parser.add_argument(

@@ -96,6 +96,8 @@ def show(sheet: dict, path, console) -> None:
     how, by = sheet["splits"]["how"], sheet["splits"]["by"]
     drawn = f"{how} by {by}, seed {sheet['splits']['seed']}"
     drawn += ", what looks alike together" * sheet["splits"].get("dedupe", False)
+    if sheet["splits"].get("too_few"):
+        drawn = f"all to train, too few for {how} yet"
     line("splits", {"given": "as they came", "train": "all to train"}.get(how, drawn))
     if sheet["task"]:
         many = len(sheet["classes"])

@@ -58,6 +58,7 @@ def assemble(
     rule: str | None,
     seed: int,
     dedupe: bool,
+    too_few: bool,
     refused: Refusals,
     notes: list[str],
     simulated: bool,
@@ -73,6 +74,7 @@ def assemble(
     Args:
         entries: what the set is to hold, in any order.
         told: labels by the ids of ``entries``, and the names of structures.
+        too_few: whether the set had too few patients for ``rule`` until now.
         key: the name of the key of pseudonyms, None where there are none.
         series: why series were chosen, as the datasheet lists it.
         chunk: how large images are stored, as ``chunks.shape_of`` has it.
@@ -96,6 +98,7 @@ def assemble(
         clusters=cluster if dedupe else None,
         fixed=[e.fixed for e in entries],
         drawn_by=[e.drawn_by if e.patient else f"\0{o}" for e, o in zip(entries, own, strict=True)],
+        too_few=too_few,
     )
     dtype = np.result_type(*{m.dtype for m in kept})
     masks = any(m.mask_bytes for m in kept)

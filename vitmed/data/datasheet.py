@@ -94,7 +94,13 @@ def make(
             for file, reason, detail in refused
         ],
         "intensity": _intensity(train, window_of(modality)),
-        "splits": {"how": splits.how, "by": splits.by, "seed": seed, "dedupe": dedupe},
+        "splits": {
+            "how": splits.how,
+            "by": splits.by,
+            "seed": seed,
+            "dedupe": dedupe,
+            "too_few": splits.too_few,
+        },
         "masks": any(m.mask_bytes for m in metas),
         "structures": structures,
         **_marked(metas, structures),

@@ -113,10 +113,12 @@ def ingest(
     simulated = ((source if source.is_dir() else source.parent) / "phantoms.json").is_file()
     old = living.open_for_change(out) if append else None
     names = Names(key, asked=not simulated, made_with=living.key_of(old))
+    too_few = False
     if old is not None:
         split = _hidden_site(split, [living.rule_of(old)[0] or ""], names)
         living.same_rule(old, split, seed, dedupe)
-        split, seed, dedupe = living.rule_of(old)
+        rule, seed, dedupe, too_few = living.rule_of(old)
+        too_few, split = too_few and split is None, rule  # who asks for a split gets it, of however few
         plan = living.same_plan(old, plan)
         chunk = living.same_chunk(old, chunk)
     if old is not None and simulated != old.datasheet["simulated"]:
@@ -215,6 +217,7 @@ def ingest(
             rule=split,
             seed=seed,
             dedupe=dedupe,
+            too_few=too_few,
             refused=[*{*discreet(refused, files, named_from, told, names, neighbours), *living.refused(old)}],
             notes=notes,
             simulated=simulated,

@@ -61,10 +61,14 @@ def open_for_change(path: str | Path) -> Dataset:
     return dataset
 
 
-def rule_of(dataset: Dataset) -> tuple[str | None, int, bool]:
-    """How the splits of a dataset came about: the rule (None: given), its seed, whether clusters stay together."""
+def rule_of(dataset: Dataset) -> tuple[str | None, int, bool, bool]:
+    """How the splits of a dataset came about: the rule (None: given), its seed, whether clusters stay together.
+
+    Then whether there were too few patients for the rule, so that all are in train.
+    """
     held = dataset.datasheet["splits"]
-    return None if held["how"] == "given" else held["how"], held["seed"], held["dedupe"]
+    how = None if held["how"] == "given" else held["how"]
+    return how, held["seed"], held["dedupe"], held.get("too_few", False)
 
 
 def same_rule(dataset: Dataset, split: str | None, seed: int, dedupe: bool) -> None:
@@ -73,7 +77,7 @@ def same_rule(dataset: Dataset, split: str | None, seed: int, dedupe: bool) -> N
     Raises:
         InputError: another rule or seed is asked for, or the set is one of several folds.
     """
-    how, held_seed, held_dedupe = rule_of(dataset)
+    how, held_seed, held_dedupe, _ = rule_of(dataset)
     if how is not None and how.startswith("fold:"):
         raise InputError(
             f"{dataset.path} is one of several folds; ingest all of them again with the new scans"

@@ -2,7 +2,8 @@
 
 A rule is ``80/10/10``, ``train`` (everything), ``fold:2/5`` (the second of five folds is tested on, the next one
 validates, and the five datasets made so test on everybody once) or ``site:NAME`` (that site is tested on, of the
-other patients one in ten validates). Patients that are in a dataset already stay where they are.
+other patients one in ten validates). Patients that are in a dataset already stay where they are. Where nobody asks for a
+rule, a few patients all train, and the rule waits for those who are appended.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from vitmed.errors import InputError
 
 NAMES = ("train", "val", "test")
 WITHOUT_SITE = (0.9, 0.1, 0.0)  # of the patients of all other sites
+DEFAULT = "80/10/10"
 FEW = 10  # with fewer patients than this a held-out part would say nothing
 
 
@@ -28,12 +30,14 @@ class Splits:
         how: ``given`` or the rule.
         by: ``patient`` or ``image``; None where the split was given.
         notes: what a person should hear.
+        too_few: whether all are in train because there are too few of them for ``how`` yet.
     """
 
     split: list[str]
     how: str
     by: str | None
     notes: tuple[str, ...] = ()
+    too_few: bool = False
 
 
 def rule(text: str) -> tuple[float, float, float]:
@@ -99,6 +103,7 @@ def make(
     clusters: list[int] | None = None,
     fixed: list[str | None] | None = None,
     drawn_by: list[str] | None = None,
+    too_few: bool = False,
 ) -> Splits:
     """Splits examples.
 
@@ -113,6 +118,7 @@ def make(
         clusters: one an example; those of one cluster come to one split. None does not look at them.
         fixed: the split an example must keep, or None; None for a new set.
         drawn_by: the name that an example's patient is drawn by, where it is not ``patients`` or ``ids``.
+        too_few: whether those of ``fixed`` are in train because they were too few for ``asked``, which nobody asked for.
 
     Raises:
         InputError: some examples came with a split and some without, or ``asked`` is no rule or does not fit.
@@ -120,7 +126,7 @@ def make(
     fixed = fixed or [None] * len(ids)
     known = [p for p in patients if p]
     by = "patient" if known else "image"
-    if all(fixed):
+    if all(fixed) and not too_few:
         how, by = (asked, by) if asked else ("given", None)
         return Splits(list(fixed), how, by, _leaks(patients, fixed))
     if asked is None and (any(given) or any(fixed)):
@@ -142,11 +148,18 @@ def make(
     groups = _together(groups, clusters, names)
     count = len(set(groups))
     settled = _settled(groups, fixed)
-    if asked is None and count < FEW and not settled:
-        return Splits(
-            ["train"] * len(ids), "train", by, (f"Fewer than {FEW} {by}s ({count}): all go to train.",)
+    chosen = parse(asked or DEFAULT)
+    if (asked is None or too_few) and count < FEW:
+        note = (
+            f"Fewer than {FEW} {by}s ({count}): all go to train, and {chosen.text} is for those whom --append adds "
+            f"from {FEW} on."
         )
-    chosen = parse(asked or "80/10/10")
+        return Splits(["train"] * len(ids), chosen.text, by, (note,), too_few=True)
+    if too_few:
+        notes.append(
+            f"{len(settled)} {by}s stay in train, where all were while there were fewer than {FEW}; the others are split "
+            f"{chosen.text}."
+        )
     if chosen.folds:
         if count < chosen.folds:
             raise InputError(f"--split {asked} needs at least {chosen.folds} {by}s; there are {count}")

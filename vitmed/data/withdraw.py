@@ -40,7 +40,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
     if not staying:
         raise InputError(f"{path} holds scans of that patient alone; remove the folder")
     sheet = old.datasheet
-    rule, seed, dedupe = living.rule_of(old)
+    rule, seed, dedupe, too_few = living.rule_of(old)
     history = living.history(old)
     hashes = [state["content_hash"] for state in history]
     history[-1] = {**history[-1], "withdrawn": living.mark_of(name)}
@@ -54,6 +54,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
             rule=rule,
             seed=seed,
             dedupe=dedupe,
+            too_few=too_few,
             refused=living.refused(old),
             notes=[],
             simulated=sheet["simulated"],

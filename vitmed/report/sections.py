@@ -37,7 +37,8 @@ def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
     splits = sheet.get("splits") or {}
     if splits.get("how"):
         by = f", by {splits['by']}" if splits.get("by") else ""
-        facts.append(("split", f"{splits['how']}{by}"))
+        waits = "all to train, too few yet for " * splits.get("too_few", False)
+        facts.append(("split", f"{waits}{splits['how']}{by}"))
     if set(found["sites"]) - {""}:
         facts.append(
             ("sites", ", ".join(f"{site or 'unknown'}: {n:,}" for site, n in sorted(found["sites"].items())))
