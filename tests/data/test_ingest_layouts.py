@@ -219,6 +219,36 @@ def test_a_bids_folder_becomes_a_dataset_by_patient(tmp_path):
     assert gone["withdrawn"] == 2
 
 
+def test_the_contrast_of_a_set_is_that_of_what_is_appended(tmp_path):
+    """Otherwise FLAIR joins a set of T1, or a folder that need not say its contrast can never be followed by one that must."""
+
+    def plan():
+        return read(tmp_path / "set")["plan"]["bids_suffix"]
+
+    bids(tmp_path / "in", 2, ("0",))
+    for file in (tmp_path / "in").rglob("*FLAIR*"):
+        file.rename(tmp_path / "flair.nii.gz")
+    ingest(tmp_path / "in", tmp_path / "set", progress=False)
+    assert plan() == []
+    bids(tmp_path / "both", 4, ("0",))
+    more = {"append": True, "progress": False}
+    with pytest.raises(InputError, match="say which to take, such as --bids-suffix"):
+        ingest(tmp_path / "both", tmp_path / "set", **more)
+    ingest(tmp_path / "both", tmp_path / "set", bids_suffix=("T1w",), **more)
+    assert plan() == ["T1w"]
+    with pytest.raises(InputError, match="--bids-suffix is FLAIR, but .* was made with T1w; leave it out"):
+        ingest(tmp_path / "both", tmp_path / "set", bids_suffix=("FLAIR",), **more)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "flair.nii.gz").rename(tmp_path / "plain" / "scan.nii.gz")
+    ingest(tmp_path / "plain", tmp_path / "set", modality="mr", **more)
+    bids(tmp_path / "last", 5, ("0",))
+    for file in (tmp_path / "last").rglob("*FLAIR*"):
+        file.unlink()
+    ingest(tmp_path / "last", tmp_path / "set", **more)
+    assert {e["view"] for e in examples(tmp_path / "set").values()} == {"T1w", ""}
+    assert sum(read(tmp_path / "set")["examples"].values()) == 6 and plan() == ["T1w"]
+
+
 def test_a_subject_of_bids_is_a_pseudonym_everywhere(tmp_path, capsys):
     """Otherwise the names of folders tell whose scans a dataset holds, those that were refused among them."""
     source = bids(tmp_path / "in")

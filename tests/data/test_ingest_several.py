@@ -1,14 +1,18 @@
 """Files and series that hold several scans, and the choice among series, all the way into a dataset."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
+import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from vitmed.cli.main import main
 from vitmed.data.ingest import ingest
+from vitmed.errors import InputError
+from vitmed.scans.kinds import part_of
 
 
 def examples(dataset):
@@ -63,6 +67,70 @@ def test_films_that_share_a_frame_stay_on_one_side(tmp_path, rng):
         names = (f"{k:02}.tif#", f"{k + 1:02}.tif#")
         assert len({e["split"] for name, e in found.items() if name.startswith(names)}) == 1
     assert len({e["split"] for e in found.values()}) > 1
+
+
+def test_films_that_are_appended_are_read_as_those_before(tmp_path, rng):
+    """Otherwise some films of a set are two frames, others all, and nobody can tell which."""
+    films(tmp_path / "in", rng)
+    ingest(tmp_path / "in", tmp_path / "out", frames=2, split="50/25/25", progress=False)
+    films(tmp_path / "more", rng, count=17)
+    for file in (tmp_path / "more").iterdir():
+        file.rename(tmp_path / "in" / f"more{file.name}")
+    shutil.copytree(tmp_path / "out", tmp_path / "once")
+    for way, words in (
+        ({"frames": 3}, "--frames is 3, but .*out was made with 2; leave it out"),
+        ({"include": ("localiser",)}, "--include is localiser, but .* was made without it; leave it out, or"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ingest(tmp_path / "in", tmp_path / "out", append=True, progress=False, **way)
+    ingest(tmp_path / "in", tmp_path / "out", append=True, progress=False)
+    assert {name.split("#")[1] for name in examples(tmp_path / "out")} == {"0000", "0003"}
+    ingest(tmp_path / "in", tmp_path / "once", frames=2, append=True, progress=False)
+    told = [json.loads((tmp_path / out / "datasheet.json").read_text()) for out in ("out", "once")]
+    assert told[0]["content_hash"] == told[1]["content_hash"] and told[0]["plan"] == told[1]["plan"]
+    assert told[0]["plan"]["frames"] == 2
+
+
+def test_more_frames_of_a_film_come_to_its_split(tmp_path, rng):
+    """Otherwise a model is tested on the next frame of a film it was trained on."""
+    films(tmp_path / "in", rng)
+    ingest(tmp_path / "in", tmp_path / "out", frames=2, split="50/25/25", progress=False)
+    films(tmp_path / "in" / "more", rng, count=17)
+    sheet = tmp_path / "out" / "datasheet.json"
+    told = json.loads(sheet.read_text())
+    for option in ("frames", "include", "series", "bids_suffix"):  # as an older vitmed wrote it
+        del told["plan"][option]
+    sheet.write_text(json.dumps(told))
+    ingest(tmp_path / "in", tmp_path / "out", append=True, progress=False)
+    found = examples(tmp_path / "out")
+    assert len(found) == 4 * 29
+    sides = {(name.split("#")[0], e["split"]) for name, e in found.items()}
+    assert len(sides) == 29
+    assert "frames" not in json.loads(sheet.read_text())["plan"], "of the first part nobody knows"
+
+
+def test_each_image_may_be_asked_for_of_a_set_that_has_each(tmp_path, rng):
+    """Otherwise volumes over time, of which it must be said, can never join a set of which nobody had to say it."""
+    films(tmp_path / "in", rng, count=2)
+    ingest(tmp_path / "in", tmp_path / "out", progress=False)
+    films(tmp_path / "in" / "more", rng, count=1)
+    ingest(tmp_path / "in", tmp_path / "out", frames="each", append=True, progress=False)
+    assert json.loads((tmp_path / "out" / "datasheet.json").read_text())["plan"]["frames"] == "each"
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("a/film.tif#0003", "a/film.tif"),
+        ("ct/7#echo-2.46+b-1000", "ct/7"),
+        ("a/scan#3.png", ""),
+        ("a#1/scan", ""),
+        ("a/film.tif", ""),
+    ],
+)
+def test_what_a_scan_is_part_of_shows_in_its_name(name, whole):
+    """Otherwise frames that are in a set are strangers to those that join it, or pictures are frames."""
+    assert part_of(name) == whole
 
 
 def test_the_options_are_there_for_everybody(tmp_path, rng, capsys):

@@ -194,6 +194,23 @@ def test_another_way_of_making_is_refused(grown, more, words):
     assert where(folder / "set") == before
 
 
+def test_files_that_do_not_tell_their_modality_can_join_those_that_did(tmp_path):
+    """Otherwise one message says to name it, the next to leave it out, and no picture ever joins a set of DICOM."""
+    table = manifest(tmp_path, FIRST)
+    header, *rows = table.read_text().split()
+    table.write_text("\n".join([f"{header},modality", *(f"{row},MR" for row in rows)]) + "\n")
+    ingest(table, tmp_path / "set", progress=False)
+    more = manifest(tmp_path, {"p2/c.png": (4, "Cat")}, "m/more.csv")
+    for modality, words in (
+        (None, "name it with --modality"),
+        ("ct", "--modality is ct, but .* with mr; leave"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ingest(more, tmp_path / "set", modality=modality, append=True, progress=False)
+    ingest(more, tmp_path / "set", modality="MR", append=True, progress=False)
+    assert "c.png" in where(tmp_path / "set") and read(tmp_path / "set")["modality"] == "mr"
+
+
 def test_a_fault_leaves_the_set_as_it_was(grown):
     """Otherwise one scan of another size, or nothing new at all, costs the dataset."""
     folder = grown[0]
@@ -214,7 +231,7 @@ def test_withdrawing_takes_one_patient_and_moves_nobody(grown, capsys):
     """Otherwise a person who withdrew is still in the records, the datasheet or the page."""
     folder = grown[0]
     before = where(folder / "set")
-    hashes = [read(folder / "set")["content_hash"]]
+    hashes, plan = [read(folder / "set")["content_hash"]], read(folder / "set")["plan"]
     assert main(["withdraw", "MRN7", str(folder / "set"), "--runs", str(folder), "--json"]) == 0
     told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     after = where(folder / "set")
@@ -229,6 +246,7 @@ def test_withdrawing_takes_one_patient_and_moves_nobody(grown, capsys):
     assert not (folder / "set.former").exists() and not (folder / "set.partial").exists()
     sheet = read(folder / "set")
     assert sum(sheet["examples"].values()) == 98 and sum(sheet["patients"].values()) == 49
+    assert sheet["plan"] == plan and "frames" in plan
     with pytest.raises(InputError, match="no scan of that patient"):
         withdraw("MRN7", folder / "set", progress=False)
     withdraw(before["s020.png"][1], folder / "set", progress=False)

@@ -9,6 +9,7 @@ import pytest
 from vitmed.cli.main import main
 from vitmed.data.ingest import ingest
 from vitmed.errors import InputError
+from vitmed.scans import choice
 from vitmed.scans.find import find
 from vitmed.scans.how import How
 
@@ -45,7 +46,7 @@ def study(tmp_path, dicom):
 def chosen(root, tmp_path, *lines):
     rule = tmp_path / "rule.toml"
     rule.write_text("\n".join(("format = 1", *lines)))
-    found, refused = find(root, how=How(series=str(rule)))
+    found, refused = find(root, how=How(series=choice.read(rule)))
     return {s.id: s.chosen for s in found}, {name: detail for name, _, detail in refused}
 
 
@@ -102,13 +103,13 @@ def test_every_line_of_a_rule_counts(study, tmp_path, lines, wanted):
         ("format", "not a readable TOML"),
     ],
 )
-def test_a_rule_that_cannot_be_meant_is_named(study, tmp_path, text, word):
+def test_a_rule_that_cannot_be_meant_is_named(tmp_path, text, word):
     """Otherwise a misspelt line is passed over, and other series than asked are taken."""
     (tmp_path / "rule.toml").write_text(text)
     with pytest.raises(InputError, match=word.replace("(", r"\(").replace("[", r"\[")):
-        find(study, how=How(series=str(tmp_path / "rule.toml")))
-    with pytest.raises(InputError, match="does not exist"):
-        find(study, how=How(series=str(tmp_path / "none.toml")))
+        choice.read(tmp_path / "rule.toml")
+    with pytest.raises(InputError, match="none.toml does not exist"):
+        choice.read(tmp_path / "none.toml")
 
 
 def test_chosen_series_are_in_the_datasheet_with_the_reason(tmp_path, rng, dicom, capsys):
@@ -138,7 +139,21 @@ def test_chosen_series_are_in_the_datasheet_with_the_reason(tmp_path, rng, dicom
     for k in range(6):
         pixels = rng.integers(0, 900, (8, 8)).astype(np.uint16)
         dicom(tmp_path / "in" / "next" / f"{k}", pixels, "1.9", position=(0, 0, k), StudyInstanceUID="2")
-    ingest(tmp_path / "in", tmp_path / "out", series=tmp_path / "rule.toml", append=True, progress=False)
+    rule = (tmp_path / "rule.toml").read_text()
+    (tmp_path / "rule.toml").write_text(f"{rule}take = 2\n")
+    with pytest.raises(InputError, match="--series is a rule, but .*out was made with another; leave it out"):
+        ingest(tmp_path / "in", tmp_path / "out", series=tmp_path / "rule.toml", append=True, progress=False)
+    (tmp_path / "rule.toml").write_text(f"{rule}take = 1  # as when it is left out\n")
+    with pytest.raises(InputError, match="nothing to append"):
+        ingest(
+            tmp_path / "in" / "long",
+            tmp_path / "out",
+            series=tmp_path / "rule.toml",
+            append=True,
+            progress=False,
+        )
+    ingest(tmp_path / "in", tmp_path / "out", append=True, progress=False)
     grown = json.loads((tmp_path / "out" / "datasheet.json").read_text())
     assert grown["series"] == [*sheet["series"], {"id": "next", "chosen": "the only series, and it fits"}]
+    assert grown["refused_files"] == [other] and sum(grown["examples"].values()) == 2
     assert other["file"] == "short" and "long was preferred with 6 slices" in other["reason"]

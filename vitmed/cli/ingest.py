@@ -165,8 +165,9 @@ def arguments(parser):
     parser.add_argument(
         "--split",
         metavar="RULE",
-        help="80/10/10 (the default; fewer than 10 patients all train until --append brings more), train, fold:2/5 (the second of five folds is tested on, the next validates) "
-        "or site:NAME (that site is tested on); overrules splits that come with the scans",
+        help="80/10/10 (the default; fewer than 10 patients all train until --append brings more), train, fold:2/5 (the "
+        "second of five folds is tested on, the next validates) or site:NAME (that site is tested on); overrules splits "
+        "that come with the scans",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="draws the patients of the splits (default 0)"
@@ -179,7 +180,8 @@ def arguments(parser):
     parser.add_argument(
         "--append",
         action="store_true",
-        help="add to DATASET what is not in it yet, prepared and split as it was; no patient changes the split",
+        help="add to DATASET what is not in it yet, read, prepared and split as it was, so that no option but those of "
+        "labels and patients need be given again, and another is refused; no patient changes the split",
     )
     parser.add_argument(
         "--key",

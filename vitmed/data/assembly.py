@@ -55,6 +55,7 @@ def assemble(
     *,
     name: str,
     plan: Plan,
+    reading: dict,
     rule: str | None,
     seed: int,
     dedupe: bool,
@@ -74,6 +75,7 @@ def assemble(
     Args:
         entries: what the set is to hold, in any order.
         told: labels by the ids of ``entries``, and the names of structures.
+        reading: what was decided about reading the files, as ``How.told`` has it; {} where that is not known.
         too_few: whether the set had too few patients for ``rule`` until now.
         key: the name of the key of pseudonyms, None where there are none.
         series: why series were chosen, as the datasheet lists it.
@@ -150,7 +152,7 @@ def assemble(
             "key": key,
             "hidden_ids": hidden,
         },
-        plan=dataclasses.asdict(plan),
+        plan=dataclasses.asdict(plan) | reading,
         series=series,
         history=history,
         refused=sorted(refused),

@@ -54,7 +54,7 @@ def make(
         ids, patients: as the dataset calls them.
         cluster: of each example, by ``duplicates.clusters``.
         privacy: what is said of pseudonyms, beside what pixels expose.
-        plan: what was done to every scan.
+        plan: how files were read, and what was done to every scan.
         series: ``id`` and why it was ``chosen``, of each scan that a rule for series chose.
         history: earlier states of a set that was appended to or withdrawn from.
         refused: (file, reason, detail).

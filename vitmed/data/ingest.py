@@ -78,9 +78,10 @@ def ingest(
         progress: whether to show progress on standard error.
         dedupe: bring scans that are copies or near-duplicates of one another to one split.
         append: add to the dataset ``out``; no patient in it changes its split, and what is in it is passed over
-            (``vitmed.data.appended``).
+            (``vitmed.data.appended``). How it was read, prepared and split holds on, and anything else is refused.
         key: the file of the key of pseudonyms; None for ``pseudonyms.default_path()``. Made on first use.
-        frames, include, series, bids_suffix: as ``vitmed.scans.how.How`` has them.
+        frames, include, bids_suffix: as ``vitmed.scans.how.How`` has them.
+        series: the file of a rule that says which series of a study to take (``vitmed.scans.choice``).
         chunk: voxels of the chunks that images are stored in, array order, ``"auto"`` or ``"none"``, as
             ``vitmed.data.chunks.shape_of`` has them; None is ``"auto"``, or what the dataset appended to has.
         beam, beam_options: a runner of Apache Beam whose workers read, and its options, as
@@ -110,6 +111,7 @@ def ingest(
         None if size == fingerprint.AUTO else _positive(size, "size"),
     )
     chunk = _chunk(chunk)
+    how = How(frames, tuple(include), _series(series), tuple(bids_suffix), quiet=not progress)
     simulated = ((source if source.is_dir() else source.parent) / "phantoms.json").is_file()
     old = living.open_for_change(out) if append else None
     names = Names(key, asked=not simulated, made_with=living.key_of(old))
@@ -120,13 +122,12 @@ def ingest(
         rule, seed, dedupe, too_few = living.rule_of(old)
         too_few, split = too_few and split is None, rule  # who asks for a split gets it, of however few
         plan = living.same_plan(old, plan)
+        how = living.same_reading(old, how)
         chunk = living.same_chunk(old, chunk)
     if old is not None and simulated != old.datasheet["simulated"]:
         raise InputError(
             f"of {out} and {source} one holds simulated scans and the other real ones; keep them apart"
         )
-    rule = None if series is None else str(series)
-    how = How(frames, tuple(include), rule, tuple(bids_suffix), quiet=not progress)
     with partial_of(out, replace=append, keep=resume.FOLDER, worth=resume.holds) as partial:
         how = how.unpacking(partial / "unpacked", workers)
         sources, refused, told, plan, named_from = look(
@@ -214,6 +215,7 @@ def ingest(
             living.annotations(old, told, entries),
             name=old.datasheet["name"] if old else _called(source, fresh, names),
             plan=plan,
+            reading=how.told() if old is None or living.reading_of(old) else {},
             rule=split,
             seed=seed,
             dedupe=dedupe,
@@ -254,6 +256,14 @@ def _driver(beam: str | None, options: tuple[str, ...], workers: int | None):
     from vitmed.data.beam import Runner
 
     return Runner(beam, options)
+
+
+def _series(path: str | Path | None) -> str | None:
+    if path is None:
+        return None
+    from vitmed.scans import choice  # and pydicom with it
+
+    return choice.read(path)
 
 
 def _task(source: Source, row: Row | None) -> Task:

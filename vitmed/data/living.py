@@ -17,6 +17,8 @@ from vitmed.data.dataset import Dataset
 from vitmed.data.prepare import Described, Plan, digest, marked, statistics
 from vitmed.errors import InputError
 from vitmed.progress import Bar
+from vitmed.scans.how import How
+from vitmed.scans.kinds import part_of
 from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refusals
 
@@ -108,15 +110,62 @@ def plan_of(dataset: Dataset) -> Plan:
 def same_plan(dataset: Dataset, plan: Plan) -> Plan:
     """The dataset's own plan, if what is asked for is not another.
 
+    Where the files of the dataset told the modality, new ones that do not tell it may be told to be of the same.
+
     Raises:
         InputError: another modality, spacing or size is asked for.
     """
     own = plan_of(dataset)
+    if plan.modality is not None:
+        own = dataclasses.replace(own, modality=own.modality or dataset.datasheet["modality"])
     for field in ("modality", "spacing", "size"):
         asked, has = getattr(plan, field), getattr(own, field)
         if asked is not None and asked != has:
-            raise InputError(f"--{field} is {asked}, but {dataset.path} was made with {has}; leave it out")
+            raise _otherwise(f"--{field}", asked, has, dataset)
     return own
+
+
+def reading_of(dataset: Dataset) -> dict:
+    """What was decided about reading the files of a dataset, as ``How.told`` has it; {} where nothing says so."""
+    plan = dataset.datasheet["plan"]
+    return {name: plan[name] for name in How().told() if name in plan}
+
+
+def same_reading(dataset: Dataset, how: How) -> How:
+    """What was decided about reading the dataset's files, if what is asked for is nothing else.
+
+    Of a dataset that does not tell, what is asked for. ``--frames each`` is no other way than none, and contrasts may be
+    named once a BIDS folder holds several.
+
+    Raises:
+        InputError: something else is asked for.
+    """
+    held = reading_of(dataset)
+    if not held:
+        return how
+    own = How(held["frames"], tuple(held["include"]), held["series"], tuple(held["bids_suffix"]))
+    if how.frames not in (None, own.frames) and (how.frames, own.frames) != ("each", None):
+        raise _otherwise("--frames", how.frames, own.frames, dataset)
+    if how.include and set(how.include) != set(own.include):
+        raise _otherwise("--include", ",".join(how.include), ",".join(own.include), dataset)
+    if how.series is not None and not _same_rule(how.series, own.series):
+        raise _otherwise("--series", "a rule", own.series and "another", dataset)
+    if how.suffixes and own.suffixes and set(how.suffixes) != set(own.suffixes):
+        raise _otherwise("--bids-suffix", ",".join(how.suffixes), ",".join(own.suffixes), dataset)
+    return dataclasses.replace(
+        how,
+        frames=own.frames or how.frames,
+        include=own.include,
+        series=own.series,
+        suffixes=how.suffixes or own.suffixes,
+        elsewhere=bool(own.suffixes) and not how.suffixes,
+    )
+
+
+def _same_rule(one: str, other: str | None) -> bool:
+    from vitmed.scans import choice
+
+    return other is not None and choice.parse(one) == choice.parse(other)
 
 
 def chunk_of(dataset: Dataset) -> tuple[int, ...] | str:
@@ -134,8 +183,13 @@ def same_chunk(dataset: Dataset, asked: tuple[int, ...] | str | None) -> tuple[i
     own = chunk_of(dataset)
     if asked not in (None, own):
         told = [w if isinstance(w, str) else ",".join(map(str, w)) for w in (asked, own)]
-        raise InputError(f"--chunk is {told[0]}, but {dataset.path} was made with {told[1]}; leave it out")
+        raise _otherwise("--chunk", *told, dataset)
     return own
+
+
+def _otherwise(option: str, asked, has, dataset: Dataset) -> InputError:
+    made = f"with {has}; leave it out" if has else "without it; leave it out, or ingest all again with it"
+    return InputError(f"{option} is {asked}, but {dataset.path} was made {made}")
 
 
 def kept(dataset: Dataset | None, progress: bool = False) -> list[Kept]:
@@ -201,7 +255,7 @@ def entries(dataset: Dataset | None, scans: list) -> list[Entry]:
             split=m.split,
             fixed=m.split,
             drawn_by=columns[m.split]["patient"][m.index] or m.id,
-            part_of="",
+            part_of=part_of(m.id),
             meta=m,
         )
         for m in scans

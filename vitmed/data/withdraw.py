@@ -51,6 +51,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
             living.annotations(old, Annotations(), staying),
             name=sheet["name"],
             plan=living.plan_of(old),
+            reading=living.reading_of(old),
             rule=rule,
             seed=seed,
             dedupe=dedupe,

@@ -57,7 +57,7 @@ def survey(names: Names, folder: str, how: How) -> Survey:
         how: ``suffixes`` chooses the contrasts, each a scan of its own; may be () where there is only one.
 
     Raises:
-        InputError: several contrasts and none chosen, or one chosen that is not there.
+        InputError: several contrasts and none chosen, or one chosen of this folder that is not there.
     """
     root = PurePosixPath(folder)
     refused: Refusals = []
@@ -80,7 +80,7 @@ def survey(names: Names, folder: str, how: How) -> Survey:
         derived = what.startswith("derivatives/")
         reason = "derived from the scans" if derived else "not a scan in the BIDS layout"
         refused.append((str(root / what), reason, f"{n} file{'s' * (n > 1)}"))
-    taken = _chosen(Counter(suffix for _, _, suffix, _ in found), how.suffixes, folder)
+    taken = _chosen(Counter(suffix for _, _, suffix, _ in found), how, folder)
     sources: list[Source] = []
     told: dict[str, dict[str, str]] = {"timepoints": {}, "views": {}, "modalities": {}}
     for path, name, suffix, session in found:
@@ -132,7 +132,10 @@ def _suffix(path: str, inside: tuple[str, ...]) -> tuple[str, str]:
     return suffix, session.removeprefix("ses-")
 
 
-def _chosen(counts: Counter, suffixes: tuple[str, ...], folder: str) -> tuple[str, ...]:
+def _chosen(counts: Counter, how: How, folder: str) -> tuple[str, ...]:
+    suffixes = how.suffixes
+    if how.elsewhere:
+        return tuple(suffix for suffix in suffixes if suffix in counts)
     held = ", ".join(f"{suffix} ({n})" for suffix, n in sorted(counts.items()))
     for suffix in suffixes:
         if suffix not in counts:

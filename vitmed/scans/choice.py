@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections import defaultdict
 from difflib import get_close_matches
+from pathlib import Path
 
 import numpy as np
 
@@ -51,8 +52,8 @@ _PREFER = {
 }
 
 
-def choose(sources: list[Source], path: str) -> tuple[list[Source], Refusals]:
-    """Takes the series of each study that the rule in ``path`` asks for; what is not DICOM is kept.
+def choose(sources: list[Source], text: str) -> tuple[list[Source], Refusals]:
+    """Takes the series of each study that the rule ``text`` asks for; what is not DICOM is kept.
 
     Returns:
         The sources taken, with the reason in ``chosen``, and (id, reason, detail) of the others.
@@ -60,7 +61,7 @@ def choose(sources: list[Source], path: str) -> tuple[list[Source], Refusals]:
     Raises:
         InputError: not a rule.
     """
-    rule = load(path)
+    rule = parse(text)
     kept = [s for s in sources if s.kind != "dicom"]
     refused: Refusals = []
     series: dict[str, list[Source]] = defaultdict(list)
@@ -87,20 +88,36 @@ def choose(sources: list[Source], path: str) -> tuple[list[Source], Refusals]:
     return kept, refused
 
 
-def load(path: str) -> dict:
-    """Reads and checks a rule file.
+def read(path: str | Path) -> str:
+    """The text of a rule file, which is a rule.
 
     Raises:
-        InputError: missing, not TOML, or with a key or value that is not known.
+        InputError: missing, or as ``parse`` has it.
     """
     try:
-        with open(path, "rb") as file:
-            rule = tomllib.load(file)
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(
             f"{path} does not exist; a TOML file with the rule for series was expected"
         ) from None
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a readable TOML file ({error})") from None
+    parse(text, str(path))
+    return text
+
+
+def parse(text: str, path: str = "the rule for series") -> dict:
+    """The lines of a rule, those that were left out included.
+
+    Args:
+        path: what messages call it.
+
+    Raises:
+        InputError: not TOML, or with a key or value that is not known.
+    """
+    try:
+        rule = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not a readable TOML file ({error})") from None
     for key in rule:
         if key not in _KEYS:

@@ -39,7 +39,7 @@ def survey(root: Path, only: list[Path] | None = None, how: How | None = None) -
         how: what a person decided.
 
     Raises:
-        InputError: no such path, a rule for series that is none, or several layouts in one folder.
+        InputError: no such path, or several layouts in one folder.
         MachineError: a worker process died.
     """
     how = how or How()
@@ -109,7 +109,8 @@ def _laid_out(names: dict[str, str], root: Path, how: How) -> Survey:
 
         folders = [(folder, nnunet) for folder in nnunet.recognise(names)]
         folders += [(folder, bids) for folder in bids.recognise(names)]
-    if how.suffixes and all(layout.__name__ != "vitmed.scans.bids" for _, layout in folders):
+    asked = how.suffixes and not how.elsewhere
+    if asked and all(layout.__name__ != "vitmed.scans.bids" for _, layout in folders):
         raise InputError(
             f"--bids-suffix is for BIDS folders, and {root} is none: no dataset_description.json"
         )

@@ -19,8 +19,9 @@ class How:
             many channels), ``refuse``, or N evenly spaced images. None: ``each``, but 4D volumes are
             refused, whose fourth axis may be time as well as contrast.
         include: of ``localiser`` and ``secondary``, DICOM images that are left out otherwise.
-        series: a rule file that says which series of a study to take (``vitmed.scans.choice``), or None.
+        series: the text of a rule that says which series of a study to take (``vitmed.scans.choice``), or None.
         suffixes: the contrasts to take of a BIDS folder, by their suffixes (``vitmed.scans.bids``).
+        elsewhere: whether ``suffixes`` were chosen of another folder, so that this one may hold fewer, or be none of BIDS.
         unpack: an empty folder for what is in zip archives and MedMNIST files, or None to refuse the former.
         workers: processes that read DICOM headers.
         quiet: do not show how far the look through many files is.
@@ -30,6 +31,7 @@ class How:
     include: tuple[str, ...] = ()
     series: str | None = None
     suffixes: tuple[str, ...] = ()
+    elsewhere: bool = False
     unpack: str | None = None
     workers: int = 1
     quiet: bool = True
@@ -45,6 +47,15 @@ class How:
         for name in self.include:
             if name not in INCLUDABLE:
                 raise InputError(f"--include {name!r} is not known; it takes {' and '.join(INCLUDABLE)}")
+
+    def told(self) -> dict:
+        """The choices by the names of their options, as a datasheet keeps them."""
+        return {
+            "frames": self.frames,
+            "include": list(self.include),
+            "series": self.series,
+            "bids_suffix": list(self.suffixes),
+        }
 
     def unpacking(self, folder: Path, workers: int | None) -> "How":
         """The same with a folder for archives, which is made, and the number of processes (None: one a core)."""

@@ -30,6 +30,15 @@ def kind_of(path: str) -> str | None:
     return next((kind for kind, suffixes in _KINDS.items() if name.endswith(suffixes)), None)
 
 
+def part_of(name: str) -> str:
+    """The file or series of which the scan called ``name`` is one of several, as ``Source.part_of`` has it; "" of none.
+
+    ``film.tif`` of ``film.tif#0003``, and nothing of ``scan#3.png``, whose own name holds the sign.
+    """
+    whole, _, word = name.rpartition("#")
+    return "" if "/" in word or kind_of(word) else whole
+
+
 def in_file(path: str, name: str, kind: str, how: How) -> list[Source]:
     """The scan of a file, or the several of a multi-page TIFF or a 4D volume.
 
