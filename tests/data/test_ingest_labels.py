@@ -172,3 +172,39 @@ def test_a_name_that_several_scans_have_is_said_to_be_unclear(tmp_path):
         InputError, match="names 000 in line 2, which may be any of A/000.png, B/000.png; write more"
     ):
         table(tmp_path, "id,label\n000,x\n", sources("A/000.png", "B/000.png"))
+
+
+def test_numbers_that_are_missing_in_an_npz_are_no_labels(tmp_path):
+    """Otherwise one NaN makes every number of a regression a class of its own, or is a label to learn."""
+    for name, labels, task in (
+        ("age", [[61.5], [np.nan], [40.0]], "regression"),
+        ("two", [[1, np.nan]] * 3, "multilabel"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", train_images=np.zeros((3, 4, 4), np.uint8), train_labels=labels)
+        found = [
+            Source(f"train/{k}", "npz", (str(tmp_path / f"{name}.npz"),), ("train", k)) for k in range(3)
+        ]
+        made = known.encode(known.from_npz(tmp_path / f"{name}.npz", found), [s.id for s in found])
+        assert made.task == task
+        np.testing.assert_array_equal(made.weight, np.isfinite(labels))
+        np.testing.assert_array_equal(made.label, np.nan_to_num(labels))
+
+
+def test_whole_numbers_are_values_where_that_is_asked(tmp_path):
+    """Otherwise nobody can predict an age in years, and 21 of them are classes without a word."""
+    ages = [f"{k}.png" for k in range(22)]
+    told = table(
+        tmp_path, "path,age\n" + "".join(f"{k}.png,{min(k, 20) + 40}\n" for k in range(22)), sources(*ages)
+    )
+    classes, values = known.encode(told, ages), known.encode(known.as_regression(told), ages)
+    assert classes.task == "multiclass" and "21 of 21 classes are numbers" in known.note(classes)
+    assert (values.task, values.classes, known.note(values)) == ("regression", ["age"], "")
+    np.testing.assert_array_equal(values.label[:3], [[40], [41], [42]])
+    assert known.note(known.encode(told, ages[:20])) == "", "grades and counts are classes as often"
+    words = table(tmp_path, "path,label\na.png,7\nb.png,young\n", sources("a.png", "b.png"))
+    with pytest.raises(
+        InputError, match="labels.csv gives the label 'young', which is no number; regression"
+    ):
+        known.encode(known.as_regression(words), ["a.png", "b.png"])
+    with pytest.raises(InputError, match="--task regression is for labels"):
+        known.as_regression(known.Annotations())

@@ -174,6 +174,30 @@ def test_new_classes_come_after_the_old(tmp_path):
     assert all(new[i] == old[i] for i in old) and new["s024.png"] == 2
 
 
+def test_whole_numbers_that_are_appended_to_values_are_values(tmp_path, capsys):
+    """Otherwise the option must be given again each time, or words are met by a traceback."""
+    out, ages = str(tmp_path / "set"), [str(a) for a in range(40, 65)]
+    table = str(scans(tmp_path / "s", 25, finding="age", classes=ages))
+    command = ["ingest", str(tmp_path / "s"), "--labels", table, "--out"]
+    assert main([*command, str(tmp_path / "classes")]) == 0
+    assert "25 of 25 classes are numbers" in capsys.readouterr().out
+    assert main([*command, out, "--task", "regression"]) == 0
+    assert "classes are numbers" not in capsys.readouterr().out
+    scans(tmp_path / "s", 30, 25, classes=ages)
+    assert main([*command, out, "--append"]) == 0
+    assert (read(out)["task"], read(out)["classes"]) == ("regression", ["age"])
+    assert images(out)["s058.png"]["label"] == [44]
+    capsys.readouterr()
+    scans(tmp_path / "s", 31, 30)
+    for more, words in (
+        ([out], "the label 'clear', which is no number"),
+        ([str(tmp_path / "classes"), "--task", "regression"], "--task is regression, but the labels of"),
+        ([str(tmp_path / "new"), "--task", "ordinal"], "--task 'ordinal' is not known"),
+    ):
+        assert main([*command, *more, *["--append"] * (more[0] != str(tmp_path / "new"))]) == 2
+        assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -12,8 +12,8 @@
 
 labels.csv has a column path (relative to SOURCE; for a DICOM series its folder or a file of it) or id,
 optional patient, site, split, mask, modality, study, series, view and timepoint, and label columns: words or whole
-numbers in one column are classes, several columns of 0 and 1 are findings, other numbers are regression, empty is missing
-(so are NA, nan, n/a and NULL). modality is that scan's, for files that do not say it; --modality goes before it, and a
+numbers in one column are classes, several columns of 0 and 1 are findings, other numbers are regression (whole numbers
+too with --task regression), empty is missing (so are NA, nan, n/a and NULL). modality is that scan's, for files that do not say it; --modality goes before it, and a
 scan whose header says another is left out. SOURCE may itself be such a CSV, a manifest: its paths are relative to its
 folder, or absolute, and may lead anywhere. Scans are then named from the manifest's folder, or from the innermost folder
 that holds all of them if some lie elsewhere: no name holds .. or a path of this machine.
@@ -111,6 +111,11 @@ def arguments(parser):
     )
     parser.add_argument(
         "--label-from", metavar="folder", help="folder: the class is the first folder of a scan's path"
+    )
+    parser.add_argument(
+        "--task",
+        metavar="regression",
+        help="regression: labels are numbers to predict, such as ages in whole years, which would be classes otherwise",
     )
     parser.add_argument(
         "--modality", metavar="M", help="xray, ct, mr, ultrasound or unknown (default: what DICOM says)"
@@ -244,6 +249,7 @@ def run(args) -> dict:
         labels=args.labels,
         label_from=args.label_from,
         label_columns=tuple(args.label_column.split(",")) if args.label_column else (),
+        task=args.task,
         modality=args.modality,
         spacing=_numbers(args.spacing, "--spacing", float),
         size=_numbers(args.size, "--size", int),

@@ -17,6 +17,10 @@ DATE = re.compile(
 )
 
 
+MANY = 20  # classes that are numbers, beyond which they are likely measurements
+REGRESSION = "regression"
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """What is told of one scan; "" and None mean that nothing is."""
@@ -110,7 +114,7 @@ def from_folders(root: Path, sources: list[Source]) -> Annotations:
 
 
 def from_npz(path: Path, sources: list[Source], found: dict[str, np.ndarray]) -> Annotations:
-    """The labels and splits of a MedMNIST ``.npz``, with class names where the set is a known one.
+    """The labels (NaN: missing) and splits of a MedMNIST ``.npz``, with class names where the set is a known one.
 
     Args:
         sources, found: its scans and, by split, their labels (n, K) or (n,), as ``vitmed.scans.arrays.unpack`` has them.
@@ -125,12 +129,12 @@ def from_npz(path: Path, sources: list[Source], found: dict[str, np.ndarray]) ->
         split, index = source.item
         labels = found.get(split)
         values = () if labels is None else np.atleast_1d(labels[index])
-        text = tuple(str(int(v)) if float(v).is_integer() else str(float(v)) for v in values)
-        rows[source.id] = Row(labels=text or ("",) * columns, split=split)
+        rows[source.id] = Row(labels=tuple(map(_written, values)) or ("",) * columns, split=split)
     names = known.classes if known else None
     if columns > 1:
         names = names if names and len(names) == columns else None
-        return Annotations(names or tuple(f"label {i}" for i in range(columns)), rows, names, "multilabel")
+        columns = names or tuple(f"label {i}" for i in range(columns))
+        return Annotations(columns, rows, names, "multilabel", origin=str(path))
     return Annotations(("label",) * columns, rows, names, origin=str(path))
 
 
@@ -162,6 +166,17 @@ def with_patients(annotations: Annotations, sources: list[Source], pattern: str)
     return dataclasses.replace(annotations, rows=rows, notes=notes)
 
 
+def as_regression(annotations: Annotations) -> Annotations:
+    """The same labels as values to predict, also where their numbers would be classes.
+
+    Raises:
+        InputError: there are no labels.
+    """
+    if not annotations.columns:
+        raise InputError(f"--task {REGRESSION} is for labels; give --labels too")
+    return dataclasses.replace(annotations, task=REGRESSION)
+
+
 def encode(annotations: Annotations, ids: list[str]) -> Labels:
     """Labels of the scans ``ids`` as arrays, the task inferred from what is written.
 
@@ -169,7 +184,8 @@ def encode(annotations: Annotations, ids: list[str]) -> Labels:
     several columns of 0 and 1 are multi-label; other numbers are regression. Empty is missing.
 
     Raises:
-        InputError: several columns of words, or labels asked for that hold fewer than two classes.
+        InputError: several columns of words, a word where the task takes numbers, or labels asked for that hold fewer than
+            two classes.
     """
     columns = annotations.columns
     empty = ("",) * len(columns)
@@ -199,9 +215,26 @@ def encode(annotations: Annotations, ids: list[str]) -> Labels:
             classes, index = order, {v: i for i, v in enumerate(order)}
         label = np.array([[index.get(cell, 0) for cell in row] for row in table], np.float32)
     else:
+        word = next((v for v in sorted(values) if not _number(v)), None)
+        if word is not None:
+            raise InputError(
+                f"{annotations.origin} gives the label {word!r}, which is no number; {task} takes numbers, and empty cells "
+                "where one is missing"
+            )
         classes = list(columns)
         label = np.array([[float(cell) if cell else 0.0 for cell in row] for row in table], np.float32)
     return Labels(task, classes, label, weight)
+
+
+def note(labels: Labels) -> str:
+    """What a person should hear of the labels: "" unless numbers that may be measurements are classes."""
+    numbers = sum(map(_number, labels.classes)) if labels.task == "multiclass" else 0
+    if numbers <= MANY:
+        return ""
+    return (
+        f"{numbers} of {len(labels.classes)} classes are numbers, each a class of its own; if these are measurements, such as "
+        "an age, ingest all again with --task regression."
+    )
 
 
 def _task(columns, values, origin) -> str:
@@ -221,6 +254,14 @@ def _task(columns, values, origin) -> str:
         f"{origin} has the label columns {', '.join(columns)}, with words such as {word!r} in them; "
         "say which to learn with --label-column, or give numbers"
     )
+
+
+def _written(value: np.generic) -> str:
+    """A label of an array as a table has it; NaN is missing."""
+    number = float(value)
+    if np.isnan(number):
+        return ""
+    return str(int(value)) if number.is_integer() else str(number)
 
 
 def _as_whole(text: str) -> str:

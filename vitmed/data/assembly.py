@@ -127,6 +127,8 @@ def assemble(
         content_hash = writer.close()
     notes = [*notes, *parts.notes]
     missing = int((labels.weight == 0).all(axis=1).sum())
+    if said := known.note(labels):
+        notes.append(said)
     if labels.task and missing:
         notes.append(f"{missing} scan{'s' * (missing > 1)} without a label: kept, as unlabelled.")
     hidden = sum(pseudonyms.is_hidden(i) for i in ids)

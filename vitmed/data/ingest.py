@@ -40,6 +40,7 @@ def ingest(
     labels: str | Path | None = None,
     label_from: str | None = None,
     label_columns: tuple[str, ...] = (),
+    task: str | None = None,
     modality: str | None = None,
     spacing: tuple[float, ...] | str | None = None,
     size: tuple[int, ...] | str | None = None,
@@ -68,6 +69,7 @@ def ingest(
         labels: a CSV or TSV of labels by ``path`` or ``id``, or by ``participant_id`` for a BIDS folder.
         label_from: ``"folder"``: the class is the first folder of a scan's path.
         label_columns: those of the table that are labels; () for all that can be.
+        task: ``"regression"``: the labels are numbers to predict, whole ones too; None as ``annotations.encode`` has it.
         modality: of all scans, in any usual name; None to believe the files.
         spacing: millimetres to resample to, array order; ``"auto"`` as ``vitmed.data.fingerprint`` has it.
         size: voxels of every example, array order, or ``"auto"``.
@@ -102,6 +104,8 @@ def ingest(
         raise InputError(f"{out} exists already; give --out a new path, --append, or remove it first")
     if split is not None:
         splits.parse(split)
+    if task not in (None, known.REGRESSION):
+        raise InputError(f"--task {task!r} is not known; {known.REGRESSION} is the one there is to ask for")
     if workers is not None and workers < 1:
         raise InputError(f"--workers is {workers}; at least 1 was expected")
     driver = _driver(beam, beam_options, workers)
@@ -136,6 +140,8 @@ def ingest(
         if old is None:  # a set keeps what was chosen for it
             auto = (spacing == fingerprint.AUTO, size == fingerprint.AUTO)
             plan = fingerprint.resolved(plan, sources, *auto, progress)
+        if task is not None:
+            told = known.as_regression(told)
         if patient_pattern is not None:
             told = known.with_patients(told, sources, patient_pattern)
         # What is called as a scan of the dataset is read as well: only its pixels tell whether it is that scan.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vitmed.data import chunks, replacing
-from vitmed.data.annotations import TOLD, Annotations, Row
+from vitmed.data.annotations import REGRESSION, TOLD, Annotations, Row
 from vitmed.data.assembly import Entry
 from vitmed.data.dataset import Dataset
 from vitmed.data.prepare import Described, Plan, digest, marked, statistics
@@ -325,6 +325,8 @@ def annotations(dataset: Dataset | None, told: Annotations, entries: list[Entry]
         blank = ("",) * len(told.columns)
         held = {i: Row(blank) for i in ids(dataset)}
         return dataclasses.replace(told, rows={**held, **rows})
+    if told.task == REGRESSION != task:
+        raise InputError(f"--task is {told.task}, but the labels of {dataset.path} are {task}; leave it out")
     columns = told.columns if task == "multiclass" else classes
     width = 1 if task == "multiclass" else len(classes)
     if told.columns and (len(told.columns) != width or (task != "multiclass" and told.columns != classes)):
