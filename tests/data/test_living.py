@@ -290,6 +290,32 @@ def test_who_withdrew_does_not_come_back_with_the_next_append(grown):
         ingest(folder / "s", folder / "set", labels=table, append=True, progress=False)
 
 
+def test_refused_files_of_who_withdrew_go_with_them(tmp_path):
+    """Otherwise the datasheet says for ever that somebody called so had a scan, and what was wrong with it."""
+
+    def patients(*numbers):
+        for p in numbers:
+            folder = tmp_path / "s" / f"P{p:04}"
+            folder.mkdir(parents=True)
+            Image.fromarray(np.full((8, 8), p, np.uint8)).save(folder / "a.png")
+            (folder / "broken.png").write_bytes(b"no picture")
+
+    def refused():
+        return len(read(tmp_path / "set")["refused_files"]), read(tmp_path / "set")["refused"]
+
+    patients(1, 2, 3)
+    how = {"patient_pattern": r"P\d{4}", "progress": False}
+    ingest(tmp_path / "s", tmp_path / "set", **how)
+    (reason,) = refused()[1]
+    assert refused() == (3, {reason: 3})
+    withdraw("P0003", tmp_path / "set", progress=False)
+    assert refused() == (2, {reason: 2})
+    patients(4)
+    made = ingest(tmp_path / "s", tmp_path / "set", append=True, **how)
+    assert any("1 scan of patients who were withdrawn" in note for note in made["notes"])
+    assert refused() == (3, {reason: 3})
+
+
 def test_another_key_is_no_use(grown):
     """Otherwise a patient is not found, or is taken for another person and lands in two splits."""
     folder = grown[0]

@@ -131,7 +131,7 @@ def assemble(
         notes.append(said)
     if labels.task and missing:
         notes.append(f"{missing} scan{'s' * (missing > 1)} without a label: kept, as unlabelled.")
-    hidden = sum(pseudonyms.is_hidden(i) for i in ids)
+    hidden = sum(bool(pseudonyms.hidden_parts(i)) for i in ids)
     if hidden:
         notes.append(
             f"{hidden} id{' holds a pseudonym' if hidden == 1 else 's hold pseudonyms'} in place of parts that showed who the patient is."

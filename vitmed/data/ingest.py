@@ -186,7 +186,8 @@ def ingest(
         passed = len(entries) - len(compared.new)
         gone = living.withdrawn(old)
         new = [e for e in compared.new if living.mark_of(e.patient) not in gone]
-        back = len(compared.new) - len(new)
+        away = {e.id for e in compared.new} - {e.id for e in new}
+        back = len(away)
         if not new:
             withdrawn = f", or of patients who were withdrawn ({back})" if back else ""
             raise InputError(f"all scans of {source} are in {out} already{withdrawn}; nothing to append")
@@ -214,6 +215,7 @@ def ingest(
             )
         split = _hidden_site(split, [f"site:{e.site}" for e in entries], names)
         files = {s.id: s.files for s in sources}
+        refused = [*{*discreet(refused, files, named_from, told, names, neighbours), *living.refused(old)}]
         chosen = [{"id": e.id, "chosen": by_id[e.meta.id].chosen} for e in new if by_id[e.meta.id].chosen]
         sheet = assemble(
             partial,
@@ -226,7 +228,7 @@ def ingest(
             seed=seed,
             dedupe=dedupe,
             too_few=too_few,
-            refused=[*{*discreet(refused, files, named_from, told, names, neighbours), *living.refused(old)}],
+            refused=living.apart_from(refused, away),
             notes=notes,
             simulated=simulated,
             key=living.key_of(old) if names.key is None else names.key.name,

@@ -6,11 +6,12 @@ up as if its scans had just been read, together with new ones or without some.
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from vitmed.data import chunks, replacing
+from vitmed.data import chunks, pseudonyms, replacing
 from vitmed.data.annotations import REGRESSION, TOLD, Annotations, Row
 from vitmed.data.assembly import Entry
 from vitmed.data.dataset import Dataset
@@ -273,6 +274,15 @@ def refused(dataset: Dataset | None) -> Refusals:
     if dataset is None:
         return []
     return [(e["file"], *_parted(e["reason"])) for e in dataset.datasheet["refused_files"]]
+
+
+def apart_from(refused: Refusals, scans: Iterable[str]) -> Refusals:
+    """What was refused, but for what shares a hidden folder with one of the ``scans`` of who was withdrawn.
+
+    Such a folder is called by a person, and what lies in it may be theirs: nothing is kept of it.
+    """
+    hidden = set().union(*map(pseudonyms.hidden_parts, scans))
+    return [fault for fault in refused if hidden.isdisjoint(pseudonyms.hidden_parts(fault[0]))]
 
 
 def series(dataset: Dataset | None, staying: list[Entry]) -> list[dict]:

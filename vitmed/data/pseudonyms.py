@@ -129,9 +129,9 @@ def hidden(path: str, key: Key) -> str:
     return f"~{key.hide('path', path)}{_suffix(path)}"
 
 
-def is_hidden(path: str) -> bool:
-    """Whether a part of a path is a pseudonym."""
-    return re.search(rf"(^|/)~[0-9a-f]{{{_DIGITS}}}", path) is not None
+def hidden_parts(path: str) -> set[str]:
+    """The parts of a path that are pseudonyms."""
+    return {part for part in path.split("/") if re.match(rf"~[0-9a-f]{{{_DIGITS}}}", part)}
 
 
 def _suffix(name: str) -> str:

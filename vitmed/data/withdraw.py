@@ -39,6 +39,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
         raise InputError(f"{path} holds no scan of that patient; give the id as it was when it was ingested")
     if not staying:
         raise InputError(f"{path} holds scans of that patient alone; remove the folder")
+    gone = [e.id for e in entries if e.patient == name]
     sheet = old.datasheet
     rule, seed, dedupe, too_few = living.rule_of(old)
     history = living.history(old)
@@ -56,7 +57,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
             seed=seed,
             dedupe=dedupe,
             too_few=too_few,
-            refused=living.refused(old),
+            refused=living.apart_from(living.refused(old), gone),
             notes=[],
             simulated=sheet["simulated"],
             key=living.key_of(old),
@@ -69,7 +70,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
     return {
         "dataset": str(path),
         "patient": name,
-        "withdrawn": len(entries) - len(staying),
+        "withdrawn": len(gone),
         "examples": new["examples"],
         "patients": new["patients"],
         "content_hashes": hashes,
