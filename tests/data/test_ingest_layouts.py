@@ -220,7 +220,7 @@ def test_a_bids_folder_becomes_a_dataset_by_patient(tmp_path):
 
 
 def test_the_contrast_of_a_set_is_that_of_what_is_appended(tmp_path):
-    """Otherwise FLAIR joins a set of T1, or a folder that need not say its contrast can never be followed by one that must."""
+    """Otherwise FLAIR joins a set of T1, or a set that need not name its contrast is closed to folders that must."""
 
     def plan():
         return read(tmp_path / "set")["plan"]["bids_suffix"]

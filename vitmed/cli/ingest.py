@@ -10,13 +10,14 @@
   vitmed ingest scans/ --out data/chest --labels scans/labels.csv --append     new scans join, nobody is moved
   vitmed ingest studies.zip --out data/ct --modality CT --series thin_axial.toml --spacing 2,1,1 --size 96,224,224
 
-labels.csv has a column path (relative to SOURCE; for a DICOM series its folder or a file of it) or id,
-optional patient, site, split, mask, modality, study, series, view and timepoint, and label columns: words or whole
-numbers in one column are classes, several columns of 0 and 1 are findings, other numbers are regression (whole numbers
-too with --task regression), empty is missing (so are NA, nan, n/a and NULL). modality is that scan's, for files that do not say it; --modality goes before it, and a
-scan whose header says another is left out. SOURCE may itself be such a CSV, a manifest: its paths are relative to its
-folder, or absolute, and may lead anywhere. Scans are then named from the manifest's folder, or from the innermost folder
-that holds all of them if some lie elsewhere: no name holds .. or a path of this machine.
+labels.csv has a column path (relative to SOURCE; for a DICOM series its folder or a file of it) or id, optional
+patient, site, split, mask, modality, study, series, view and timepoint, and label columns: words or whole numbers in
+one column are classes, several columns of 0 and 1 are findings, other numbers are regression (whole numbers too with
+--task regression), empty is missing (so are NA, nan, n/a and NULL). modality is that scan's, for files that do not say
+it; --modality goes before it, and a scan whose header says another is left out. SOURCE may itself be such a CSV, a
+manifest: its paths are relative to its folder, or absolute, and may lead anywhere. Scans are then named from the
+manifest's folder, or from the innermost folder that holds all of them if some lie elsewhere: no name holds .. or a path
+of this machine.
 
 A mask has the value of each structure, 0 where there is none, and 255 where nobody has looked; a picture of 0 and 255 alone
 is one structure, white on black. It is named by the column mask, or by its file beside the scan: 12_mask.png is that of

@@ -118,7 +118,7 @@ def make(
         clusters: one an example; those of one cluster come to one split. None does not look at them.
         fixed: the split an example must keep, or None; None for a new set.
         drawn_by: the name that an example's patient is drawn by, where it is not ``patients`` or ``ids``.
-        too_few: whether those of ``fixed`` are in train because they were too few for ``asked``, which nobody asked for.
+        too_few: whether those of ``fixed`` are in train because they were too few for ``asked`` until now.
 
     Raises:
         InputError: some examples came with a split and some without, or ``asked`` is no rule or does not fit.
