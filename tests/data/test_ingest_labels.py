@@ -6,6 +6,7 @@ import pytest
 from vitmed.data import annotations as known
 from vitmed.data import tables
 from vitmed.errors import InputError
+from vitmed.scans import arrays
 from vitmed.scans.scan import Source
 
 
@@ -180,11 +181,10 @@ def test_numbers_that_are_missing_in_an_npz_are_no_labels(tmp_path):
         ("age", [[61.5], [np.nan], [40.0]], "regression"),
         ("two", [[1, np.nan]] * 3, "multilabel"),
     ):
-        np.savez(tmp_path / f"{name}.npz", train_images=np.zeros((3, 4, 4), np.uint8), train_labels=labels)
-        found = [
-            Source(f"train/{k}", "npz", (str(tmp_path / f"{name}.npz"),), ("train", k)) for k in range(3)
-        ]
-        made = known.encode(known.from_npz(tmp_path / f"{name}.npz", found), [s.id for s in found])
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, train_images=np.zeros((3, 4, 4), np.uint8), train_labels=labels)
+        found, values = arrays.unpack(str(path), tmp_path / name)
+        made = known.encode(known.from_npz(path, found, values), [s.id for s in found])
         assert made.task == task
         np.testing.assert_array_equal(made.weight, np.isfinite(labels))
         np.testing.assert_array_equal(made.label, np.nan_to_num(labels))
