@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vitmed.data import annotations as known
-from vitmed.data import chunks, datasheet, fingerprint, living, resume, splits, spool
+from vitmed.data import as_before, chunks, datasheet, fingerprint, living, resume, splits, spool
 from vitmed.data.annotations import Row
 from vitmed.data.appended import appended
 from vitmed.data.assembly import Entry, assemble
@@ -121,13 +121,13 @@ def ingest(
     names = Names(key, asked=not simulated, made_with=living.key_of(old))
     too_few = False
     if old is not None:
-        split = _hidden_site(split, [living.rule_of(old)[0] or ""], names)
-        living.same_rule(old, split, seed, dedupe)
-        rule, seed, dedupe, too_few = living.rule_of(old)
+        split = _hidden_site(split, [as_before.rule_of(old)[0] or ""], names)
+        as_before.same_rule(old, split, seed, dedupe)
+        rule, seed, dedupe, too_few = as_before.rule_of(old)
         too_few, split = too_few and split is None, rule  # who asks for a split gets it, of however few
-        plan = living.same_plan(old, plan)
-        how = living.same_reading(old, how)
-        chunk = living.same_chunk(old, chunk)
+        plan = as_before.same_plan(old, plan)
+        how = as_before.same_reading(old, how)
+        chunk = as_before.same_chunk(old, chunk)
     if old is not None and simulated != old.datasheet["simulated"]:
         raise InputError(
             f"of {out} and {source} one holds simulated scans and the other real ones; keep them apart"
@@ -223,7 +223,7 @@ def ingest(
             living.annotations(old, told, entries),
             name=old.datasheet["name"] if old else _called(source, fresh, names),
             plan=plan,
-            reading=how.told() if old is None or living.reading_of(old) else {},
+            reading=how.told() if old is None or as_before.reading_of(old) else {},
             rule=split,
             seed=seed,
             dedupe=dedupe,

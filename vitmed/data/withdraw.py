@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from vitmed.data import datasheet, living, pseudonyms
+from vitmed.data import as_before, datasheet, living, pseudonyms
 from vitmed.data.annotations import Annotations
 from vitmed.data.assembly import assemble
 from vitmed.data.dataset import Dataset
@@ -41,7 +41,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
         raise InputError(f"{path} holds scans of that patient alone; remove the folder")
     gone = [e.id for e in entries if e.patient == name]
     sheet = old.datasheet
-    rule, seed, dedupe, too_few = living.rule_of(old)
+    rule, seed, dedupe, too_few = as_before.rule_of(old)
     history = living.history(old)
     hashes = [state["content_hash"] for state in history]
     history[-1] = {**history[-1], "withdrawn": living.mark_of(name)}
@@ -51,8 +51,8 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
             staying,
             living.annotations(old, Annotations(), staying),
             name=sheet["name"],
-            plan=living.plan_of(old),
-            reading=living.reading_of(old),
+            plan=as_before.plan_of(old),
+            reading=as_before.reading_of(old),
             rule=rule,
             seed=seed,
             dedupe=dedupe,
@@ -64,7 +64,7 @@ def withdraw(patient: str, path: str | Path, key: str | Path | None = None, prog
             series=living.series(old, staying),
             history=history,
             progress=progress,
-            chunk=living.chunk_of(old),
+            chunk=as_before.chunk_of(old),
         )
         (partial / datasheet.FILE).write_text(json.dumps(new, indent=2) + "\n")
     return {
