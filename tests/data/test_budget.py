@@ -129,6 +129,36 @@ def test_unlabelled_sets_are_refused(write_labels, tmp_path):
         labelled(Dataset.open(few), "train", 2, seed=0)
 
 
+def test_draws_are_what_they_always_were(one_column, write_labels, tmp_path):
+    # Else a study that goes on labels other scans than those its first cells learned from.
+    assert labelled(one_column, "train", 7, seed=1).tolist() == [0, 50, 110, 117, 123, 184, 198]
+    patients = [f"p{i // 4:02d}" for i in range(120)]
+    labels = [float(i // 4 % 3 == 0) for i in range(120)]
+    dataset = Dataset.open(write_labels(tmp_path / "patients", labels, patients))
+    drawn = labelled(dataset, "train", 0.3, seed=0)
+    assert len(drawn) == 36 and sorted(set(drawn // 4)) == [3, 5, 11, 14, 15, 16, 17, 27, 29]
+
+
+def test_what_is_left_out_is_not_drawn_in_place_of_what_is_learned_from(one_column):
+    # Else a budget pays for labels of copies that nothing learns from, and a class may be gone with them.
+    out = [*range(0, 150), *range(180, 190), *range(195, 199)]  # 30, 5 and 1 of the classes remain
+    left = np.setdiff1d(np.arange(200), out)
+    for budget in (3, 12, 1.0):
+        chosen = labelled(one_column, "train", budget, seed=0, left_out=out)
+        assert len(chosen) == (budget if budget != 1.0 else len(left)) and set(chosen) <= set(left)
+        assert np.bincount(classes(one_column, chosen), minlength=3).min() == 1
+    assert labelled(one_column, "train", 0.5, seed=0, left_out=out).size == 18, (
+        "a share of what may be learned"
+    )
+    assert labelled(one_column, "train", None, seed=0, left_out=out).tolist() == left.tolist()
+    with pytest.raises(InputError, match="has 36 labelled examples"):
+        labelled(one_column, "train", 37, seed=0, left_out=out)
+    with pytest.raises(
+        InputError, match="every scan of split 'train' .* with a label is a copy .*data.apart"
+    ):
+        labelled(one_column, "train", 0.5, seed=0, left_out=np.arange(200))
+
+
 def test_folds_part_the_budget_by_patient_and_class(write_labels, tmp_path):
     # A patient on both sides flatters; a class missing from a part cannot be judged.
     patients = [f"p{i // 2:02d}" for i in range(120)]

@@ -93,7 +93,7 @@ def test_no_stream_of_a_fold_has_what_it_is_judged_by(tiny_dataset, tmp_path, ju
     for _, own in trained:
         config = check(own)
         dataset = Dataset.open(config.data.path)
-        held = set(held_out(dataset, config).tolist())
+        held = set(held_out(dataset, config, np.array([])).tolist())
         feeds = feeds_of(dataset, config, engine(config.parallel, config.train.batch_size))
         main = set(feeds["main"].parts[0].members.tolist())
         assert held and len(main | held) == budgeted(tiny_dataset) and not main & held
@@ -133,7 +133,9 @@ def test_of_masks_the_better_dice_is_kept(marked_dataset, tmp_path, judged):
         assert len(trained) == 4
         for _, own in trained:
             config, dataset = check(own), Dataset.open(marked_dataset)
-            assert len(held_out(dataset, config)) in (3, 4, 5), "a fold leaves out its part of the masks"
+            assert len(held_out(dataset, config, np.array([]))) in (3, 4, 5), (
+                "a fold leaves out its part of the masks"
+            )
     assert told["mean"]["supervised"] == told["mean"]["semi_teacher"] < 1
 
 

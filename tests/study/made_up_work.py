@@ -100,7 +100,7 @@ def _skill(arm: str, split: str, config: dict) -> float:
     return skill * (0.1 if config.get("optim", {}).get("lr") == 0.1 else 1.0)
 
 
-def label_count(data: str, split: str, labels, draw: int, parts: int = 0, masks: bool = False) -> int:
+def label_count(data: str, split: str, labels, draw: int, parts=0, masks=False, apart=()) -> int:
     return round(200 * labels)
 
 

@@ -16,6 +16,7 @@ unit's name, so that a draw is the same in every version of NumPy.
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -30,7 +31,12 @@ _STRUCTURES = "structures"  # as a task beside those of labels
 
 
 def labelled(
-    dataset: Dataset, split: str, labels: int | float | None, seed: int, masks: bool = False
+    dataset: Dataset,
+    split: str,
+    labels: int | float | None,
+    seed: int,
+    masks: bool = False,
+    left_out: Sequence[int] = (),
 ) -> np.ndarray:
     """Indices of the examples whose labels the budget pays for.
 
@@ -39,6 +45,8 @@ def labelled(
             of them. Patients are taken whole and the budget is never exceeded, so fewer may be given.
         seed: of the draw.
         masks: whether it pays for masks, and not for labels of whole scans.
+        left_out: examples that nothing learns from, such as copies of test scans (``data.apart``). They have no place
+            in the order: what is drawn is learned from, and no label is paid for in vain.
 
     Returns:
         (m,) int64, sorted, each with at least one known label, or a mask.
@@ -46,7 +54,12 @@ def labelled(
     Raises:
         InputError: no labels, a budget out of range or larger than the set, or too small to show every class.
     """
-    annotated = known(dataset, split, masks)
+    annotated = np.setdiff1d(known(dataset, split, masks), left_out)
+    if not len(annotated):
+        raise InputError(
+            f"every scan of split {split!r} of {dataset.path} with {'a mask' if masks else 'a label'} is a copy of one "
+            "that config.data.apart names; take splits out of it, or ingest with --dedupe"
+        )
     if labels is None:
         return annotated
     task, values, weight = _annotated(dataset, split, masks)

@@ -60,7 +60,8 @@ class DataConfig:
             (``vitmed.data.balance`` says what that is where a scan has several labels).
         fold: (k, n) holds the k-th of n parts of the labelled scans out of all that is trained on, for
             cross-validation within the label budget; k from 0. () is none.
-        apart: splits of ``path`` of whose scans nothing learns a copy: what has their pixels is left out of every stream.
+        apart: splits of ``path`` of whose scans nothing learns a copy: what has their pixels is left out of every stream,
+            and of what ``labels`` counts and draws from.
         workers: threads that make batches; 0 makes them when asked.
     """
 

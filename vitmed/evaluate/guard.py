@@ -74,7 +74,8 @@ def choose(
         )
     arms = {asked: _changed(values, guard={"folds": 0}), _PLAIN: plain(values, config)}
     dataset, data = Dataset.open(config.data.path), config.data
-    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, of_masks)
+    copied = data.left_out(dataset, dataset)
+    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, of_masks, copied)
     parts = [
         budget.fold(dataset, data.split, chosen, (k, folds), data.label_seed, of_masks) for k in range(folds)
     ]

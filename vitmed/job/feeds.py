@@ -26,13 +26,15 @@ def feeds_of(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed
             f"config.data.crop_foreground is {data.crop_foreground}, but {name!r} does not learn from masks, which say "
             "where such crops lie; leave it out"
         )
-    held = held_out(dataset, config)
+    copied = data.left_out(dataset, dataset)
+    part = held_out(dataset, config, copied)
+    held = np.union1d(copied, part)
     feeds = data.feeds(
         dataset,
         config.train.batch_size,
         config.train.seed,
         lambda one: _training_examples(
-            one, dataset, config, held if one is dataset else data.left_out(dataset, one)
+            one, dataset, config, copied if one is dataset else data.left_out(dataset, one), part
         ),
         learns_from_labels(config),
         two,
@@ -54,9 +56,9 @@ def learns_from_masks(config: Config) -> bool:
 
 
 def _training_examples(
-    dataset: Dataset, validated: Dataset, config: Config, held: np.ndarray
+    dataset: Dataset, validated: Dataset, config: Config, copied: np.ndarray, part: np.ndarray
 ) -> np.ndarray | None:
-    """Indices of the split to train on, or None for all: the label budget, or the labelled ones, without ``held``."""
+    """Indices of the split to train on, or None for all: the label budget, drawn beside ``copied``, without ``part``."""
     data = config.data
     if learns_from_masks(config) and structures_of(dataset.datasheet) != structures_of(validated.datasheet):
         raise InputError(
@@ -72,15 +74,20 @@ def _training_examples(
                 )
         return None
     masks = learns_from_masks(config)
-    return np.setdiff1d(budget.labelled(dataset, data.split, data.labels, data.label_seed, masks), held)
+    return np.setdiff1d(
+        budget.labelled(dataset, data.split, data.labels, data.label_seed, masks, copied), part
+    )
 
 
-def held_out(dataset: Dataset, config: Config) -> np.ndarray:
-    """Indices of the examples that ``config.data.fold`` and ``.apart`` leave out; none without them."""
+def held_out(dataset: Dataset, config: Config, copied: np.ndarray) -> np.ndarray:
+    """Indices of the part of the label budget that ``config.data.fold`` leaves out; none without it.
+
+    Args:
+        copied: what ``config.data.apart`` leaves out, of which the budget has nothing.
+    """
     data = config.data
-    copied = data.left_out(dataset, dataset)
     if not (data.fold and learns_from_labels(config)):
-        return copied
+        return np.array([], np.int64)
     masks = learns_from_masks(config)
-    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, masks)
-    return np.union1d(copied, budget.fold(dataset, data.split, chosen, data.fold, data.label_seed, masks))
+    chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, masks, copied)
+    return budget.fold(dataset, data.split, chosen, data.fold, data.label_seed, masks)

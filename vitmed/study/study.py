@@ -76,20 +76,27 @@ def metric_names(data: str, split: str, order: tuple[str, ...] = (), masks: bool
 
 
 def label_count(
-    data: str, split: str, labels: int | float, draw: int, parts: int = 0, masks: bool = False
+    data: str,
+    split: str,
+    labels: int | float,
+    draw: int,
+    parts: int = 0,
+    masks: bool = False,
+    apart: tuple[str, ...] = (),
 ) -> int:
     """How many examples a budget labels.
 
     Args:
         parts: into how many it will be parted.
         masks: whether it pays for masks, and not for labels of whole scans.
+        apart: splits whose copies are not learned from, and so not labelled.
 
     Raises:
         InputError: the budget is too small for every class to be seen (in each part, if any), or larger than the split.
     """
     from vitmed.data import budget
 
-    chosen = budget.labelled(_opened(data), split, labels, draw, masks)
+    chosen = budget.labelled(_opened(data), split, labels, draw, masks, _copied(data, split, apart))
     if parts:
         budget.fold(_opened(data), split, chosen, (0, parts), draw, masks)
     return len(chosen)
@@ -102,13 +109,20 @@ def _opened(data: str):
     return Dataset.open(data)
 
 
+@functools.cache
+def _copied(data: str, split: str, apart: tuple[str, ...]):
+    from vitmed.data.copies import copies
+
+    return copies(_opened(data), split, _opened(data), apart)
+
+
 @dataclasses.dataclass(frozen=True)
 class Work:
     """What a study asks of the rooms below it. The functions run in other processes: importable by name."""
 
     train: Callable[[ConfigDict, Path], dict] = train_run
     evaluate: Callable[[Path, str, str], dict] = evaluate_run
-    label_count: Callable[[str, str, int | float, int, int, bool], int] = label_count
+    label_count: Callable[[str, str, int | float, int, int, bool, tuple[str, ...]], int] = label_count
     metric_names: Callable[[str, str, tuple[str, ...], bool], list[str]] = metric_names
     left_out: Callable[[Path, str], tune.LeftOut] = tune.left_out
     protocol: Callable[[Plan, bool], dict] = protocol.check
@@ -156,6 +170,7 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
                 c.draw,
                 c.parts,
                 planned.masks,
+                tuple(c.config.data.get("apart", ())),
             )
             for c in planned.cells
             if c.arm == one

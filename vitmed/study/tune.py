@@ -50,6 +50,7 @@ def left_out(run: Path, checkpoint: str) -> LeftOut:
         InputError: a run that gives neither scores nor masks.
     """
     from vitmed.data import budget  # in the worker alone: the parent needs no accelerator
+    from vitmed.data.copies import copies
     from vitmed.data.dataset import Dataset
     from vitmed.evaluate.masks import judged
     from vitmed.evaluate.score import probabilities
@@ -57,7 +58,8 @@ def left_out(run: Path, checkpoint: str) -> LeftOut:
 
     model = Model.open(run, checkpoint)
     dataset, data, masks = Dataset.open(model.dataset_path), model.config["data"], model.gives_masks
-    chosen = budget.labelled(dataset, data["split"], data["labels"], data["label_seed"], masks)
+    copied = copies(dataset, data["split"], dataset, data.get("apart", ()))
+    chosen = budget.labelled(dataset, data["split"], data["labels"], data["label_seed"], masks, copied)
     part = budget.fold(dataset, data["split"], chosen, tuple(data["fold"]), data["label_seed"], masks)
     if masks:
         return LeftOut(
