@@ -55,12 +55,12 @@ def get_config(arg=None):
         }
     )
     for arm in config.arms.values():
+        arm.config.data.apart = ("val", "test")
         arm.config.train.val_every = 0
         if not tiny:
             arm.config.train.batch_size = BATCH
-    for name in ("semi_masked", "semi_teacher"):
-        config.arms[name].config.data.apart = ("val", "test")
-        if not tiny:
+    if not tiny:
+        for name in ("semi_masked", "semi_teacher"):
             config.arms[name].config.data.unlabelled_batch = UNLABELLED
     if tiny:
         config.study.update(dict(budgets=(6, 8), draws=1))

@@ -152,6 +152,11 @@ def test_every_arm_tries_as_much(config, tmp_path):
         ("study.metrics", (), "metrics is empty"),
         ("arms.scratch.steps", (1, 2, 3), "3 entries"),
         ("arms.scratch.config.data.split", "val", "same examples"),
+        (
+            "arms.scratch.config.data.apart",
+            ("val",),
+            r"pretrained \(\), resnet \(\), scratch \('val',\).*the same labels",
+        ),
         ("pretrain", None, "no config.pretrain"),
         ("arms.scratch.init", "mea", "the pretrainings are pretrain"),
         ("study.baselines", ("scratch",), "give one of the two"),

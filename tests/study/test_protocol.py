@@ -76,7 +76,10 @@ def planned(tmp_path):
             },
             "pretrain": own("mae", **(pretrain or {})),
             "arms": {
-                "plain": {"config": own("supervised"), "init": "pretrain"},
+                "plain": {
+                    "config": own("supervised", apart=(semi or {}).get("apart", ())),
+                    "init": "pretrain",
+                },
                 "semi": {"config": own("semi_masked", **(semi or {}))},
             },
         }
@@ -119,7 +122,20 @@ def test_copies_of_validation_scans_are_refused_or_left_out(torn, planned):
     with pytest.raises(InputError, match=r"config.arms.semi.config would learn"):
         protocol.check(planned(torn, apart))
     found = protocol.check(planned(torn, apart, apart))
-    assert found["notes"] == ["Pretrainings leave out what is a copy of a scan of test and val."]
+    assert found["notes"] == [
+        "Pretrainings leave out what is a copy of a scan of test and val.",
+        "Arms leave out what is a copy of a scan of test and val.",
+    ]
+
+
+def test_copies_flatter_whom_they_are_not_left_out_of(torn, planned):
+    """Otherwise a table says that its numbers are flattered by scans that no arm learned from, or does not say it."""
+    apart, judged = {"apart": ("val", "test")}, {"study.arms": ("plain",), "study.split": "val"}
+    flattered = "2 scans of the val split are copies of scans with labels in train"
+    told = protocol.check(planned(torn, apart, also=judged))["notes"]
+    assert any(note.startswith(flattered) for note in told) and not any("Arms" in note for note in told)
+    told = protocol.check(planned(torn, apart, apart, also=judged))["notes"]
+    assert not any(note.startswith(flattered) for note in told)
 
 
 def test_another_dataset_is_compared_by_its_pixels(clean, torn, planned, tmp_path):

@@ -136,8 +136,8 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
 
     Raises:
         InputError: an unknown or missing key, a comparison with what is no arm, an arm that wants a pretraining
-            that is not there, steps that do not match the budgets, arms that label other splits or rank the classes
-            otherwise, arms that try other numbers of settings, settings that change what an arm learns from, or a
+            that is not there, steps that do not match the budgets, arms that label other splits, leave out the copies of
+            others or rank the classes otherwise, arms that try other numbers of settings, settings that change what an arm learns from, or a
             published encoder that is not there.
     """
     if "study" not in config and "objective" in config:
@@ -173,6 +173,10 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
 
 def _order(arm: Arm) -> tuple[str, ...]:
     return tuple(arm.config.get("objective", {}).get("order", ()))
+
+
+def _apart(arm: Arm) -> tuple[str, ...]:
+    return tuple(sorted(arm.config.get("data", {}).get("apart", ())))
 
 
 def _learns_masks(arm: Arm) -> bool:
@@ -250,6 +254,13 @@ def _check_arms(checked: StudyConfig) -> None:
         raise InputError(
             f"config.arms label the splits {', '.join(sorted(splits))}; "
             "all arms must learn from the same examples"
+        )
+    aparts = {name: _apart(arm) for name, arm in checked.arms.items()}
+    if len(set(aparts.values())) > 1:
+        told = ", ".join(f"{name} {apart}" for name, apart in aparts.items())
+        raise InputError(
+            f"config.arms leave out copies of other splits (config.data.apart: {told}), beside which labels are drawn; "
+            "give it to each arm alike, so that all learn from the same labels"
         )
     orders = {_order(arm) for arm in checked.arms.values()}
     if len(orders) > 1:

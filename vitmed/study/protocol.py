@@ -193,7 +193,7 @@ def _check_apart(source: Source, own: Dataset, other: Dataset, held: list[str], 
             done.add(mark)
         if known:
             mend = (
-                f"leave them out with {source.key}.data.apart={tuple(held)!r}, or ingest with --dedupe"
+                f"leave them out with {source.key}.data.apart={tuple(held)!r} (of arms in all alike), or ingest with --dedupe"
                 if source.run is None
                 else "start from another run"
             )
@@ -282,14 +282,16 @@ def _labelled(dataset: Dataset, split: str, masks: bool) -> int:
 
 def _notes(planned: Plan, datasets: list[Dataset], split: str) -> list[str]:
     reported, notes = planned.config.study.split, []
-    for kind, what in (("duplicates", "are copies of"), ("near_duplicates", "look like")):
+    apart = reported in planned.cells[0].config.data.get("apart", ())  # of copies, not of what looks alike
+    for kind, what in (("duplicates", "are copies of"), ("near_duplicates", "look like"))[apart:]:
         counts = [d.datasheet.get(kind, {}).get(f"{split}/{reported}", 0) for d in datasets]
         if sum(counts):
             notes.append(
                 f"{words.plural(sum(counts), 'scan')} of the {reported} split {what} scans with labels in {split}: numbers "
                 "of all arms are flattered by them."
             )
-    left = sorted({name for cell in planned.pretrains for name in cell.config.data.get("apart", ())})
-    if left:
-        notes.append(f"Pretrainings leave out what is a copy of a scan of {words.listed(left)}.")
+    for who, cells in (("Pretrainings", planned.pretrains), ("Arms", planned.cells)):
+        left = sorted({name for cell in cells for name in cell.config.data.get("apart", ())})
+        if left:
+            notes.append(f"{who} leave out what is a copy of a scan of {words.listed(left)}.")
     return notes
