@@ -19,6 +19,12 @@ EXAMPLES = 60
 CLASSES = ["no", "yes"]
 
 
+def content(path: str) -> str:
+    """The content hash of a dataset; a file ``content`` beside it has another."""
+    sign = Path(path).parent / "content"
+    return sign.read_text() if sign.exists() else "ab" * 32
+
+
 def train(config, run: Path) -> dict:
     """Writes down that it was called. A file ``wait`` or ``fail`` beside the study makes it do that."""
     run.mkdir(parents=True, exist_ok=True)
@@ -26,7 +32,7 @@ def train(config, run: Path) -> dict:
         calls.write(f"train {os.getpid()} {sorted(os.sched_getaffinity(0))}\n")
     (run / "config.used").write_text(config.to_json_best_effort())
     (run / "dataset.json").write_text(
-        json.dumps({"name": "made up", "content_hash": "ab" * 32, "simulated": True})
+        json.dumps({"name": "made up", "content_hash": content(config.data.path), "simulated": True})
     )
     signs = Path(config.data.path).parent
     if (signs / "fail").exists() and (signs / "fail").read_text() == run.name:
@@ -110,7 +116,13 @@ def metric_names(data: str, split: str, order: tuple[str, ...], masks: bool) -> 
 
 def protocol(planned, quiet: bool = False) -> dict:
     """As if there were 40 labels to validate on in every fold."""
-    return {"validation": 40 * max(planned.config.data.folds, 1), "probed": {}, "notes": []}
+    contents = {path: content(path) for cell in planned.everything for path in cell.datasets}
+    return {
+        "validation": 40 * max(planned.config.data.folds, 1),
+        "probed": {},
+        "contents": contents,
+        "notes": [],
+    }
 
 
 def check(config) -> None:

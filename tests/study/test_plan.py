@@ -1,7 +1,9 @@
 """What a study lays out."""
 
 import json
+import re
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from ml_collections import ConfigDict
 from vitmed.errors import InputError
 from vitmed.runs import manifest
 from vitmed.study.plan import check_unchanged, plan
+
+SAME = defaultdict(lambda: "ab" * 32)  # whatever dataset it is
 
 
 def test_arms_are_paired(config, tmp_path):
@@ -131,10 +135,10 @@ def test_every_arm_tries_as_much(config, tmp_path):
     assert [t.config.optim.lr for t in cell.trials] == [0.1, 0.3]
     assert all(t.config.data.label_seed == 1 and t.config.train.seed == 1 for t in cell.trials)
     assert cell.trainings == 2 * 3 + 1 and planned.config.tried == 2
-    check_unchanged(planned)
+    check_unchanged(planned, SAME)
     config.tune.folds = 2
     with pytest.raises(InputError, match="scratch: parts was 3, now 2"):
-        check_unchanged(plan(config, tmp_path / "study"))
+        check_unchanged(plan(config, tmp_path / "study"), SAME)
 
 
 @pytest.mark.parametrize(
@@ -197,11 +201,29 @@ def test_wrong_configs_are_refused(config, tmp_path, key, value, said):
 
 def test_another_config_is_refused_by_key(config, tmp_path):
     """Otherwise one table mixes cells of two experiments."""
-    check_unchanged(plan(config, tmp_path / "study"))
-    check_unchanged(plan(config, tmp_path / "study"))
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
     config.arms.resnet.config.train.batch_size = 8
     with pytest.raises(InputError, match=r"resnet: train.batch_size was 4, now 8"):
-        check_unchanged(plan(config, tmp_path / "study"))
+        check_unchanged(plan(config, tmp_path / "study"), SAME)
+
+
+def test_other_scans_are_refused_wherever_they_are_read(config, tmp_path):
+    """Otherwise the pretraining of a mix goes on from scans that are gone, or a dataset that was moved ends the study."""
+    mixed, beside = str(tmp_path / "mixed"), str(tmp_path / "beside")
+    config.pretrain.data.mix = ConfigDict({mixed: 1.0}, allow_dotted_keys=True)
+    config.arms.scratch.config.data.unlabelled = beside
+    config.arms.resnet.config.data.unlabelled = "split"
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
+    for path, who in ((mixed, ["pretrain"]), (beside, ["scratch"])):
+        with pytest.raises(InputError, match="another config or dataset") as told:
+            check_unchanged(plan(config, tmp_path / "study"), SAME | {path: "cd" * 32})
+        assert re.findall(r"(\w+): content_hash was", str(told.value)) == who
+    config.data.path = str(tmp_path / "moved")
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
+    with pytest.raises(InputError) as told:
+        check_unchanged(plan(config, tmp_path / "study"), SAME | {str(tmp_path / "moved"): "cd" * 32})
+    assert str(told.value).count("content_hash was ['abab") == 4, "the pretraining and three arms"
 
 
 def test_a_run_to_start_from_is_known_by_its_weights(config, tmp_path):
@@ -217,15 +239,15 @@ def test_a_run_to_start_from_is_known_by_its_weights(config, tmp_path):
     config.pretrain.init_from = str(run)
     run.mkdir(parents=True)
     with pytest.raises(InputError, match="mae has no checkpoint yet"):
-        check_unchanged(plan(config, tmp_path / "study"))
+        check_unchanged(plan(config, tmp_path / "study"), SAME)
     save(9, "of one training")
-    check_unchanged(plan(config, tmp_path / "study"))
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
     shutil.copytree(run, moved)
     config.arms.scratch.config.init_from = str(moved)
-    check_unchanged(plan(config, tmp_path / "study"))
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
     save(10, "of more steps")
     with pytest.raises(InputError, match="pretrain: init_from was .*, now") as told:
-        check_unchanged(plan(config, tmp_path / "study"))
+        check_unchanged(plan(config, tmp_path / "study"), SAME)
     assert "scratch" not in str(told.value)
 
 
@@ -235,26 +257,26 @@ def test_a_study_older_than_what_it_keeps_of_its_start_goes_on(config, tmp_path)
     (run / "checkpoints" / "9").mkdir(parents=True)
     manifest.write(run / "checkpoints" / "9", 9, {})
     config.arms.scratch.config.init_from = str(run)
-    check_unchanged(plan(config, tmp_path / "study"))
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
     written = json.loads(file.read_text())
     for entry in written["runs"].values():
         entry.pop("init_from", None)
     file.write_text(json.dumps(written))
-    check_unchanged(plan(config, tmp_path / "study"))
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
     config.arms.scratch.config.init_from = ""
     config.arms.resnet.config.init_from = str(run)
     config.arms.pretrained.init = None
     with pytest.raises(InputError, match="pretrained: init_from was 'pretrain', now '';") as told:
-        check_unchanged(plan(config, tmp_path / "study"))
+        check_unchanged(plan(config, tmp_path / "study"), SAME)
     assert "resnet: init_from was '', now" in str(told.value) and "scratch: init_from" in str(told.value)
 
 
 def test_a_study_can_grow_and_move(config, tmp_path):
     """Otherwise one more draw, or a moved folder, means training everything again."""
-    check_unchanged(plan(config, tmp_path / "study"))
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
     config.study.draws = 3
     config.arms["cnn2"] = config.arms["resnet"]
-    check_unchanged(plan(config, tmp_path / "study"))
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
     shutil.move(tmp_path / "study", tmp_path / "moved")
-    check_unchanged(plan(config, tmp_path / "moved"))
+    check_unchanged(plan(config, tmp_path / "moved"), SAME)
     assert len(json.loads((tmp_path / "moved" / "plan.json").read_text())["runs"]) == 1 + 4 * 2 * 3 + 1

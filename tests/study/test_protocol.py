@@ -109,7 +109,9 @@ def trained(tmp_path):
 
 def test_a_clean_dataset_passes_and_its_validation_labels_are_counted(clean, planned):
     """Otherwise studies of good data do not start, or nobody knows what choosing on validation cost."""
-    assert protocol.check(planned(clean)) == {"validation": 6, "probed": {}, "notes": []}
+    contents = {str(clean): Dataset.open(clean).datasheet["content_hash"]}
+    facts = protocol.check(planned(clean))
+    assert facts == {"validation": 6, "probed": {}, "contents": contents, "notes": []}
 
 
 def test_copies_of_validation_scans_are_refused_or_left_out(torn, planned):
@@ -148,7 +150,9 @@ def test_another_dataset_is_compared_by_its_pixels(clean, torn, planned, tmp_pat
     with pytest.raises(InputError, match=r"config.arms.semi.config would learn"):
         protocol.check(planned(clean, {}, {"unlabelled": str(other)}))
     study = planned(clean, mixed | {"apart": ("test",)})
-    protocol.check(study)
+    assert protocol.check(study)["contents"] == {
+        str(path): Dataset.open(path).datasheet["content_hash"] for path in (clean, other)
+    }
     seen = durable.read_json(study.workdir / protocol.FILE)["apart"]
     assert len(seen) == 1 and " val " in seen[0], "what was compared is not compared again"
 

@@ -73,6 +73,33 @@ def test_a_study_fails_goes_on_and_ends(config, tmp_path, capsys):
     assert calls(tmp_path / "study", "train") == after
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_a_study_does_not_go_on_over_other_scans(config, tmp_path, old):
+    """Otherwise one table mixes cells that learned from different scans, under the name of the first."""
+    from made_up_work import WORK
+
+    (tmp_path / "fail").write_text("resnet-0.1-1")
+    with pytest.raises(ValueError, match="a made-up fault"):
+        study(config, tmp_path / "study", work=WORK, quiet=True)
+    (tmp_path / "fail").unlink()
+    file = tmp_path / "study" / "plan.json"
+    if old:  # made before plans kept the content of datasets
+        written = json.loads(file.read_text())
+        for entry in written["runs"].values():
+            entry.pop("content_hash", None)
+        file.write_text(json.dumps(written))
+    before = file.read_text(), calls(tmp_path / "study", "train")
+    (tmp_path / "content").write_text("cd" * 32)
+    with pytest.raises(
+        InputError, match=r"pretrain: content_hash was \['abab.*now \['cdcd.*another --workdir"
+    ):
+        study(config, tmp_path / "study", work=WORK, quiet=True)
+    assert (file.read_text(), calls(tmp_path / "study", "train")) == before
+    (tmp_path / "content").unlink()
+    assert study(config, tmp_path / "study", work=WORK, quiet=True)["rows"]
+    assert "abab" in file.read_text()
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_what_needs_no_pretraining_runs_beside_it(config, tmp_path, alone):
     """Otherwise cores idle for the length of a pretraining, or an arm starts from half of one."""

@@ -9,7 +9,7 @@ Every cell is an ordinary training run with an ordinary config.
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from vitmed.study import published
 from vitmed.study.config import BEST, Arm, StudyConfig
 
 PRETRAIN = "pretrain"  # the pretraining that has no other name
+# What the plan of a folder may be older than: where its runs do not tell it either, it is kept from now on.
+_LATER = ("init_from", "content_hash")
 # What no setting may change: what an arm learns, which scans and labels from, what it chooses by and starts from.
 _GIVEN = (
     *(f"data.{key}" for key in ("path", "split", "val_split", "mix", "unlabelled", "labels", "label_seed")),
@@ -77,6 +79,13 @@ class Cell:
     def trainings(self) -> int:
         """How many trainings it takes: the run itself, which on validation is the best trial, and its trials."""
         return max(len(self.trials) * (self.parts or 1) + bool(self.parts), 1)
+
+    @property
+    def datasets(self) -> list[str]:
+        """Paths of all that it reads."""
+        data = self.config.data
+        unlabelled = data.get("unlabelled", "")
+        return [data.path, *data.get("mix", {}), *[unlabelled] * (unlabelled not in ("", "split"))]
 
     @property
     def runs(self) -> list[Path]:
@@ -183,30 +192,33 @@ def _learns_masks(arm: Arm) -> bool:
     return arm.config.get("objective", {}).get("task") == "segmentation"
 
 
-def check_unchanged(plan: Plan) -> None:
-    """Refuses a folder whose runs were made with other configs; new budgets, draws and arms may be added.
+def check_unchanged(plan: Plan, contents: Mapping[str, str]) -> None:
+    """Refuses a folder whose runs were made with other configs or scans; new budgets, draws and arms may be added.
+
+    Args:
+        contents: the content hash of each dataset that the study reads, by its path.
 
     Raises:
         InputError: naming the keys that differ, with both values; a run to start from that has no checkpoint.
     """
     file = plan.workdir / "plan.json"
-    now = {cell.name: _plain(cell) for cell in plan.everything}
+    cells = {cell.name: cell for cell in plan.everything}
+    now = {name: _plain(cell, contents) for name, cell in cells.items()}
     now["study"] = {"split": plan.config.study.split, "checkpoint": plan.config.study.checkpoint}
     before = durable.read_json(file)["runs"] if file.exists() else {}
-    arm_of = {cell.name: cell.arm or cell.name for cell in plan.everything}
+    arm_of = {name: cell.arm or name for name, cell in cells.items()}
     differ: dict[str, str] = {}  # by key, since one changed key of an arm shows in all its cells
     for name in before.keys() & now.keys():
-        keys = before[name].keys() | now[name].keys()
-        if "init_from" not in before[name]:  # a folder older than the key; it is told from now on
-            keys.discard("init_from")
+        kept = (_told_by_runs(cells[name]) if name in cells else {}) | before[name]
+        keys = (kept.keys() | now[name].keys()) - {key for key in _LATER if key not in kept}
         for key in sorted(keys):
-            was, is_now = before[name].get(key), now[name].get(key)
+            was, is_now = kept.get(key), now[name].get(key)
             if was != is_now:
                 differ.setdefault(f"{arm_of.get(name, name)}: {key}", f"was {was!r}, now {is_now!r}")
     if differ:
         told = "; ".join(f"{key} {both}" for key, both in sorted(differ.items()))
         raise InputError(
-            f"{plan.workdir} holds a study made with another config ({told}); use another --workdir"
+            f"{plan.workdir} holds a study made with another config or dataset ({told}); use another --workdir"
         )
     plan.workdir.mkdir(parents=True, exist_ok=True)
     durable.write_json(file, {"format": 1, "runs": before | now})
@@ -420,10 +432,11 @@ def _set(config: ConfigDict, section: str, **values) -> None:
             config[section][key] = value
 
 
-def _plain(cell: Cell) -> dict:
+def _plain(cell: Cell, contents: Mapping[str, str]) -> dict:
     """Flat, as JSON gives it back, and without where anything lies: moving a study does not change it.
 
-    A run from elsewhere that it starts from is kept by its weights; one of the study itself by its name.
+    Datasets are kept by their content. A run from elsewhere that it starts from is kept by its weights; one of the
+    study itself by its name.
     """
     values = flat(cell.config)
     if cell.trials:
@@ -431,4 +444,17 @@ def _plain(cell: Cell) -> dict:
     values = json.loads(json.dumps(values))
     former = values.get("init_from")
     values = {key: value for key, value in values.items() if key not in ("init_from", "data.path")}
-    return values | {"init_from": cell.start or (manifest.last(Path(former)) if former else "")}
+    return values | {
+        "content_hash": sorted({contents[path] for path in cell.datasets}),
+        "init_from": cell.start or (manifest.last(Path(former)) if former else ""),
+    }
+
+
+def _told_by_runs(cell: Cell) -> dict:
+    """What the runs of a cell tell of it that its plan may be older than; nothing where none has begun."""
+    files = [run / "dataset.json" for run in cell.runs]
+    sheet = next((durable.read_json(file) for file in files if file.exists()), None)
+    if sheet is None:
+        return {}
+    read = {sheet["content_hash"], *(part["content_hash"] for part in sheet.get("beside", ()))}
+    return {"content_hash": sorted(read)}

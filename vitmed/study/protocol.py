@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vitmed import durable
-from vitmed.data import budget, lookalikes
+from vitmed.data import budget, datasheet, lookalikes
 from vitmed.data.copies import copies
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
@@ -33,8 +33,8 @@ def check(planned: Plan, quiet: bool = False) -> dict[str, Any]:
 
     Returns:
         ``validation``: labelled scans of the validation splits, over all folds; ``probed``: how many labels of the
-        training split whoever learned with ``config.probe`` was looked at with, in a fold; ``notes``: what a reader
-        should know.
+        training split whoever learned with ``config.probe`` was looked at with, in a fold; ``contents``: the content
+        hash of each dataset that is read, by its path; ``notes``: what a reader should know.
 
     Raises:
         InputError: arms that learn from, or choose by, what they are judged by; a pretraining, an unlabelled stream or a
@@ -61,6 +61,11 @@ def check(planned: Plan, quiet: bool = False) -> dict[str, Any]:
             _labelled(dataset, first.get("val_split", "val"), planned.masks) for dataset in opened.values()
         ),
         "probed": probed,
+        "contents": {
+            path: datasheet.read(path)["content_hash"]
+            for cell in planned.everything
+            for path in cell.datasets
+        },
         "notes": [
             *_notes(planned, list(opened.values()), first.get("split", "train")),
             *told,

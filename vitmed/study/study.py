@@ -137,7 +137,7 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
         ``sentence`` among its keys; ``opened``: how often the split was opened, at most, in any cell.
 
     Raises:
-        InputError: a wrong config, a ``workdir`` made with another config or in use, a budget too small, or data that
+        InputError: a wrong config, a ``workdir`` made with another config or dataset or in use, a budget too small, or data that
             the protocol does not allow (``vitmed.study.protocol``).
         Preempted: told to stop; the runs have saved their state.
     """
@@ -176,7 +176,7 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
             if c.arm == one
         }
         facts = work.protocol(planned, quiet)
-        check_unchanged(planned)
+        check_unchanged(planned, facts["contents"])
         _run(planned, jobs, quiet, work)
         return table.write(planned, counts, facts, quiet)
 
