@@ -226,6 +226,58 @@ def test_other_scans_are_refused_wherever_they_are_read(config, tmp_path):
     assert str(told.value).count("content_hash was ['abab") == 4, "the pretraining and three arms"
 
 
+def forget(file, *keys):
+    """Makes a plan one of before it kept these."""
+    written = json.loads(file.read_text())
+    for entry in written["runs"].values():
+        for key in keys:
+            entry.pop(key, None)
+    file.write_text(json.dumps(written))
+
+
+def test_a_mix_of_a_study_older_than_what_it_keeps_of_datasets_is_told_by_its_runs(config, tmp_path):
+    """Otherwise it is refused for scans that it has learned from all along, or goes on over others."""
+    mixed = str(tmp_path / "mixed")
+    config.pretrain.data.mix = ConfigDict({mixed: 1.0}, allow_dotted_keys=True)
+    planned = plan(config, tmp_path / "study")
+    check_unchanged(planned, SAME | {mixed: "cd" * 32})
+    forget(tmp_path / "study" / "plan.json", "content_hash")
+    (run,) = (cell.run for cell in planned.pretrains)
+    run.mkdir(parents=True)
+    sheet = {"content_hash": "ab" * 32, "beside": [{"stream": "main", "content_hash": "cd" * 32}]}
+    (run / "dataset.json").write_text(json.dumps(sheet))
+    with pytest.raises(InputError, match="pretrain: content_hash was .*cdcd.*, now .*efef"):
+        check_unchanged(planned, SAME | {mixed: "ef" * 32})
+    check_unchanged(planned, SAME | {mixed: "cd" * 32})
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_what_was_chosen_by_another_metric_is_refused(config, tmp_path, old):
+    """Otherwise a table says of settings that they were chosen by what is its first metric now."""
+    config.tune = {"by": "budget", "folds": 2}
+    for arm in config.arms.values():
+        arm.grid = {"optim": {"lr": (0.1, 0.2)}}
+    planned = plan(config, tmp_path / "study")
+    check_unchanged(planned, SAME)
+    if old:  # made before plans kept the metric
+        forget(tmp_path / "study" / "plan.json", "metric")
+        cell = planned.cell("scratch", 0.1, 0)
+        cell.trying.mkdir(parents=True)
+        cell.tuning.write_text(json.dumps({"metric": "auroc", "chosen": 0}))
+    config.study.metrics = ("balanced_accuracy", "auroc")
+    with pytest.raises(InputError, match="scratch: metric was 'auroc', now 'balanced_accuracy'"):
+        check_unchanged(plan(config, tmp_path / "study"), SAME)
+    config.study.metrics = ("auroc",)
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
+
+
+def test_another_first_metric_may_be_told_where_none_chose(config, tmp_path):
+    """Otherwise a finished study is trained again for the order of its columns."""
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
+    config.study.metrics = ("balanced_accuracy", "auroc")
+    check_unchanged(plan(config, tmp_path / "study"), SAME)
+
+
 def test_a_run_to_start_from_is_known_by_its_weights(config, tmp_path):
     """Otherwise half the draws start from other weights than the rest, or a moved run ends the study."""
     run, moved = tmp_path / "elsewhere" / "mae", tmp_path / "archive"
@@ -258,10 +310,7 @@ def test_a_study_older_than_what_it_keeps_of_its_start_goes_on(config, tmp_path)
     manifest.write(run / "checkpoints" / "9", 9, {})
     config.arms.scratch.config.init_from = str(run)
     check_unchanged(plan(config, tmp_path / "study"), SAME)
-    written = json.loads(file.read_text())
-    for entry in written["runs"].values():
-        entry.pop("init_from", None)
-    file.write_text(json.dumps(written))
+    forget(file, "init_from")
     check_unchanged(plan(config, tmp_path / "study"), SAME)
     config.arms.scratch.config.init_from = ""
     config.arms.resnet.config.init_from = str(run)

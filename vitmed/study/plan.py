@@ -24,7 +24,7 @@ from vitmed.study.config import BEST, Arm, StudyConfig
 
 PRETRAIN = "pretrain"  # the pretraining that has no other name
 # What the plan of a folder may be older than: where its runs do not tell it either, it is kept from now on.
-_LATER = ("init_from", "content_hash")
+_LATER = ("init_from", "content_hash", "metric")
 # What no setting may change: what an arm learns, which scans and labels from, what it chooses by and starts from.
 _GIVEN = (
     *(f"data.{key}" for key in ("path", "split", "val_split", "mix", "unlabelled", "labels", "label_seed")),
@@ -96,6 +96,11 @@ class Cell:
     def trying(self) -> Path:
         """Where its trials lie."""
         return self.run.parent.parent / "trials" / self.name
+
+    @property
+    def tuning(self) -> Path:
+        """What was tried and chosen, where there is anything to choose."""
+        return self.trying / "tuning.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +208,7 @@ def check_unchanged(plan: Plan, contents: Mapping[str, str]) -> None:
     """
     file = plan.workdir / "plan.json"
     cells = {cell.name: cell for cell in plan.everything}
-    now = {name: _plain(cell, contents) for name, cell in cells.items()}
+    now = {name: _plain(cell, contents, plan.config.study.metrics[0]) for name, cell in cells.items()}
     now["study"] = {"split": plan.config.study.split, "checkpoint": plan.config.study.checkpoint}
     before = durable.read_json(file)["runs"] if file.exists() else {}
     arm_of = {name: cell.arm or name for name, cell in cells.items()}
@@ -432,15 +437,17 @@ def _set(config: ConfigDict, section: str, **values) -> None:
             config[section][key] = value
 
 
-def _plain(cell: Cell, contents: Mapping[str, str]) -> dict:
+def _plain(cell: Cell, contents: Mapping[str, str], metric: str) -> dict:
     """Flat, as JSON gives it back, and without where anything lies: moving a study does not change it.
 
     Datasets are kept by their content. A run from elsewhere that it starts from is kept by its weights; one of the
-    study itself by its name.
+    study itself by its name. The ``metric`` is kept where trials are chosen by it.
     """
     values = flat(cell.config)
     if cell.trials:
         values |= {"trials": [trial.changes for trial in cell.trials], "parts": cell.parts}
+    if len(cell.trials) > 1:
+        values["metric"] = metric
     values = json.loads(json.dumps(values))
     former = values.get("init_from")
     values = {key: value for key, value in values.items() if key not in ("init_from", "data.path")}
@@ -452,9 +459,11 @@ def _plain(cell: Cell, contents: Mapping[str, str]) -> dict:
 
 def _told_by_runs(cell: Cell) -> dict:
     """What the runs of a cell tell of it that its plan may be older than; nothing where none has begun."""
-    files = [run / "dataset.json" for run in cell.runs]
+    files, kept = [run / "dataset.json" for run in cell.runs], {}
     sheet = next((durable.read_json(file) for file in files if file.exists()), None)
-    if sheet is None:
-        return {}
-    read = {sheet["content_hash"], *(part["content_hash"] for part in sheet.get("beside", ()))}
-    return {"content_hash": sorted(read)}
+    if sheet is not None:
+        read = {sheet["content_hash"], *(part["content_hash"] for part in sheet.get("beside", ()))}
+        kept["content_hash"] = sorted(read)
+    if len(cell.trials) > 1 and cell.tuning.exists():
+        kept["metric"] = durable.read_json(cell.tuning)["metric"]
+    return kept

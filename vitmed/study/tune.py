@@ -19,7 +19,6 @@ from vitmed.evaluate import thresholds
 from vitmed.evaluate.measures import Judged, estimates, measures, with_parts
 from vitmed.study.plan import Cell
 
-FILE = "tuning.json"
 LOWER_IS_BETTER = ("ece", "mae", "rmse", "hd95", "rank_mae")
 
 
@@ -83,8 +82,7 @@ def choose(cell: Cell, metric: str, checkpoint: str, work: Any) -> ConfigDict:
     """
     if len(cell.trials) < 2 and not cell.parts:
         return cell.config
-    file = cell.trying / FILE
-    if not file.exists():
+    if not cell.tuning.exists():
         judge = _within_budget if cell.parts else _on_validation
         values, more = judge(cell, metric, checkpoint, work)
         sign = 1 if higher_is_better(metric) else -1
@@ -100,8 +98,8 @@ def choose(cell: Cell, metric: str, checkpoint: str, work: Any) -> ConfigDict:
             "chosen": chosen,
             "threshold": more[chosen] if more else None,
         }
-        durable.write_json(file, told)
-    best = durable.read_json(file)["chosen"]
+        durable.write_json(cell.tuning, told)
+    best = durable.read_json(cell.tuning)["chosen"]
     if not cell.parts and (cell.trying / str(best)).exists():
         cell.run.parent.mkdir(parents=True, exist_ok=True)
         os.replace(cell.trying / str(best), cell.run)
@@ -110,8 +108,7 @@ def choose(cell: Cell, metric: str, checkpoint: str, work: Any) -> ConfigDict:
 
 def told(cell: Cell) -> dict[str, Any] | None:
     """What a cell tried and chose; None where there was nothing to choose."""
-    file = cell.trying / FILE
-    return durable.read_json(file) if cell.trials and file.exists() else None
+    return durable.read_json(cell.tuning) if cell.trials and cell.tuning.exists() else None
 
 
 def _on_validation(cell: Cell, metric: str, checkpoint: str, work: Any) -> tuple[list[float | None], list]:
