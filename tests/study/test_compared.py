@@ -117,6 +117,29 @@ def test_several_comparisons_are_corrected():
     assert "Holm" not in alone["sentence"]
 
 
+def test_what_rests_on_one_training_is_no_evidence_among_others(config, tmp_path):
+    """Otherwise it has the smallest p-value, without the luck of training, and the others are corrected for one fewer."""
+    config.study.margin = 0.01
+    planned = plan(config, tmp_path)
+
+    def compared_by(error, draws, folds=1):
+        rows = {
+            (budget, arm): {"arm": arm, "label": arm, "budget": budget, "labels": 9, "draws": count}
+            for budget, arm, count in ((0.1, "pretrained", 5), (1.0, "scratch", draws))
+        }
+        given = {"error": error, "freedom": 9.0, "examples": 9, "patients": 9, **found(0.01, 0.19)}
+        return compared.compare(planned, Pair("pretrained", 0.1, "scratch", 1.0), "auroc", given, folds, rows)
+
+    first, second, alone = compared.conclude(
+        [compared_by(0.03, 5), compared_by(0.035, 5), compared_by(0.001, 1)]
+    )
+    assert alone["chance"] is alone["chance_beyond_margin"] is alone["chance_holm"] is alone["holds"] is None
+    assert [c["chance_holm"] for c in (first, second)] == pytest.approx(
+        [3 * first["chance"], 2 * second["chance"]]
+    )
+    assert compared_by(0.001, 1, folds=3)["chance"] < 1e-6, "three folds are three trainings"
+
+
 def test_which_comparisons_are_made(config, tmp_path):
     """Otherwise the pretrained arm meets the weaker baseline, or itself."""
     planned = plan(config, tmp_path)

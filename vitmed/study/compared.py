@@ -3,7 +3,8 @@
 A difference is real where its 95% interval excludes 0 and rests on more than one training of each side. "Not worse" is
 never the absence of a difference but a stated margin that the whole interval clears (non-inferiority). Where there are
 several comparisons, conclusions are given by themselves and after Holm's correction for how many there are, among those
-of the study's first metric.
+of the study's first metric. A comparison that rests on one training has no p-value: it would hold no luck of training, be
+the smallest for that, and leave less to correct in the others.
 """
 
 import dataclasses
@@ -85,10 +86,11 @@ def compare(planned: Plan, pair: Pair, metric: str, found: dict, folds: int, row
     higher = higher_is_better(metric)
     margin = planned.config.study.margin if metric == planned.config.study.metrics[0] else 0.0
     draws = [first["draws"], second["draws"]]
-    said = verdict(found, higher, margin, min(draws) * folds)
+    trainings = min(draws) * folds
+    said = verdict(found, higher, margin, trainings)
     arm, other = (second, first) if pair.arm == pair.second else (first, second)
     loss = -margin if higher else margin
-    beyond = chance(found, loss, sides=1)
+    beyond = chance(found, loss, sides=1) if trainings > 1 else None
     if beyond is not None and not higher:
         beyond = 1 - beyond
     return {
@@ -115,7 +117,7 @@ def compare(planned: Plan, pair: Pair, metric: str, found: dict, folds: int, row
         "verdict": said,
         "real": said in ("better", "worse"),
         "favours": {"better": pair.first, "worse": pair.second}.get(said),
-        "chance": chance(found),
+        "chance": chance(found) if trainings > 1 else None,
         # Doubled, so that both are judged at one level: the interval's two sides of 2.5% each.
         "chance_beyond_margin": min(1.0, 2 * beyond) if margin and beyond is not None else None,
         "examples": found["examples"],
