@@ -115,10 +115,10 @@ def metric_names(data: str, split: str, order: tuple[str, ...], masks: bool) -> 
 
 
 def protocol(planned, quiet: bool = False) -> dict:
-    """As if there were 40 labels to validate on in every fold."""
+    """As if there were 40 labels to validate on in every fold that is run."""
     contents = {path: content(path) for cell in planned.everything for path in cell.datasets}
     return {
-        "validation": 40 * max(planned.config.data.folds, 1),
+        "validation": 40 * len({cell.fold for cell in planned.cells}),
         "probed": {},
         "contents": contents,
         "notes": [],

@@ -188,6 +188,19 @@ def test_the_baseline_to_beat_is_chosen_on_validation(config, tmp_path):
         assert [r["verdict"] for r in csv.DictReader(file)] == [c["verdict"] for c in made["comparisons"]]
 
 
+def test_labels_beside_the_budget_are_those_of_a_fold_that_is_run(config, tmp_path):
+    """Otherwise a study of one fold of three says that a third of its validation labels were used."""
+    from made_up_work import run
+
+    config.data = {"path": str(tmp_path / "data-{fold}"), "folds": 3}
+    config.study.arms = ("pretrained", "scratch")
+    for folds in (1, 2):
+        with config.study.ignore_type():
+            config.study.folds = folds
+        result = run(plan(config, tmp_path / f"study{folds}"))
+        assert {row["labels_validation"] for row in result["rows"]} == {40}
+
+
 def test_folds_are_judged_each_by_itself_and_averaged(config, tmp_path):
     """Otherwise scores of five models are ranked together, or one fold's patients are all there are."""
     from made_up_work import EXAMPLES, run

@@ -23,7 +23,7 @@ def beside(planned: Plan, facts: dict[str, Any], results: dict[str, dict]) -> di
         why.append("the choice of settings")
     if config.study.checkpoint == "best":
         why.append("the choice of the checkpoint")
-    each = round(facts["validation"] / max(config.data.folds, 1))
+    each = round(facts["validation"] / len({cell.fold for cell in planned.cells}))
     return {"labels": each if why else 0, "why": why}
 
 

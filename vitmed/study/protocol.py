@@ -32,9 +32,9 @@ def check(planned: Plan, quiet: bool = False) -> dict[str, Any]:
         quiet: no progress on standard error.
 
     Returns:
-        ``validation``: labelled scans of the validation splits, over all folds; ``probed``: how many labels of the
-        training split whoever learned with ``config.probe`` was looked at with, in a fold; ``contents``: the content
-        hash of each dataset that is read, by its path; ``notes``: what a reader should know.
+        ``validation``: labelled scans of the validation splits, over the folds that are run; ``probed``: how many labels
+        of the training split whoever learned with ``config.probe`` was looked at with, in a fold; ``contents``: the
+        content hash of each dataset that is read, by its path; ``notes``: what a reader should know.
 
     Raises:
         InputError: arms that learn from, or choose by, what they are judged by; a pretraining, an unlabelled stream or a
