@@ -151,8 +151,8 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
     Raises:
         InputError: an unknown or missing key, a comparison with what is no arm, an arm that wants a pretraining
             that is not there, steps that do not match the budgets, arms that label other splits, leave out the copies of
-            others or rank the classes otherwise, arms that try other numbers of settings, settings that change what an arm learns from, or a
-            published encoder that is not there.
+            others or rank the classes otherwise, arms that try other numbers of settings, settings that change what an
+            arm learns from, or a published encoder that is not there.
     """
     if "study" not in config and "objective" in config:
         raise InputError("this is the config of one run, not of a study; `vitmed train` runs it")

@@ -137,8 +137,8 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
         ``sentence`` among its keys; ``opened``: how often the split was opened, at most, in any cell.
 
     Raises:
-        InputError: a wrong config, a ``workdir`` made with another config or dataset or in use, a budget too small, or data that
-            the protocol does not allow (``vitmed.study.protocol``).
+        InputError: a wrong config, a ``workdir`` made with another config or dataset or in use, a budget too small, or
+            data that the protocol does not allow (``vitmed.study.protocol``).
         Preempted: told to stop; the runs have saved their state.
     """
     if jobs < 1:
