@@ -108,7 +108,10 @@ def test_regression_covers_the_range(write_labels, tmp_path, rng):
 @pytest.mark.parametrize(
     "budget, message",
     [
-        (2, "config.data.labels is 2 .*too few to show 3 classes.*at least 3"),
+        (
+            2,
+            "config.data.labels is 2 .*too few to show 3 classes.*at least 3 examples .of a study in config.study.budgets",
+        ),
         (0.01, r"config.data.labels is 0.01 \(2 of 200 examples\), too few"),
         (201, "config.data.labels is 201; .*has 200 labelled"),
         (0, "config.data.labels is 0"),

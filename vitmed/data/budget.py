@@ -28,6 +28,7 @@ from vitmed.scans.layout import UNMARKED
 
 TENTHS = 10
 _STRUCTURES = "structures"  # as a task beside those of labels
+_OF_A_STUDY = " (of a study in config.study.budgets)"
 
 
 def labelled(
@@ -74,7 +75,7 @@ def labelled(
         what = kinds.get(task, "every finding, present and absent")
         raise InputError(
             f"config.data.labels is {labels} ({budget} of {len(annotated)} examples), too few to show {what} "
-            f"of {dataset.path}; give at least {needed} examples"
+            f"of {dataset.path}; give at least {needed} examples{_OF_A_STUDY}"
         )
     jitter = [_uniform(f"time {seed} {name}") for name in names]
     rest = _by_time(_strata(task, shown, units, values, weight), jitter, set(head))
@@ -83,7 +84,7 @@ def labelled(
     if not chosen:
         raise InputError(
             f"config.data.labels is {labels} ({budget} of {len(annotated)} examples), less than the "
-            f"{len(units[rest[0]])} scans of the first patient drawn; give at least that many"
+            f"{len(units[rest[0]])} scans of the first patient drawn; give at least that many{_OF_A_STUDY}"
         )
     return np.sort(np.concatenate([units[u] for u in chosen]))
 
