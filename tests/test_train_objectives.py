@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from short_runs import MAE, PROJECT, cut_after, same, settings, train
+from short_runs import CLASSIFY, MAE, PROJECT, cut_after, same, settings, train
 
 import vitmed.runs
 from vitmed import train as training
@@ -348,6 +348,32 @@ def test_semi_supervised_masks_agree_under_both_engines(marked_dataset, tmp_path
     for a, b in zip(*(jax.tree.leaves(vitmed.runs.load(tmp_path / e)) for e in ("jit", "pmap"))):
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert Model.open(tmp_path / "jit").gives_masks
+
+
+def test_validation_is_of_the_labels_that_there_are_whatever_the_batch(tiny_dataset, monkeypatch):
+    """Else the best checkpoint depends on where the scans without labels lie; without any, nothing is told."""
+    read, known = Dataset.read, 5
+
+    def partly(dataset, split, indices, crop=None):
+        stream = read(dataset, split, indices, crop)
+        return {**stream, "label_weight": (np.asarray(indices) < known)[:, None].astype(np.float32)}
+
+    monkeypatch.setattr(Dataset, "read", partly)
+    found = {}
+    for engine_name, size in (("jit", 16), ("jit", 8), ("pmap", 8)):
+        keys = {"train.batch_size": size, "parallel.engine": engine_name, "model.scan": False}
+        job = Job(check(settings(CLASSIFY, tiny_dataset, **keys)))
+        assert job.dataset.size("val") > 8, "the case tests nothing"
+        state = job.engine.to_host(job.engine.init(job.fresh_state, job.seed))
+        scores = state["params"]["head"]["scores"]
+        scores["kernel"] = np.random.default_rng(0).normal(size=scores["kernel"].shape).astype(np.float32)
+        found[engine_name, size] = job.validation(job.engine.put_state(state))
+    whole = found.pop(("jit", 16))
+    assert set(whole) == {"val/loss", "val/accuracy"} and (5 * whole["val/accuracy"]) % 1 == pytest.approx(0)
+    for case, other in found.items():
+        assert other == pytest.approx(whole, rel=1e-4), case
+    known = 0
+    assert job.validation(job.engine.put_state(state)) == {}
 
 
 def test_balanced_sampling_leaves_the_labels_frequencies_to_align_with(tiny_dataset):

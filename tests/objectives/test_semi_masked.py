@@ -96,8 +96,8 @@ def test_loss_and_gradients_are_numpys(rng, shape, batch_of, mite, train, exclud
         return 0.7 * labels + 0.4 * np.average(losses, weights=scans)
 
     assert float(loss) == pytest.approx(reference(numpy_vit.double(params)), rel=1e-4)
-    parts = 0.7 * metrics["supervised"] + 0.4 * metrics["masked"]
-    assert float(metrics["loss"]) == pytest.approx(float(parts), rel=1e-5)
+    parts = 0.7 * metrics["supervised"].value + 0.4 * metrics["masked"].value
+    assert float(metrics["loss"].value) == pytest.approx(float(parts), rel=1e-5)
     if train:
         numpy_vit.assert_same_slopes(reference, params, gradients)
 

@@ -25,7 +25,7 @@ from vitmed.job import nonfinite
 from vitmed.job.config import Config
 from vitmed.job.feeds import feeds_of, learns_from_labels, learns_from_masks
 from vitmed.models.cost import matmul_flops, short, state_bytes
-from vitmed.objectives import registry, teacher
+from vitmed.objectives import registry, tallies, teacher
 from vitmed.objectives.classifier import Classifier
 from vitmed.objectives.interface import Objective, Spec
 from vitmed.optim.optimiser import ema_update, schedule
@@ -216,11 +216,11 @@ class Job:
         return sheet if plain else {**sheet, "beside": beside}
 
     def validation(self, state: dict) -> dict[str, float]:
-        """Means over the validation split, as ``val/NAME``; {} where the dataset has none."""
+        """Metrics of the validation split as a whole, as ``val/NAME``; none of what nothing in it tells of."""
         data = self.config.data
         if not self.dataset.has_split(data.val_split):
             return {}
-        sums, mass = {}, 0.0
+        whole = {}
         size = self.config.train.batch_size
         for batch in loader.sweep(
             self.dataset,
@@ -230,11 +230,11 @@ class Job:
             shard=self.engine.shard,
             crop=data.crop,
         ):
-            metrics, weight = self.engine.to_host(self.validate(state, self.engine.put_batch(batch)))
-            mass += float(weight)
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * float(weight)
-        return {f"val/{name}": value / mass for name, value in sums.items()} if mass else {}
+            found = self.engine.to_host(self.validate(state, self.engine.put_batch(batch)))
+            # A sweep's voxels outgrow float32.
+            found = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
+            whole = jax.tree.map(np.add, whole, found) if whole else found
+        return {f"val/{name}": float(one.value) for name, one in whole.items() if not one.empty}
 
     def _judged(self) -> np.ndarray | None:
         """Indices of the validation split that say anything of what is learned; None for all of it."""
@@ -358,12 +358,13 @@ class Job:
         (_, (metrics, memory)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
         if axis is not None:
             gradients = jax.lax.pmean(gradients, axis)
-        return gradients, metrics, memory
+        return gradients, tallies.values(metrics), memory
 
     def _norms(self, state: dict, batch: dict, stage: Stage) -> dict:
         return jax.tree.map(jnp.linalg.norm, self._slopes(state, batch, stage)[0])
 
-    def _validate(self, state: dict, batch: dict) -> tuple[dict, jax.Array]:
+    def _validate(self, state: dict, batch: dict) -> dict:
+        """Metrics of a batch, as tallies."""
         params = self._given(state)
         batch = self._prepare(batch, None)
         key = jax.random.key(EVALUATION_SEED)
@@ -371,8 +372,9 @@ class Job:
             _, (metrics, _) = self.objective.loss(
                 params, state["memory"], batch, key, axis=self.engine.axis, train=False
             )
-        weight = jnp.sum(batch["main"]["weight"])
-        return metrics, weight if self.engine.axis is None else jax.lax.psum(weight, self.engine.axis)
+        scans = jnp.sum(batch["main"]["weight"])
+        scans = scans if self.engine.axis is None else jax.lax.psum(scans, self.engine.axis)
+        return tallies.by_scans(metrics, scans)
 
     def _represent(self, state: dict, batch: dict) -> jax.Array:
         """``(B, D)`` features of the whole global batch, from the parameters that the run is used by."""

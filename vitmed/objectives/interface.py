@@ -17,7 +17,12 @@ An objective's ``Config`` may say of the data it is for, as class variables: ``l
 learns from labels (``main`` then holds the label budget's examples alone; otherwise all, whatever their labels), and
 ``streams = ("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose ``label``
 and ``label_weight`` are ``(B, 0)``, and which has a ``mask`` only where ``excluded`` names structures to leave out.
-With ``train=False`` a batch holds ``main`` alone. ``averages = True`` says that its teacher takes the place of
+With ``train=False`` a batch holds ``main`` alone.
+
+``metrics`` is ``{name: metric}``. A plain number is a mean over the scans of the batch; what counts by anything else
+(labels, voxels) is a tally (``vitmed.objectives.tallies``), so that validation gives the same however scans are batched.
+
+``averages = True`` says that its teacher takes the place of
 ``config.optim.ema``, which must then be 0. ``finetunes = True`` lets ``config.finetune`` choose what of the parameters
 is trained; the loss is given plain ones all the same. ``drops_paths = False`` says that it trains without stochastic
 depth, so that ``config.model.drop_path`` must be 0.
@@ -31,10 +36,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vitmed.data.structures import structures_of
+from vitmed.objectives import tallies
 from vitmed.scans.recipe import Recipe
 
 
@@ -111,12 +116,5 @@ def balanced(counts: Sequence[tuple[int, int]]) -> tuple[float, ...]:
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array, axis: str | None) -> jax.Array:
-    """Mean of ``values`` by ``weight`` (same shape) over the global batch; 0 where all weights are 0.
-
-    Under pmap the sums cross the devices of ``axis``, so that padding and missing labels weigh the same as
-    they do on one device.
-    """
-    total, mass = jnp.sum(values * weight), jnp.sum(weight)
-    if axis is not None:
-        total, mass = jax.lax.psum((total, mass), axis)
-    return total / jnp.maximum(mass, 1e-9)
+    """Mean of ``values`` by ``weight`` (same shape) over the global batch (``tallies.mean``); 0 where all weights are 0."""
+    return tallies.mean(values, weight, axis).value

@@ -83,8 +83,8 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
             square = frequency.weighted_square(error, model.patch_size, config.high_frequency)
         else:
             square = jnp.mean(error**2, axis=-1)
-        value, metrics = masking.mean_where_hidden(square, mask, counted, stream["weight"], axis)
-        return value, ({"loss": value, **metrics}, memory)
+        found, metrics = masking.mean_where_hidden(square, mask, counted, stream["weight"], axis)
+        return found.value, ({"loss": found, **metrics}, memory)
 
     return Objective(init, loss, keep_memory)
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from vitmed.errors import InputError
 from vitmed.models.patches import at, grid, patchify
-from vitmed.objectives.interface import Spec, weighted_mean
+from vitmed.objectives.interface import Spec
+from vitmed.objectives.tallies import Mean, mean
 
 LEAST_HIDDEN = 0.5  # of the patches that count, whatever share of all patches they are
 
@@ -197,7 +198,7 @@ def counted(config: MaskConfig, stream: dict, spec: Spec, patch: tuple[int, ...]
 
 def mean_where_hidden(
     values: jax.Array, mask: Mask, counted: jax.Array | None, weight: jax.Array, axis: str | None
-) -> tuple[jax.Array, dict]:
+) -> tuple[Mean, dict[str, Mean]]:
     """Mean of ``values`` ``(B, N)`` over the hidden patches that count, of the global batch.
 
     Returns:
@@ -205,9 +206,9 @@ def mean_where_hidden(
     """
     weights = mask.hidden * weight[:, None]
     if counted is None:
-        return weighted_mean(values, weights, axis), {}
-    share = weighted_mean(counted, jnp.broadcast_to(weight[:, None], counted.shape), axis)
-    return weighted_mean(values, weights * counted, axis), {"counted": share}
+        return mean(values, weights, axis), {}
+    share = mean(counted, jnp.broadcast_to(weight[:, None], counted.shape), axis)
+    return mean(values, weights * counted, axis), {"counted": share}
 
 
 def _noise(keys: jax.Array, patches: int) -> jax.Array:

@@ -9,7 +9,7 @@ nothing anywhere. Class weights are the cross-entropy's alone: Dice counts every
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from vitmed.data.structures import class_table
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder, segmenter
 from vitmed.models.transformer import Remat
-from vitmed.objectives.interface import Objective, Spec, balanced, keep_memory, weighted_mean
+from vitmed.objectives.interface import Objective, Spec, balanced, keep_memory
+from vitmed.objectives.tallies import Mean, Sum, mean
 from vitmed.scans.layout import UNMARKED
 
 
@@ -71,9 +72,9 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         target, weight = targets(stream, table)
         keys = example_keys(key, stream["example"]) if train else None
         logits = network.logits(params, stream["image"], keys)
-        value, entropy = apart(logits, target, weight, config.dice_weight, axis, class_weights)
+        both = apart(logits, target, weight, config.dice_weight, axis, class_weights)
         found = dice(one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1]), target, weight, axis)
-        return value, ({"loss": value, "cross_entropy": entropy, "dice": found}, memory)
+        return both.value, ({"loss": both, "cross_entropy": both.parts[0], "dice": found}, memory)
 
     return Objective(init, loss, keep_memory)
 
@@ -138,26 +139,49 @@ def apart(
     dice_weight: float,
     axis: str | None,
     class_weights: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """How far scores are from classes: cross-entropy and weighted soft Dice loss together, and the former alone."""
+) -> Sum:
+    """How far scores are from classes: cross-entropy, its first part, and the weighted soft Dice loss."""
     entropy = cross_entropy(logits, target, weight, axis, class_weights)
     overlap = dice(jax.nn.softmax(logits), target, weight, axis)
-    return entropy + dice_weight * (1 - overlap), entropy
+    return Sum((entropy, overlap), (1.0, -dice_weight), plus=dice_weight)
 
 
 def cross_entropy(
     logits: jax.Array, target: jax.Array, weight: jax.Array, axis: str | None, class_weights: jax.Array
-) -> jax.Array:
+) -> Mean:
     """Mean over the voxels of the global batch, by ``weight`` ``(B, *S)``, of each times its class's weight."""
     wanted = class_weights * one_hot(target, logits.shape[-1])
     each = -jnp.sum(wanted * jax.nn.log_softmax(logits), axis=-1)
-    return weighted_mean(each, weight, axis)
+    return mean(each, weight, axis)
 
 
-def dice(probability: jax.Array, target: jax.Array, weight: jax.Array, axis: str | None) -> jax.Array:
-    """Mean over the structures that the global batch holds, of twice the overlap by the sum of both volumes.
+class Dice(NamedTuple):
+    """Mean over the structures that there are, of twice the overlap by the sum of both volumes: a tally.
 
-    1 where it holds none: there is nothing to find.
+    Attributes:
+        overlap, guessed, held: ``(K,)`` voxels of each structure: found where they are, found, and there.
+    """
+
+    overlap: jax.Array
+    guessed: jax.Array
+    held: jax.Array
+
+    @property
+    def value(self) -> jax.Array:
+        """1 where there is none: nothing is to be found."""
+        there = self.held > 0
+        each = there * 2 * self.overlap / (self.guessed + self.held + ~there)
+        none = ~there.any()
+        return (each.sum() + none) / (there.sum() + none)
+
+    @property
+    def empty(self) -> jax.Array:
+        """Whether there is none."""
+        return ~(self.held > 0).any()
+
+
+def dice(probability: jax.Array, target: jax.Array, weight: jax.Array, axis: str | None) -> Dice:
+    """Dice of the structures of the global batch.
 
     Args:
         probability: ``(B, *S, 1 + K)``, soft or one-hot.
@@ -170,10 +194,7 @@ def dice(probability: jax.Array, target: jax.Array, weight: jax.Array, axis: str
     sums = jnp.stack([(probability[..., 1:] * true).sum(over), guess.sum(over), true.sum(over)])
     if axis is not None:
         sums = jax.lax.psum(sums, axis)
-    overlap, guessed, held = sums
-    present = held > 0
-    each = jnp.where(present, 2 * overlap / jnp.maximum(guessed + held, 1e-9), 0.0)
-    return jnp.where(present.any(), each.sum() / jnp.maximum(present.sum(), 1), 1.0)
+    return Dice(*sums)
 
 
 def one_hot(classes: jax.Array, count: int) -> jax.Array:

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
 from vitmed.objectives import mae, supervised
-from vitmed.objectives.interface import Objective, Spec, keep_memory, weighted_mean
+from vitmed.objectives.interface import Objective, Spec, keep_memory
+from vitmed.objectives.tallies import Sum, mean
 
 _LABELS, _PIXELS = 0, 1  # separate streams of randomness within a step
 
@@ -68,18 +69,18 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
 
     def loss(params, memory, batch, key, axis=None, train=True):
         own = jax.random.fold_in(key, _LABELS)
-        supervised_loss, (metrics, _) = labels.loss(params, {}, batch, own, axis, train)
+        _, (metrics, _) = labels.loss(params, {}, batch, own, axis, train)
         own = jax.random.fold_in(key, _PIXELS)
-        losses, counts = zip(
-            *(
-                (pixels.loss(params, {}, {"main": stream}, own, axis, train)[0], stream["weight"].sum())
-                for stream in batch.values()
-            )
+        masked, *rest = (
+            pixels.loss(params, {}, {"main": stream}, own, axis, train)[1][0]["loss"]
+            for stream in batch.values()
         )
-        counts = jnp.stack(counts) if axis is None else jax.lax.psum(jnp.stack(counts), axis)
-        masked_loss = weighted_mean(jnp.stack(losses), counts, None)
-        value = config.supervised_weight * supervised_loss + config.masked_weight * masked_loss
-        parts = {"loss": value, "supervised": supervised_loss, "masked": masked_loss}
-        return value, ({**metrics, **parts}, memory)
+        if rest:
+            counts = jnp.stack([stream["weight"].sum() for stream in batch.values()])
+            counts = counts if axis is None else jax.lax.psum(counts, axis)
+            masked = mean(jnp.stack([one.value for one in (masked, *rest)]), counts, None)
+        parts = {"supervised": metrics["loss"], "masked": masked}
+        both = Sum(tuple(parts.values()), (config.supervised_weight, config.masked_weight))
+        return both.value, ({**metrics, **parts, "loss": both}, memory)
 
     return Objective(init, loss, keep_memory, labels.after_transfer)

@@ -99,8 +99,8 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         keys = example_keys(jax.random.fold_in(key, _DROP_PATH), stream["example"])
         logits = network.logits(params, image, keys)
         target, counts = guess.argmax(axis=-1), sure * weight
-        apart, _ = segmentation.apart(logits, target, counts, config.dice_weight, axis, class_weights)
-        pseudo_loss = kept * apart
+        apart = segmentation.apart(logits, target, counts, config.dice_weight, axis, class_weights)
+        pseudo_loss = kept * apart.value
         value = supervised_loss + config.unlabelled_weight * pseudo_loss
         parts = {"loss": value, "supervised": supervised_loss, "pseudo": pseudo_loss, "kept": kept}
         return value, ({**metrics, **parts}, memory)

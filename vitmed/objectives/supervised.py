@@ -16,7 +16,8 @@ from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
 from vitmed.objectives.classifier import Classifier
-from vitmed.objectives.interface import Objective, Spec, balanced, keep_memory, weighted_mean
+from vitmed.objectives.interface import Objective, Spec, balanced, keep_memory
+from vitmed.objectives.tallies import mean
 
 _DROP_PATH, _MIXUP = 1, 2  # separate streams of randomness within a step
 
@@ -91,14 +92,11 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
             image, target, weight = mix(image, target, weight, keys, config.mixup)
         keys = example_keys(jax.random.fold_in(key, _DROP_PATH), stream["example"]) if train else None
         logits = network.logits(params, image, keys)
-        value = weighted_mean(error(logits, target), weight, axis)
-        metrics = {"loss": value}
+        metrics = {"loss": mean(error(logits, target), weight, axis)}
         if task != "regression":
             right = correct(logits, stream, task, ranks)
-            metrics["accuracy"] = weighted_mean(
-                right, stream["weight"][:, None] * stream["label_weight"], axis
-            )
-        return value, (metrics, memory)
+            metrics["accuracy"] = mean(right, stream["weight"][:, None] * stream["label_weight"], axis)
+        return metrics["loss"].value, (metrics, memory)
 
     def error(logits, target):
         """Loss of each example (multiclass: ``(B, 1)``) or of each label ``(B, K)``."""
