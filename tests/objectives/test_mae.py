@@ -294,9 +294,32 @@ def test_visible_patches_are_spent_on_the_foreground():
     for kind in ("uniform", "block", "tube"):
         config = mae.Config(mask=kind, mask_ratio=0.75)
         keep = np.asarray(masking.draw(config, keys, (4, 4), jnp.asarray(counted)).keep)
-        assert counted[0, keep[0]].all() and counted[1, keep[1]].sum() == 1 and keep.shape == (3, 4)
+        assert keep.shape == (3, 4)
+        if kind == "uniform":
+            assert counted[0, keep[0]].all() and counted[1, keep[1]].sum() == 1
         same = np.asarray(masking.draw(config, keys, (4, 4)).keep)
         np.testing.assert_array_equal(keep[2], same[2], "where all count nothing changes")
+
+
+@pytest.mark.parametrize(("kind", "block"), [("tube", (4, 1, 1)), ("block", (2, 2, 2))])
+@pytest.mark.parametrize("ratio", [0.5, 0.75])
+def test_blocks_and_tubes_stay_whole_where_air_does_not_count(kind, block, ratio):
+    """Else a hidden patch is read off what is shown of its own tube, which tubes are there to prevent."""
+    cells, keys = (4, 4, 4), jax.random.split(jax.random.key(2), 30)
+    counted = np.zeros((30, *cells), bool)
+    counted[:, 1:, :2] = True
+    counted = counted.reshape(30, -1)
+    config = mae.Config(mask=kind, mask_ratio=ratio)
+    hidden = np.asarray(masking.draw(config, keys, cells, jnp.asarray(counted)).hidden)
+    noise = np.asarray(masking.grouped(keys, cells, block))
+    for tile, count, gone in zip(np.floor(noise), counted, hidden):
+        groups = [tile == number for number in np.unique(tile)]
+        cut = [group for group in groups if 0 < gone[group].sum() < group.sum()]
+        assert len(cut) <= (kind == "block"), "of blocks one is cut, so that all scans show as many patches"
+        first = np.isin(tile, tile[count])
+        assert gone[first].mean() >= 0.5
+        if kind == "tube":  # 8 of 16 tubes count, of which four may be shown
+            assert first.sum() == 32 and gone[first].sum() == 16 and (~gone).sum() == 64 * (1 - ratio)
 
 
 def test_air_neither_rewards_nor_costs(rng, batch_of, mite):

@@ -52,9 +52,11 @@ class MaskConfig:
         foreground: a patch is background where, in every channel, its mean lies no more than this share of the
             recipe's window above the window's low end: air, and what was padded. Background does not count in the
             loss, and visible patches are taken from the foreground first, of which at least half stays hidden. So
-            less than ``mask_ratio`` of the foreground is hidden: choose a higher one. 0 makes no difference; brightness
-            that augmentation adds makes air count.
-        exclude: structures of the dataset's masks, by name (a face, writing): patches that touch one do not count.
+            less than ``mask_ratio`` of the foreground is hidden: choose a higher one. Blocks and tubes stay whole: they
+            are taken first, and half of them hidden, where any patch of theirs is foreground. 0 makes no difference;
+            brightness that augmentation adds makes air count.
+        exclude: structures of the dataset's masks, by name (a face, writing): patches that touch one do not count, nor
+            are they taken first.
     """
 
     mask_ratio: float = 0.75
@@ -123,15 +125,15 @@ def draw(
         return Mask(at(places, mask.keep), at(places, mask.hide), mask.restore, places)
     shown = visible(config, cells)
     if config.mask == "uniform":
-        noise = _noise(keys, math.prod(cells))
+        noise, tiles = _noise(keys, math.prod(cells)), 0
     else:
         block = (
             (config.mask_block,) * len(cells)
             if config.mask == "block"
             else (cells[0],) + (1,) * (len(cells) - 1)
         )
-        noise = grouped(keys, cells, block)
-    return _least(noise if counted is None else _first(noise, counted, shown), shown)
+        noise, tiles = grouped(keys, cells, block), math.prod(_tiles(cells, block))
+    return _least(noise if counted is None else _first(noise, counted, shown, tiles), shown)
 
 
 def uniform(keys: jax.Array, patches: int, mask_ratio: float) -> Mask:
@@ -151,10 +153,10 @@ def from_noise(noise: jax.Array, mask_ratio: float) -> Mask:
 def grouped(keys: jax.Array, cells: tuple[int, ...], block: tuple[int, ...]) -> jax.Array:
     """``(B, N)`` noise that orders whole blocks of patches at random, and the patches within each.
 
-    The blocks tile the grid from an offset of each example's own; those at the edge are cut. An axis along which one
+    Its whole part is the block's place in that order. The blocks tile the grid from an offset of each example's own; those at the edge are cut. An axis along which one
     block reaches from end to end has no offset.
     """
-    tiles = [1 if size >= n else -(-n // size) + 1 for n, size in zip(cells, block)]
+    tiles = _tiles(cells, block)
 
     def row(key):
         shift, order, inside = jax.random.split(key, 3)
@@ -167,6 +169,11 @@ def grouped(keys: jax.Array, cells: tuple[int, ...], block: tuple[int, ...]) -> 
         return rank + 0.5 * jax.random.uniform(inside, (math.prod(cells),))
 
     return jax.vmap(row)(keys)
+
+
+def _tiles(cells: tuple[int, ...], block: tuple[int, ...]) -> list[int]:
+    """How many blocks there may be along each axis, one cut at either end."""
+    return [1 if size >= n else -(-n // size) + 1 for n, size in zip(cells, block)]
 
 
 def counted(config: MaskConfig, stream: dict, spec: Spec, patch: tuple[int, ...]) -> jax.Array | None:
@@ -221,14 +228,22 @@ def _least(noise: jax.Array, shown: int) -> Mask:
     return Mask(shuffle[:, :shown], shuffle[:, shown:], restore)
 
 
-def _first(noise: jax.Array, counted: jax.Array, shown: int) -> jax.Array:
+def _first(noise: jax.Array, counted: jax.Array, shown: int, tiles: int = 0) -> jax.Array:
     """Noise in the same order within each kind, by which patches that count are shown before those that do not.
 
-    At least ``LEAST_HIDDEN`` of them come last, so that they are hidden.
+    At least ``LEAST_HIDDEN`` of them come last, so that they are hidden. Of up to ``tiles`` blocks (``grouped``) all of
+    one is of one kind: it counts where any patch of it does, and comes last where any patch of it would.
     """
+
+    def throughout(values):
+        most = jax.vmap(lambda row, tile: jax.ops.segment_max(row, tile, tiles)[tile])
+        return most(values.astype(jnp.int32), noise.astype(jnp.int32)) if tiles else values
+
+    counted = throughout(counted) > 0
     rank = jnp.argsort(jnp.argsort(noise, axis=1), axis=1)
     among = jnp.cumsum(jnp.take_along_axis(counted, jnp.argsort(noise, axis=1), axis=1), axis=1)
     place = jnp.take_along_axis(among, rank, axis=1) - 1  # of a patch that counts, among those that do
+    place = throughout(place)
     most = jnp.floor(counted.sum(axis=1, keepdims=True) * (1 - LEAST_HIDDEN)).astype(jnp.int32)
     kind = jnp.where(counted, jnp.where(place < jnp.minimum(most, shown), 0, 2), 1)
     return kind * noise.shape[1] + rank
