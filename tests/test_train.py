@@ -152,6 +152,23 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_and_keeps_its_recipe(
     assert not same(vitmed.runs.load(tmp_path / "tuned")["encoder"], former)
 
 
+def test_a_run_goes_on_without_the_one_that_it_started_from(tiny_dataset, pretrained, tmp_path, monkeypatch):
+    """Its checkpoint and its recipe hold all that is needed; where nothing has begun, there is nothing to start from."""
+    former = tmp_path / "former"
+    shutil.copytree(pretrained, former)
+    recipe = json.loads((former / "recipe.json").read_text())
+    (former / "recipe.json").write_text(json.dumps({**recipe, "std": [2 * s for s in recipe["std"]]}))
+    with cut_after(3, monkeypatch):  # the last checkpoint is of step 2
+        train(CLASSIFY, tiny_dataset, tmp_path / "run", init_from=former)
+    whole = train(CLASSIFY, tiny_dataset, tmp_path / "whole", init_from=former)
+    shutil.rmtree(former)
+    with pytest.raises(InputError, match="former does not exist"):
+        train(CLASSIFY, tiny_dataset, tmp_path / "x", init_from=former)
+    result = train(CLASSIFY, tiny_dataset, tmp_path / "run", init_from=former)
+    assert result["resumed_from"] == 2 and result["metrics"] == whole["metrics"]
+    assert same(vitmed.runs.load(tmp_path / "run"), vitmed.runs.load(tmp_path / "whole"))
+
+
 @pytest.mark.parametrize(
     "keys,message",
     [

@@ -1,12 +1,28 @@
 """Where a run stands: at its last intact checkpoint, or at its beginning."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 
+from vitmed.job.config import Config
 from vitmed.job.job import Job
 from vitmed.parallel import processes
+from vitmed.runs import folder
 from vitmed.runs.checkpoint import Checkpoints
+from vitmed.scans.recipe import Recipe
+
+
+def begun(run: Path, config: Config) -> Recipe | None:
+    """The recipe of a run that has a checkpoint to go on from; None where none has been made."""
+
+    def read() -> str | None:
+        with Checkpoints(run, config.checkpoint) as checkpoints:
+            known = checkpoints.latest() is not None and (run / "config.json").exists()
+        return folder.recipe_of(run).to_json() if known else None
+
+    text = processes.first(read)
+    return None if text is None else Recipe.from_text(text, run / "recipe.json")
 
 
 def begin(job: Job, checkpoints: Checkpoints) -> tuple[Any, int]:

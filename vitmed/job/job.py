@@ -42,19 +42,24 @@ EVALUATION_SEED = 0  # with train=False masks depend on the example alone
 
 
 class Job:
-    """Everything a run needs that follows from its config: data, objective, engine and the compiled functions."""
+    """Everything a run needs that follows from its config: data, objective, engine and the compiled functions.
 
-    def __init__(self, config: Config):
+    Args:
+        recipe: of a run that has begun. It goes on from its own checkpoint, so that the run that ``config.init_from``
+            names is asked for nothing any more and need not be there.
+    """
+
+    def __init__(self, config: Config, recipe: Recipe | None = None):
         self.config = config
         self.dataset = config.data.open()
         own = config.data.recipe(self.dataset)
         self.former = (
             start_from(config.init_from, own, config.model, adaptations(config.init_adapt))
-            if config.init_from
+            if config.init_from and recipe is None
             else None
         )
         described = dataclasses.replace(
-            self.former.recipe if self.former else own,
+            recipe or (self.former.recipe if self.former else own),
             size=own.size,
             spacing=own.spacing,
             patch_size=config.model.patch_size or None,
