@@ -39,6 +39,13 @@ def test_rate_warms_up_and_ends_at_its_floor():
     assert all(float(rate(i)) >= float(rate(i + 1)) for i in range(10, 100))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_a_warm_up_that_rounds_to_all_steps_leaves_the_last(steps):
+    """Else what the config allows ends in a fault of optax that names no key."""
+    rate = schedule(OptimConfig(lr=2.0, warmup=0.95), steps)
+    assert float(rate(max(steps - 1, 1))) == 2.0 and float(rate(max(steps, 2))) == 0.0
+
+
 def test_layer_decay_has_the_published_factors():
     """BEiT: the embedding is L+1 layers below the head, block i is L-i below it, the final norm at the head."""
     scales = layer_scales(vit_params(scan=False), 0.5)
@@ -151,7 +158,20 @@ def test_a_slope_that_is_small_beside_eps_makes_no_step_of_the_full_rate():
         assert abs(float(step["kernel"][1])) == pytest.approx(small, rel=0.02)
 
 
-@pytest.mark.parametrize("key,value", [("lr", -1.0), ("eps", 0.0), ("warmup", 1.5), ("layer_decay", 0.0), ("ema", 1.0)])
+@pytest.mark.parametrize(
+    "key,value",
+    [
+        ("lr", -1.0),
+        ("eps", 0.0),
+        ("warmup", 1.5),
+        ("layer_decay", 0.0),
+        ("ema", 1.0),
+        ("clip", -1.0),
+        ("weight_decay", -0.1),
+        ("beta1", 1.0),
+        ("beta2", -0.1),
+    ],
+)
 def test_senseless_values_are_refused_by_name(key, value):
     with pytest.raises(InputError, match=f"config.optim.{key}"):
         config.build(OptimConfig, {key: value}, "config.optim")

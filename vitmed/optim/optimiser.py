@@ -44,11 +44,16 @@ class OptimConfig:
     ema: float = 0.0
 
     def __post_init__(self):
-        for name in ("warmup", "final_lr", "ema"):
+        for name in ("warmup", "final_lr", "beta1", "beta2", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a fraction in [0, 1) was expected")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}; a factor in (0, 1] was expected")
+        for name in ("weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; 0 (off) or a positive number was expected"
+                )
         if self.lr <= 0:
             raise ValueError(f"lr is {self.lr}; a positive rate was expected")
         if self.eps <= 0:
@@ -56,12 +61,16 @@ class OptimConfig:
 
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up to ``lr``, then half a cosine down to ``final_lr * lr`` at the last step."""
+    """Linear warm-up to ``lr``, then half a cosine down to ``final_lr * lr`` at the last step.
+
+    The warm-up has at least one step, and leaves one.
+    """
+    steps = max(2, steps)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.lr,
-        warmup_steps=max(1, round(config.warmup * steps)),
-        decay_steps=max(2, steps),
+        warmup_steps=min(max(1, round(config.warmup * steps)), steps - 1),
+        decay_steps=steps,
         end_value=config.final_lr * config.lr,
     )
 
