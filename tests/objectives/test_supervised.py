@@ -11,7 +11,7 @@ from scipy.special import expit, log_softmax
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.vit import ViT
-from vitmed.objectives import supervised
+from vitmed.objectives import semi_masked, semi_teacher, supervised
 from vitmed.objectives.interface import Spec
 
 VIT = ModelConfig(variant="nano", patch_size=(4, 4), scan=True)
@@ -199,3 +199,10 @@ THREE = Spec((8, 8), 1, "multiclass", 3, classes=GRADES[:3])
 def test_what_does_not_fit_is_refused(spec, keys, message):
     with pytest.raises(InputError, match=message):
         supervised.build(supervised.Config(**keys), VIT, spec)
+
+
+@pytest.mark.parametrize("config", [supervised.Config, semi_masked.Config, semi_teacher.Config])
+@pytest.mark.parametrize("weights", [(1.0, -1.0), (0.0, 0.0)])
+def test_class_weights_that_teach_the_opposite_or_nothing_are_refused(config, weights):
+    with pytest.raises(ValueError, match="class_weights is .*one of them must be positive, none negative"):
+        config(class_weights=weights)

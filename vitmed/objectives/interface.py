@@ -115,6 +115,12 @@ def balanced(counts: Sequence[tuple[int, int]]) -> tuple[float, ...]:
     return tuple((shown + rest) / (present * shown) if shown else 1.0 for shown, rest in counts)
 
 
+def check_class_weights(given: tuple[float, ...] | str) -> None:
+    """ValueError where weights of classes, numbers or "balanced", would turn a class's loss round, or weigh nothing."""
+    if given and given != "balanced" and (min(given) < 0 or not any(given)):
+        raise ValueError(f"class_weights is {given}; one of them must be positive, none negative")
+
+
 def weighted_mean(values: jax.Array, weight: jax.Array, axis: str | None) -> jax.Array:
     """Mean of ``values`` by ``weight`` (same shape) over the global batch (``tallies.mean``); 0 where all weights are 0."""
     return tallies.mean(values, weight, axis).value

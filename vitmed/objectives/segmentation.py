@@ -19,7 +19,7 @@ from vitmed.data.structures import class_table
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder, segmenter
 from vitmed.models.transformer import Remat
-from vitmed.objectives.interface import Objective, Spec, balanced, keep_memory
+from vitmed.objectives.interface import Objective, Spec, balanced, check_class_weights, keep_memory
 from vitmed.objectives.tallies import Mean, Sum, mean
 from vitmed.scans.layout import UNMARKED
 
@@ -46,11 +46,7 @@ class Config:
     def __post_init__(self):
         if self.dice_weight < 0:
             raise ValueError(f"dice_weight is {self.dice_weight}; it must not be negative")
-        given = () if self.class_weights == "balanced" else self.class_weights
-        if given and (min(given) < 0 or not any(given)):
-            raise ValueError(
-                f"class_weights is {self.class_weights}; one of them must be positive, none negative"
-            )
+        check_class_weights(self.class_weights)
 
 
 def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:

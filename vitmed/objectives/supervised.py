@@ -16,7 +16,7 @@ from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
 from vitmed.objectives.classifier import Classifier
-from vitmed.objectives.interface import Objective, Spec, balanced, keep_memory
+from vitmed.objectives.interface import Objective, Spec, balanced, check_class_weights, keep_memory
 from vitmed.objectives.tallies import mean
 
 _DROP_PATH, _MIXUP = 1, 2  # separate streams of randomness within a step
@@ -57,6 +57,7 @@ class Config:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; a fraction in [0, 1) was expected")
         if self.mixup < 0:
             raise ValueError(f"mixup is {self.mixup}; 0 (off) or a positive number was expected")
+        check_class_weights(self.class_weights)
 
 
 def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
