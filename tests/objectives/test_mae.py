@@ -13,7 +13,7 @@ from vitmed.data.keys import example_keys, step_key
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.patches import patchify
-from vitmed.objectives import frequency, mae, masking
+from vitmed.objectives import frequency, mae, masking, simmim
 from vitmed.objectives.interface import Spec, weighted_mean
 
 MODEL = dict(variant="nano", decoder_dim=32, decoder_depth=1, decoder_heads=4, scan=True)
@@ -351,6 +351,16 @@ def test_masks_that_do_not_fit_are_refused(mite, keys, message):
     spec = Spec((8, 4), 1, structures=(("skull", (1,)),))
     with pytest.raises(InputError, match=message):
         mae.build(mae.Config(**keys), mite((4, 4)), spec)
+
+
+@pytest.mark.parametrize("objective", [mae, simmim])
+def test_patches_of_one_value_are_not_normalised(mite, objective):
+    """One value has no variance: the loss would be no number from the first step on."""
+    model = mite((1, 1))
+    with pytest.raises(InputError, match="target is 'patch', but a patch of \\(1, 1\\) has one value"):
+        objective.build(objective.Config(target="patch"), model, Spec((4, 4), 1))
+    objective.build(objective.Config(target="patch"), model, Spec((4, 4), 2))
+    objective.build(objective.Config(target="raw"), model, Spec((4, 4), 1))
 
 
 def test_excluded_structures_without_masks_are_refused(rng, batch_of, mite):

@@ -52,10 +52,11 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     """The objective for images of ``spec``.
 
     Raises:
-        InputError: an encoder without patches, a patch that does not fit the size, or masks that fit neither or not the
-            choice of patches.
+        InputError: an encoder without patches, a patch that does not fit the size or has too few values for the target,
+            or masks that fit neither or not the choice of patches.
     """
     network = Autoencoder(model, spec, remat)
+    check_target(config.target, model, spec)
     masking.check(config, spec, model.patch_size)
     cells = cells_to_mask(model, spec.size)
     if network.brightest and config.mask != "uniform":
@@ -116,6 +117,15 @@ class Autoencoder:
         """Every patch that takes part as the decoder sees it from the visible ones: ``(B, N, P)`` in the target's scale."""
         tokens = self._encoder.apply({"params": params["encoder"]}, image, mask.keep)
         return self._decoder.apply({"params": params["decoder"]}, tokens, mask.restore, mask.places)
+
+
+def check_target(target: str, model: ModelConfig, spec: Spec) -> None:
+    """InputError where patches have too few values to be normalised within each: one value has no variance."""
+    if target == "patch" and math.prod(model.patch_size) * spec.channels < 2:
+        raise InputError(
+            f"config.objective.target is 'patch', but a patch of {tuple(model.patch_size)} has one value, which leaves "
+            "nothing to normalise; take larger patches or target 'raw'"
+        )
 
 
 def target_patches(image: jax.Array, patch: tuple[int, ...], target: str) -> jax.Array:

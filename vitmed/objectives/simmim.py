@@ -19,7 +19,7 @@ from vitmed.models.linear import Linear
 from vitmed.models.transformer import Remat
 from vitmed.objectives import masking
 from vitmed.objectives.interface import Objective, Spec, keep_memory
-from vitmed.objectives.mae import target_patches
+from vitmed.objectives.mae import check_target, target_patches
 from vitmed.objectives.masking import MaskConfig
 
 _DROP_PATH = 1  # a stream of randomness beside the masks', which are drawn from the step's own key
@@ -53,9 +53,11 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     """The objective for images of ``spec``; parameters are ``{encoder, pixels, mask_token}``.
 
     Raises:
-        InputError: an encoder without patches, a patch that does not fit the size, or masks that fit neither.
+        InputError: an encoder without patches, a patch that does not fit the size or has too few values for the target,
+            or masks that fit neither.
     """
     cells = cells_to_mask(model, spec.size)
+    check_target(config.target, model, spec)
     masking.check(config, spec, model.patch_size)
     network = encoder(model, spec.size, remat)
     pixels = Pixels(math.prod(model.patch_size) * spec.channels)
