@@ -293,6 +293,11 @@ def test_of_masks_too_what_is_frozen_stays_to_the_bit(masked_former, marked_data
         (CLASSIFY, {**PROBE, "finetune.head_first": 0.5}, "config.finetune.head_first is 0.5.*no meaning"),
         (CLASSIFY, {"finetune.method": "probing"}, "'full', 'probe', 'lora'.*did you mean 'probe'"),
         (MAE, {"model.pool": "attentive"}, "config.model.pool is 'attentive', which is learned with labels"),
+        (
+            CLASSIFY,
+            {"data.sampling": "balanced", "objective.class_weights": "balanced"},
+            "are both 'balanced', which lifts rare classes twice",
+        ),
         (MAE, {"data.sampling": "balanced"}, "config.data.sampling is balanced, but 'mae' uses no labels"),
     ],
 )
@@ -328,13 +333,12 @@ ORDINAL = {
     "objective.task": "ordinal",
     "objective.order": ("absent", "slight", "grave"),
     "objective.class_weights": "balanced",
-    "data.sampling": "balanced",
     "data.labels": 20,
 }
 
 
 def test_ordered_classes_are_learned_and_judged_in_ranks(graded, former, tmp_path):
-    """From a probed head, drawn and weighed by the budget's own counts; errors in ranks beside the usual numbers."""
+    """From a probed head, weighed by the budget's own counts; errors in ranks beside the usual numbers."""
     run = tmp_path / "ordinal"
     values = settings(CLASSIFY, graded, init_from=former, **ORDINAL)
     job = Job(check(values))

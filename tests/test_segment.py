@@ -58,12 +58,14 @@ def test_training_validates_on_what_is_marked(finetuned, marked_dataset):
 
 def test_what_is_balanced_are_the_structures_of_the_masks(marked_dataset):
     """And not the labels of the set, if it has some; else small structures are drawn and weighed as they come."""
-    keys = {"objective__class_weights": "balanced", "data__sampling": "balanced"}
-    job = Job(check(settings(f"{SEGMENT}:tiny", marked_dataset, **keys, **FLAT)))
+    weighed, job = (
+        Job(check(settings(f"{SEGMENT}:tiny", marked_dataset, **{key: "balanced"}, **FLAT)))
+        for key in ("objective__class_weights", "data__sampling")
+    )
     (part,) = job.feeds["main"].parts
     masks = job.dataset.read("train", part.members)["mask"]
     shown = np.bincount(masks.ravel(), minlength=256)[:3]
-    assert job.spec.counts == tuple((int(n), int(shown.sum() - n)) for n in shown)
+    assert weighed.spec.counts == tuple((int(n), int(shown.sum() - n)) for n in shown)
     with_box = (masks == 1).any(axis=(1, 2))
     assert 2 * with_box.sum() != len(masks)
     drawn = next(job.batches(0))["main"]["mask"]

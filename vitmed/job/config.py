@@ -90,7 +90,7 @@ def check(values: ConfigDict) -> Config:
 
     Raises:
         InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, a way of fine-tuning
-            where there is nothing to fine-tune, a pool that nothing would learn, or a pool or drop path of a model or
+            where there is nothing to fine-tune, rare classes lifted twice, a pool that nothing would learn, or a pool or drop path of a model or
             objective without. Another pool than the mean is every ViT's to have: the features of a run are asked for
             whatever its objective, by ``config.probe`` while it trains and of whoever opens it.
     """
@@ -108,6 +108,11 @@ def check(values: ConfigDict) -> Config:
             f"config.init_adapt is {config.init_adapt!r}, but there is no config.init_from to adapt"
         )
     config.finetune.check(config.objective, config.init_from)
+    if config.data.sampling == "balanced" and getattr(config.objective, "class_weights", ()) == "balanced":
+        raise InputError(
+            "config.data.sampling and config.objective.class_weights are both 'balanced', which lifts rare classes "
+            "twice: each evens out what the label budget shows; leave one out"
+        )
     if config.model.pool == "attentive" and not isinstance(config.objective, supervised.Config):
         raise InputError(
             f"config.model.pool is 'attentive', which is learned with labels and which {config.objective.name!r} does "
