@@ -353,6 +353,8 @@ def test_a_mix_is_trained_on_and_known_by_its_content(tiny_dataset, tmp_path):
         mixed(*moved, weight=0.5)
     with pytest.raises(InputError, match="the dataset's other streams"):
         mixed(moved[0], moved[0])
+    beside = vitmed.runs.folder.datasheet_of(tmp_path / "run")["beside"]
+    assert [stream["examples"] for stream in beside] == 2 * [Dataset.open(moved[0]).size("train")]
     assert lineage.made_from(["other"], [tmp_path])[0]["run"] == str((tmp_path / "run").resolve())
     tuned = train(
         CLASSIFY,

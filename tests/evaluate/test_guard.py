@@ -58,6 +58,7 @@ def judged(monkeypatch):
         def train(own, folder):
             folder.mkdir(parents=True, exist_ok=True)
             trained.append((folder.name, own))
+            return {"step": check(own).train.total(1)}
 
         monkeypatch.setattr(guard.Model, "open", lambda folder: Fake(folder.name.rsplit("-", 1)[0]))
         chosen = guard.choose(values, check(values), run, train, quiet=True)
@@ -81,6 +82,27 @@ def test_the_better_is_kept_and_a_tie_is_for_the_supervised(tiny_dataset, tmp_pa
     said = guard.sentence(told)
     assert ("was not better" in said) == (kept == "supervised") and "labelled scans" in said
     assert f"within the {budgeted(tiny_dataset)} labelled" in said
+
+
+def test_a_fold_has_as_many_steps_as_the_run_whatever_it_holds(tiny_dataset, tmp_path, judged):
+    """Else both are judged by shorter trainings than the one that is chosen for, and the cost told is not the cost."""
+    values = asked(tiny_dataset, **{"train.epochs": 6.0, "train.steps": None})
+    steps = check(values).train.total(budgeted(tiny_dataset))
+    assert steps > check(values).train.total(budgeted(tiny_dataset) // 2), "the case tests nothing"
+    right = {"semi_teacher": 0.9, "supervised": 0.5}
+    chosen, trained = judged(values, tmp_path / "run", right)
+    assert [check(own).train.total(1) for _, own in trained] == [steps] * 4
+    assert guard.told(tmp_path / "run")["extra_steps"] == 4 * steps
+    assert chosen.train.epochs == 6 and chosen.train.steps is None
+
+    # A fold that an older guard began by epochs goes on by them.
+    old = tmp_path / "old" / "guard" / "supervised-1"
+    old.mkdir(parents=True)
+    (old / "config.json").write_text(configs.to_json(values))
+    _, trained = judged(values, tmp_path / "old", right)
+    assert {name: check(own).train.epochs for name, own in trained if check(own).train.epochs} == {
+        "supervised-1": 6
+    }
 
 
 @pytest.mark.parametrize("unlabelled", ["", "split"])

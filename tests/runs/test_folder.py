@@ -73,6 +73,29 @@ def test_other_data_under_the_same_path_is_refused(tmp_path):
         folder.create(tmp_path, config(), RECIPE, SHEET | {"content_hash": "new"})
 
 
+def test_other_examples_of_the_same_data_are_refused(tmp_path):
+    """Else a second stream goes on with all of a split that began as the rest of it; an older run has no count yet."""
+
+    def beside(count):
+        counts = ({"stream": "main", "examples": 8}, {"stream": "unlabelled", "examples": count})
+        return SHEET | {"beside": [{**stream, "content_hash": "abc", "weight": 1.0} for stream in counts]}
+
+    folder.create(tmp_path / "new", config(), RECIPE, beside(30))
+    folder.create(tmp_path / "new", config(), RECIPE, beside(30))
+    with pytest.raises(
+        InputError, match="other streams is .*'examples': 30.* there and .*'examples': 38.* here"
+    ):
+        folder.create(tmp_path / "new", config(), RECIPE, beside(38))
+    older = beside(30)
+    for stream in older["beside"]:
+        del stream["examples"]
+    folder.create(tmp_path / "old", config(), RECIPE, older)
+    folder.create(tmp_path / "old", config(), RECIPE, beside(38))
+    older["beside"][1]["content_hash"] = "another"
+    with pytest.raises(InputError, match="other streams"):
+        folder.create(tmp_path / "old", config(), RECIPE, older)
+
+
 def test_places_that_are_no_run(tmp_path):
     """Else a run is written over a file or into a dataset, or the message does not say what is there."""
     (tmp_path / "file").write_text("")

@@ -57,7 +57,7 @@ def choose(
     Args:
         values: as asked for, with ``guard.folds``.
         config: the same, checked.
-        train: trains by a config in a folder, going on from where it stands.
+        train: trains by a config in a folder, going on from where it stands; gives ``step``, where it ended.
 
     Raises:
         InputError: an objective that has no supervised part, several datasets, too few labels for the folds, or a run
@@ -79,7 +79,7 @@ def choose(
     parts = [
         budget.fold(dataset, data.split, chosen, (k, folds), data.label_seed, of_masks) for k in range(folds)
     ]
-    steps = config.train.total(len(chosen))
+    steps = config.train.total(len(np.setdiff1d(chosen, data.left_out(dataset, dataset))))
     if not quiet:
         print(
             f"guard: {asked} against {_PLAIN} on {folds} folds of {len(chosen)} labelled scans: {2 * folds} trainings "
@@ -88,10 +88,13 @@ def choose(
             flush=True,
         )
     found: dict[str, list[float]] = {name: [] for name in arms}
+    extra = 0
     for k, part in enumerate(parts):
         for name, own in arms.items():
             fold = run / "guard" / f"{name}-{k}"
-            train(_changed(own, data={"fold": (k, folds)}, train={"val_every": 0}), fold)
+            length = {} if _counts_epochs(fold) else {"steps": steps, "epochs": None}
+            one = _changed(own, data={"fold": (k, folds)}, train={"val_every": 0, **length})
+            extra += train(one, fold)["step"]
             found[name].append(_judged(Model.open(fold), dataset, data.split, part))
     means = {name: float(np.mean(numbers)) for name, numbers in found.items()}
     kept = asked if means[asked] > means[_PLAIN] else _PLAIN
@@ -103,12 +106,17 @@ def choose(
         "metric": _METRIC.get("segmentation" if of_masks else dataset.datasheet["task"], "auroc"),
         "folds": found,
         "mean": means,
-        "extra_steps": 2 * folds * steps,
+        "extra_steps": extra,
     }
     durable.write_json(run / FILE, decision)
     if not quiet:
         print(sentence(decision), file=sys.stderr, flush=True)
     return arms[kept]
+
+
+def _counts_epochs(fold: Path) -> bool:
+    """Whether a fold was begun by epochs, which are fewer steps of it than of the run: it goes on as it began."""
+    return (fold / "config.json").exists() and folder.config_of(fold).train.epochs is not None
 
 
 def plain(values: ConfigDict, config: Any) -> ConfigDict:

@@ -212,6 +212,7 @@ class Job:
                 "stream": name,
                 "weight": part.weight,
                 "content_hash": part.dataset.datasheet.get("content_hash"),
+                "examples": len(part.members),
             }
             for name, feed in self.feeds.items()
             for part in feed.parts

@@ -28,7 +28,7 @@ from vitmed.scans.recipe import Recipe
 FREE_KEYS = {
     "data.path": "the dataset may have moved: its content is compared by its hash instead",
     "data.mix": "likewise: the weights are compared by the datasets' hashes",
-    "data.unlabelled": "likewise",
+    "data.unlabelled": "likewise, and with how many examples",
     "data.workers": "the order of examples is a function of seed and step, not of who loads them",
     "probe": "looking at the features changes none of them",
     "checkpoint.keep": "how many old checkpoints stay on disk",
@@ -165,16 +165,24 @@ def _same_run(run: Path, config: ConfigDict, recipe: Recipe, datasheet: dict[str
             then["model"] = former.model.to_dict() | then["model"]
         clauses = [f"recipe.{clause}" for clause in _differences(then, json.loads(recipe.to_json()))]
     if not clauses:
-        hashes = (
-            {"content_hash": sheet.get("content_hash"), "other streams": sheet.get("beside", [])}
-            for sheet in (datasheet_of(run), datasheet)
-        )
-        clauses = [f"the dataset's {clause}" for clause in _differences(*hashes)]
+        then = datasheet_of(run)
+        sides = (_content(sheet, then) for sheet in (then, datasheet))
+        clauses = [f"the dataset's {clause}" for clause in _differences(*sides)]
     if clauses:
         raise InputError(
             f"{run} is a run of another config or dataset: {'; '.join(clauses)}; "
             "go on with what it was made with, or give another --workdir"
         )
+
+
+def _content(sheet: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    """What is trained on, as far as the datasheet that the run began with tells: an older one counts no examples."""
+    untold = {"examples"} if any("examples" not in stream for stream in then.get("beside", [])) else set()
+    streams = [
+        {key: value for key, value in stream.items() if key not in untold}
+        for stream in sheet.get("beside", [])
+    ]
+    return {"content_hash": sheet.get("content_hash"), "other streams": streams}
 
 
 def _completed(former: ConfigDict, resolve) -> ConfigDict:
