@@ -90,9 +90,10 @@ def check(values: ConfigDict) -> Config:
 
     Raises:
         InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, a way of fine-tuning
-            where there is nothing to fine-tune, rare classes lifted twice, a pool that nothing would learn, or a pool or drop path of a model or
-            objective without. Another pool than the mean is every ViT's to have: the features of a run are asked for
-            whatever its objective, by ``config.probe`` while it trains and of whoever opens it.
+            where there is nothing to fine-tune, rare classes lifted twice, a pool that nothing would learn, or a pool
+            or drop path of a model or objective without. Another pool than the mean is every ViT's to have: the
+            features of a run are asked for whatever its objective, by ``config.probe`` while it trains and of whoever
+            opens it.
     """
     if "study" in values and "arms" in values:
         raise InputError("this is the config of a study, of many runs; `vitmed study` runs it")

@@ -17,15 +17,13 @@ An objective's ``Config`` may say of the data it is for, as class variables: ``l
 learns from labels (``main`` then holds the label budget's examples alone; otherwise all, whatever their labels), and
 ``streams = ("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose ``label``
 and ``label_weight`` are ``(B, 0)``, and which has a ``mask`` only where ``excluded`` names structures to leave out.
-With ``train=False`` a batch holds ``main`` alone.
-
-``metrics`` is ``{name: metric}``. A plain number is a mean over the scans of the batch; what counts by anything else
-(labels, voxels) is a tally (``vitmed.objectives.tallies``), so that validation gives the same however scans are batched.
-
-``averages = True`` says that its teacher takes the place of
+With ``train=False`` a batch holds ``main`` alone. ``averages = True`` says that its teacher takes the place of
 ``config.optim.ema``, which must then be 0. ``finetunes = True`` lets ``config.finetune`` choose what of the parameters
 is trained; the loss is given plain ones all the same. ``drops_paths = False`` says that it trains without stochastic
 depth, so that ``config.model.drop_path`` must be 0.
+
+``metrics`` is ``{name: metric}``. A plain number is a mean over the scans of the batch; what counts by anything else
+(labels, voxels) is a tally (``vitmed.objectives.tallies``), so that validation gives the same however scans are batched.
 
 Where the encoder came from another run, ``after_transfer(params, batches) -> params`` may fit the rest of the
 parameters to it before the first step; ``batches`` sweeps what is trained on once. Most objectives need none.
