@@ -79,7 +79,7 @@ def choose(
     parts = [
         budget.fold(dataset, data.split, chosen, (k, folds), data.label_seed, of_masks) for k in range(folds)
     ]
-    steps = config.train.total(len(np.setdiff1d(chosen, data.left_out(dataset, dataset))))
+    steps = config.train.total(len(chosen))
     if not quiet:
         print(
             f"guard: {asked} against {_PLAIN} on {folds} folds of {len(chosen)} labelled scans: {2 * folds} trainings "

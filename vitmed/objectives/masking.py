@@ -153,8 +153,8 @@ def from_noise(noise: jax.Array, mask_ratio: float) -> Mask:
 def grouped(keys: jax.Array, cells: tuple[int, ...], block: tuple[int, ...]) -> jax.Array:
     """``(B, N)`` noise that orders whole blocks of patches at random, and the patches within each.
 
-    Its whole part is the block's place in that order. The blocks tile the grid from an offset of each example's own; those at the edge are cut. An axis along which one
-    block reaches from end to end has no offset.
+    Its whole part is the block's place in that order. The blocks tile the grid from an offset of each example's own; those
+    at the edge are cut. An axis along which one block reaches from end to end has no offset.
     """
     tiles = _tiles(cells, block)
 
