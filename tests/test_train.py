@@ -251,7 +251,7 @@ def test_a_dataset_that_nobody_named_is_asked_for(tmp_path):
     with pytest.raises(
         InputError, match="config.data.path is empty; name the dataset: --config.data.path=DATASET"
     ):
-        check(settings(MAE, ""))
+        train(MAE, "", tmp_path / "run")
 
 
 def test_the_line_after_the_last_step_says_where_the_time_went(tiny_dataset, tmp_path, capfd):

@@ -40,7 +40,7 @@ def get_config(arg=None):
     )
     config.pretrain = load(f"{CONFIGS / 'pretrain_mae.py'}{':tiny' if tiny else ''}")
     config.pretrain.data.apart = ("val", "test")
-    config.pretrain.model.update(dict(patch_size=PATCH, brightest_patches=GLAND))
+    config.pretrain.model.update(dict(patch_size=PATCH, brightest_patches=2 if tiny else GLAND))
     config.pretrain.objective.update(dict(target="raw", foreground=0.01))
     config.pretrain.augment.update(dict(flip=(0, 1, 2), rotate=15.0, crop=(1.0, 1.0)))
     config.arms = ConfigDict(
@@ -64,7 +64,7 @@ def _finetune(tiny, arg=None):
     arg = "tiny" if tiny else arg
     config = load(f"{CONFIGS / 'finetune_classify.py'}{f':{arg}' if arg else ''}")
     if "patch_size" in config.model:
-        config.model.update(dict(patch_size=PATCH, brightest_patches=GLAND))
+        config.model.update(dict(patch_size=PATCH, brightest_patches=2 if tiny else GLAND))
     config.augment.update(AUGMENT)
     config.train.val_every = 0
     if not tiny:

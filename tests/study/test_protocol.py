@@ -488,12 +488,16 @@ def test_within_a_label_budget_it_is_judged_by_what_is_learned_from(torn, tmp_pa
             judged.append(part.tolist())
             return np.zeros((len(part), 2))
 
+    def untrained(values, run):
+        run.mkdir(parents=True)
+        return {"step": values.train.steps}
+
     model = Untrained()
     monkeypatch.setattr(Model, "open", lambda *_: model)
     for seed in range(4):
         config, values = budgeted(torn, seed, **{"guard.folds": 2})
         whole = learned(dataset, config)
-        guard.choose(values, config, tmp_path / str(seed), lambda _, run: run.mkdir(parents=True), quiet=True)
+        guard.choose(values, config, tmp_path / str(seed), untrained, quiet=True)
         assert set().union(*judged) == whole and guard.told(tmp_path / str(seed))["labels"] == 4
         judged.clear()
         for k in (0, 1):

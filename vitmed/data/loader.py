@@ -102,9 +102,7 @@ class DataConfig:
                 raise ValueError("mix names a dataset by no path; give {path: weight}")
             if not (0 < weight < math.inf):
                 raise ValueError(f"mix gives {path} the weight {weight}; a positive number was expected")
-        if not (self.path or self.mix):
-            raise ValueError("path is empty; name the dataset: --config.data.path=DATASET")
-        if not self.path:
+        if self.mix and not self.path:
             raise ValueError(
                 "path is empty; beside config.data.mix it names the dataset that is validated on and that gives "
                 "the normalisation"
@@ -130,9 +128,11 @@ class DataConfig:
         """Opens the dataset and checks this section against it.
 
         Raises:
-            InputError: no such dataset or training split, another size or number of channels than its own, or a crop
-                that does not lie within its scans.
+            InputError: no path is given, no such dataset or training split, another size or number of channels than its
+                own, or a crop that does not lie within its scans.
         """
+        if not self.path:
+            raise InputError("config.data.path is empty; name the dataset: --config.data.path=DATASET")
         dataset = Dataset.open(self.path)
         dataset.size(self.split)
         self.recipe(dataset)

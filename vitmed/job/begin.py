@@ -5,20 +5,18 @@ from typing import Any
 
 import jax
 
-from vitmed.job.config import Config
 from vitmed.job.job import Job
 from vitmed.parallel import processes
-from vitmed.runs import folder
+from vitmed.runs import folder, manifest
 from vitmed.runs.checkpoint import Checkpoints
 from vitmed.scans.recipe import Recipe
 
 
-def begun(run: Path, config: Config) -> Recipe | None:
+def begun(run: Path) -> Recipe | None:
     """The recipe of a run that has a checkpoint to go on from; None where none has been made."""
 
     def read() -> str | None:
-        with Checkpoints(run, config.checkpoint) as checkpoints:
-            known = checkpoints.latest() is not None and (run / "config.json").exists()
+        known = manifest.steps(run) and (run / "config.json").exists()
         return folder.recipe_of(run).to_json() if known else None
 
     text = processes.first(read)

@@ -80,7 +80,7 @@ class Checkpoints:
         self.run = Path(run_dir)
         self.config = config
         whole = self.run.absolute()  # orbax takes no relative paths
-        self._folder = whole / "checkpoints"
+        self._folder = whole / manifest.FOLDER
         self._staging = whole / ".saving"
         # Uncompressed: weights hardly shrink, and compressing would take time from the training's cores.
         # By itself, too, where there are several processes: orbax would wait for the others, which do not save.
@@ -157,9 +157,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending."""
-        if not self._folder.is_dir():
-            return []
-        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
+        return manifest.steps(self.run)
 
     def latest(self) -> int | None:
         """The last step with a checkpoint, or None."""

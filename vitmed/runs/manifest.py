@@ -11,6 +11,8 @@ from pathlib import Path
 from vitmed import durable
 from vitmed.errors import InputError
 
+FOLDER = "checkpoints"  # of a run, with a folder for each step
+
 
 def write(path: Path, step: int, metrics: dict[str, float]) -> None:
     """Adds ``manifest.json`` to the checkpoint in ``path``, once every byte of it has reached the disk."""
@@ -23,16 +25,21 @@ def write(path: Path, step: int, metrics: dict[str, float]) -> None:
     durable.write_json(path / "manifest.json", manifest | {"sha256": _seal(manifest)})
 
 
+def steps(run: Path) -> list[int]:
+    """The steps of which a run has a checkpoint, ascending. It asks the disk alone: no device, and no other process."""
+    return sorted(int(path.name) for path in (run / FOLDER).glob("*") if path.name.isdigit())
+
+
 def last(run: Path) -> str:
     """The seal of a run's last checkpoint: it tells its weights from others, wherever the run lies.
 
     Raises:
         InputError: there is none.
     """
-    steps = [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
-    if not steps:
+    held = steps(run)
+    if not held:
         raise InputError(f"{run} has no checkpoint yet; train it first")
-    return durable.read_json(run / "checkpoints" / str(max(steps)) / "manifest.json")["sha256"]
+    return durable.read_json(run / FOLDER / str(held[-1]) / "manifest.json")["sha256"]
 
 
 def fault(path: Path) -> str | None:
