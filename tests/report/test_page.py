@@ -2,12 +2,15 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+from vitmed import config, durable
 from vitmed.cli import report as verb
 from vitmed.cli.main import main
 from vitmed.errors import InputError
+from vitmed.job.config import resolve
 from vitmed.report import findings, gather, page, words
 
 
@@ -137,6 +140,21 @@ def test_what_was_left_out_of_pretraining_is_not_said_to_be_learned_from(home):
     page.write(folder / "report.html", runs=[folder / "mae"])
     text = (folder / "report.html").read_text()
     assert text.count("17 scans") == 2 and "learned from 17 scans without labels" in text
+
+
+@pytest.mark.parametrize("objective", ["mae", "simmim", "ijepa", "self_distil"])
+def test_a_pretraining_of_every_kind_has_a_section(home, objective):
+    """Otherwise a study of hours ends in a traceback when its page is written."""
+    folder = home()
+    shipped = resolve(config.load(str(Path(__file__).parents[2] / "configs" / f"pretrain_{objective}.py")))
+    file = folder / "mae" / "config.json"
+    held = durable.read_json(file)
+    held["config"]["objective"] = shipped.objective.to_dict()
+    durable.write_json(file, held)
+    page.write(folder / "report.html", runs=[folder / "mae"])
+    text = (folder / "report.html").read_text()
+    hidden = {"mae": "75%", "simmim": "60%", "self_distil": "10 to 50%"}.get(objective)
+    assert hidden is None or f"{hidden} of the patches" in text
 
 
 def test_volumes_and_unlabelled_scans(home):

@@ -89,11 +89,13 @@ def structures(sheet: dict[str, Any]) -> str:
 
 def pretraining(run: dict[str, Any], triples: dict[str, Any] | None) -> dict[str, Any]:
     """A pretraining run: what it does to scans, and its losses."""
-    ratio = run["flat"].get("objective.mask_ratio")
+    ratio = run["flat"].get("objective.mask_ratio") or ()
+    ratios = ratio if isinstance(ratio, tuple) else (ratio,)  # of iBOT, the least and the most
+    hidden = " to ".join(f"{100 * share:g}" for share in ratios)
     return {
         "name": ", ".join(filter(None, (run["datasheet"].get("name"), f"run {run['name']}"))),
         "objective": run["objective"],
-        "facts": _model_facts(run) + ([("hidden", f"{100 * ratio:g}% of the patches")] if ratio else []),
+        "facts": _model_facts(run) + ([("hidden", f"{hidden}% of the patches")] if hidden else []),
         "mask_ratio": ratio,
         "patchwise": run["flat"].get("objective.target") == "patch",
         "triples": triples,
