@@ -3,9 +3,8 @@
   python -m vitmed ingest pneumoniamnist.npz --out data/pneumoniamnist
   python -m vitmed study --config configs/study/objectives.py --workdir studies/objectives --jobs 2
 
-4 pretrainings and 78 cells: 6 arms x (5 draws of 1%, 5 of 10%, 3 of all labels). About 3 hours on two cores (estimated from
-configs/study/pneumoniamnist.py). Another dataset: --config.data.path=DATASET; of other sizes the equality has to be made
-anew.
+4 pretrainings and 78 cells: 6 arms x (5 draws of 1%, 5 of 10%, 3 of all labels). About 4 hours on two cores. Another
+dataset: --config.data.path=DATASET; of other sizes the equality has to be made anew.
 
 Equal compute: the four pretrainings take as many floating-point operations, by XLA's count of their compiled update step
 (forward, backward and optimiser, augmentation included) at 28 x 28 and patches of 4. SimMIM's encoder computes hidden

@@ -41,7 +41,7 @@ def get_config(arg=None):
             resnet=dict(config=_resnet(tiny), steps=STEPS, label="ResNet"),
         )
     )
-    config.pretrain.data.apart = ("val", "test")  # eight scans of the training split are copies of such
+    config.pretrain.data.apart = ("val", "test")  # ten scans of the training split are copies of such
     for arm in config.arms.values():
         arm.config.train.val_every = 0
     if tiny:
