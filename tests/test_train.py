@@ -238,6 +238,16 @@ def test_what_is_meant_for_more_scans_is_said_before_the_first_step(tiny_dataset
     assert "more than once" not in few, "labels are few"
 
 
+def test_a_run_whose_recipe_is_not_that_of_its_data_is_refused(tiny_dataset, tmp_path):
+    """Otherwise it goes on with scans standardised otherwise than those before."""
+    run = tmp_path / "run"
+    train(MAE, tiny_dataset, run, train__steps=2)
+    held = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps(held | {"mean": [0.9]}))
+    with pytest.raises(InputError, match="recipe.mean"):
+        train(MAE, tiny_dataset, run, train__steps=2)
+
+
 def test_the_config_of_a_study_and_of_a_run_are_told_apart(tiny_dataset, tmp_path):
     """Otherwise the one's keys are said to be misspelt keys of the other."""
     with pytest.raises(InputError, match="config of a study.*`vitmed study` runs it"):

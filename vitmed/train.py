@@ -63,7 +63,7 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
             )
         values = guard.choose(values, config, Path(workdir), lambda one, run: train(one, run, quiet), quiet)
         return {**train(values, workdir, quiet), "guard": guard.told(Path(workdir))}
-    job = Job(config, begun(Path(workdir)))
+    job = Job(config, begun(Path(workdir)) if config.init_from else None)
     processes.agree("data", job.data())
     run = Path(
         processes.first(

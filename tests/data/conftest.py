@@ -9,6 +9,9 @@ import pydicom.data
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from growing import images, scans, where
+
+from vitmed.data.ingest import ingest
 
 Tensor = tfds.features.Tensor
 
@@ -135,3 +138,14 @@ def with_a_crash(tmp_path):
     (folder / "a.dcm").write_bytes(whole)
     (folder / "b.dcm").write_bytes(damaged)
     return folder
+
+
+@pytest.fixture
+def grown(tmp_path):
+    """A set of 30 patients to which 20 more were appended, and where everybody was before."""
+    table = scans(tmp_path / "s", 30)
+    ingest(tmp_path / "s", tmp_path / "set", labels=table, split="60/20/20", progress=False)
+    before, pixels = where(tmp_path / "set"), images(tmp_path / "set")
+    table = scans(tmp_path / "s", 50, first=30)
+    result = ingest(tmp_path / "s", tmp_path / "set", labels=table, append=True, progress=False)
+    return tmp_path, before, pixels, result

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from growing import images, scans, where
 from PIL import Image
 
 from vitmed.cli.main import main
@@ -15,49 +16,6 @@ from vitmed.data.ingest import ingest
 from vitmed.data.withdraw import withdraw
 from vitmed.errors import InputError
 from vitmed.runs.lineage import made_from
-
-
-def scans(folder, patients, first=0, finding="finding", classes=("clear", "lesion")):
-    """Two pictures of noise for each patient, and a table; what was there stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [] if (folder / "labels.csv").exists() else [f"path,patient,site,view,timepoint,study,{finding}"]
-    for p in range(first, patients):
-        rng = np.random.Generator(np.random.Philox(key=p))
-        for k in range(2):
-            pixels = rng.integers(0, 256, (12, 12)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"s{2 * p + k:03}.png")
-            lines.append(
-                f"s{2 * p + k:03}.png,MRN{p},site{p % 2},{'PA' if k else 'AP'},{k},st{p},{classes[p % len(classes)]}"
-            )
-    with open(folder / "labels.csv", "a") as file:
-        file.write("\n".join(lines) + "\n")
-    return folder / "labels.csv"
-
-
-def where(dataset):
-    """{id: (split, patient)} of a dataset."""
-    opened = Dataset.open(dataset)
-    return {
-        i: (split, p)
-        for split in opened.splits
-        for i, p in zip(opened.ids(split), opened.patients(split), strict=True)
-    }
-
-
-def images(dataset):
-    opened = Dataset.open(dataset)
-    return {e["id"]: e for split in opened.splits for e in opened.records(split)}
-
-
-@pytest.fixture
-def grown(tmp_path):
-    """A set of 30 patients to which 20 more were appended, and where everybody was before."""
-    table = scans(tmp_path / "s", 30)
-    ingest(tmp_path / "s", tmp_path / "set", labels=table, split="60/20/20", progress=False)
-    before, pixels = where(tmp_path / "set"), images(tmp_path / "set")
-    table = scans(tmp_path / "s", 50, first=30)
-    result = ingest(tmp_path / "s", tmp_path / "set", labels=table, append=True, progress=False)
-    return tmp_path, before, pixels, result
 
 
 def test_appending_moves_nobody(grown):
@@ -123,46 +81,6 @@ def test_what_is_told_of_a_scan_travels_with_it(grown):
     assert set(Dataset.open(grown[0] / "set").told("train", "view")) == {"PA", "AP"}
 
 
-def test_a_set_that_began_small_is_split_once_it_has_grown(tmp_path, capsys):
-    """Otherwise all who are ever appended to it train, and nobody is left to test on."""
-
-    def grow(patients, first=0):
-        table = scans(tmp_path / "s", patients, first)
-        made = ingest(tmp_path / "s", tmp_path / "set", labels=table, append=bool(first), progress=False)
-        return made["examples"], " ".join(made["notes"])
-
-    for patients, first in ((4, 0), (6, 4)):
-        examples, notes = grow(patients, first)
-        assert examples == {"train": 2 * patients}
-        assert f"Fewer than 10 patients ({patients}): all go to train" in notes
-    withdraw("MRN5", tmp_path / "set", progress=False)
-    assert "Fewer than 10 patients (5)" in " ".join(read(tmp_path / "set")["notes"])
-    assert main(["inspect", str(tmp_path / "set")]) == 0
-    assert "all to train, too few for 80/10/10 yet" in capsys.readouterr().out
-    assert "all to train, too few yet for 80/10/10" in (tmp_path / "set" / "datasheet.html").read_text()
-    before = where(tmp_path / "set")
-    examples, notes = grow(41, 6)
-    assert examples == {"train": 64, "val": 8, "test": 8}
-    assert "5 patients stay in train" in notes and "Fewer" not in notes
-    after = where(tmp_path / "set")
-    assert all(after[i] == before[i] for i in before)
-    examples, notes = grow(61, 41)
-    assert examples["train"] == 96 and "stay in train" not in notes
-
-
-def test_who_asks_for_a_split_of_a_small_set_gets_it(tmp_path):
-    """Otherwise training on everybody cannot be meant, or nobody can be tested on before the tenth patient is there."""
-    for name, first, later, splits_then in (
-        ("train", {"split": "train"}, {}, {"train"}),
-        ("shares", {}, {"split": "80/10/10"}, {"train", "val", "test"}),
-    ):
-        folder = tmp_path / name
-        ingest(folder / "s", folder / "set", labels=scans(folder / "s", 4), progress=False, **first)
-        table = scans(folder / "s", 8 if later else 30, 4)
-        made = ingest(folder / "s", folder / "set", labels=table, append=True, progress=False, **later)
-        assert set(made["examples"]) == splits_then, name
-
-
 def test_new_classes_come_after_the_old(tmp_path):
     """Otherwise appending a class renames what the labels in the set mean."""
     ingest(tmp_path / "s", tmp_path / "set", labels=scans(tmp_path / "s", 12), progress=False)
@@ -172,67 +90,6 @@ def test_new_classes_come_after_the_old(tmp_path):
     assert read(tmp_path / "set")["classes"] == ["clear", "lesion", "artefact"]
     new = {i: int(e["label"][0]) for i, e in images(tmp_path / "set").items()}
     assert all(new[i] == old[i] for i in old) and new["s024.png"] == 2
-
-
-def test_whole_numbers_that_are_appended_to_values_are_values(tmp_path, capsys):
-    """Otherwise the option must be given again each time, or words are met by a traceback."""
-    out, ages = str(tmp_path / "set"), [str(a) for a in range(40, 65)]
-    table = str(scans(tmp_path / "s", 25, finding="age", classes=ages))
-    command = ["ingest", str(tmp_path / "s"), "--labels", table, "--out"]
-    assert main([*command, str(tmp_path / "classes")]) == 0
-    assert "25 of 25 classes are numbers" in capsys.readouterr().out
-    assert main([*command, out, "--task", "regression"]) == 0
-    assert "classes are numbers" not in capsys.readouterr().out
-    scans(tmp_path / "s", 30, 25, classes=ages)
-    assert main([*command, out, "--append"]) == 0
-    assert (read(out)["task"], read(out)["classes"]) == ("regression", ["age"])
-    assert images(out)["s058.png"]["label"] == [44]
-    capsys.readouterr()
-    scans(tmp_path / "s", 31, 30)
-    for more, words in (
-        ([out], "the label 'clear', which is no number"),
-        ([str(tmp_path / "classes"), "--task", "regression"], "--task is regression, but the labels of"),
-        ([str(tmp_path / "new"), "--task", "ordinal"], "--task 'ordinal' is not known"),
-    ):
-        assert main([*command, *more, *["--append"] * (more[0] != str(tmp_path / "new"))]) == 2
-        assert words in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"split": "train"}, "leave out --split train"),
-        ({"seed": 3}, "--seed 3"),
-        ({"size": (8, 8)}, "--size"),
-        ({"modality": "xray"}, "--modality"),
-        ({"dedupe": True}, "--dedupe"),
-    ],
-)
-def test_another_way_of_making_is_refused(grown, more, words):
-    """Otherwise half of a set is prepared or split in one way and half in another."""
-    folder = grown[0]
-    table = scans(folder / "s", 52, first=50)
-    before = where(folder / "set")
-    with pytest.raises(InputError, match=words):
-        ingest(folder / "s", folder / "set", labels=table, append=True, progress=False, **more)
-    assert where(folder / "set") == before
-
-
-def test_files_that_do_not_tell_their_modality_can_join_those_that_did(tmp_path):
-    """Otherwise one message says to name it, the next to leave it out, and no picture ever joins a set of DICOM."""
-    table = manifest(tmp_path, FIRST)
-    header, *rows = table.read_text().split()
-    table.write_text("\n".join([f"{header},modality", *(f"{row},MR" for row in rows)]) + "\n")
-    ingest(table, tmp_path / "set", progress=False)
-    more = manifest(tmp_path, {"p2/c.png": (4, "Cat")}, "m/more.csv")
-    for modality, words in (
-        (None, "name it with --modality"),
-        ("ct", "--modality is ct, but .* with mr; leave"),
-    ):
-        with pytest.raises(InputError, match=words):
-            ingest(more, tmp_path / "set", modality=modality, append=True, progress=False)
-    ingest(more, tmp_path / "set", modality="MR", append=True, progress=False)
-    assert "c.png" in where(tmp_path / "set") and read(tmp_path / "set")["modality"] == "mr"
 
 
 def test_a_fault_leaves_the_set_as_it_was(grown):
@@ -414,82 +271,3 @@ def test_new_scans_go_where_their_patient_or_copy_is():
             fixed=["val", "test", None, None],
         )
         assert joined.split[:3] == ["val", "test", "val"]
-
-
-def manifest(folder, scans, name="m/all.csv"):
-    """A manifest that lies apart from its scans, which are pictures of {path: (number of its noise, patient)}."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for scan, (number, _) in scans.items():
-        file = folder / "x" / scan
-        file.parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.Generator(np.random.Philox(key=number)).integers(0, 256, (8, 8))
-        Image.fromarray(noise.astype(np.uint8)).save(file)
-    rows = [f"../x/{scan},{patient}" for scan, (_, patient) in scans.items()]
-    path.write_text("\n".join(["path,patient", *rows]) + "\n")
-    return path
-
-
-def appended(source, out, **how):
-    return ingest(source, out, modality="xray", workers=1, progress=False, append=out.exists(), **how)
-
-
-FIRST = {"p1/a.png": (1, "Ann"), "p1/b.png": (2, "Bob"), "p1/d.png": (3, "Dan")}
-
-
-def test_another_scan_of_a_name_that_is_there_is_not_passed_over(tmp_path):
-    """Otherwise the scans of a second folder are lost where both call theirs 001.png, and only a count tells."""
-    appended(manifest(tmp_path, FIRST), tmp_path / "set")
-    for one in ((1, "Eve"), (4, "Ann")):  # a blank picture of another patient, other pixels
-        second = {"p2/a.png": one, "p2/c.png": (5, "Fay")}
-        with pytest.raises(
-            InputError, match=r"a\.png is in .*set already, with other pixels or .* further up"
-        ):
-            appended(manifest(tmp_path, second), tmp_path / "set")
-    assert set(where(tmp_path / "set")) == {"a.png", "b.png", "d.png"}
-    above = tmp_path / "x" / "second.csv"  # what the message advises
-    above.write_text("path,patient\np2/a.png,Eve\np2/c.png,Fay\n")
-    appended(above, tmp_path / "set")
-    assert set(where(tmp_path / "set")) == {"a.png", "b.png", "d.png", "p2/a.png", "p2/c.png"}
-
-
-def test_a_manifest_that_grows_beyond_its_folder_adds_what_is_new(tmp_path):
-    """Otherwise all scans are named from the folder above, and come in a second time."""
-    appended(manifest(tmp_path, FIRST), tmp_path / "set")
-    grown = FIRST | {"p2/c.png": (4, "Cat")}
-    made = appended(manifest(tmp_path, grown), tmp_path / "set")
-    assert set(where(tmp_path / "set")) == {"a.png", "b.png", "d.png", "p2/c.png"}
-    told = " ".join(made["notes"])
-    assert "3 scans were in the dataset already" in told and "p1/a.png is a.png in the dataset" in told
-    with pytest.raises(InputError, match="nothing to append"):
-        appended(manifest(tmp_path, grown), tmp_path / "set")
-    shrunk = {"p2/c.png": (4, "Cat"), "p2/e.png": (5, "Eve")}
-    appended(manifest(tmp_path, shrunk), tmp_path / "set")
-    assert set(where(tmp_path / "set")) == {"a.png", "b.png", "d.png", "p2/c.png", "e.png"}
-
-
-def test_copies_of_scans_that_are_there_are_taken_and_told(tmp_path):
-    """Otherwise what another version calls otherwise comes in twice without a word, or another patient's is lost."""
-    appended(manifest(tmp_path, FIRST), tmp_path / "set")
-    more = {"p1/a.png": (1, "Ann"), "p3/a.png": (1, "Ann"), "p2/b.png": (2, "other"), "p2/z.png": (3, "Dan")}
-    made = appended(manifest(tmp_path, more), tmp_path / "set")
-    assert set(where(tmp_path / "set")) == {"a.png", "b.png", "d.png", "p3/a.png", "p2/b.png", "p2/z.png"}
-    told = " ".join(made["notes"])
-    assert "1 scan was in the dataset already" in told
-    assert "3 of the new scans have the pixels of a scan that was in the dataset under another name" in told
-
-
-def test_a_scan_is_known_in_a_set_that_stores_it_wider(tmp_path):
-    """Otherwise every 8-bit scan of a set that holds 16-bit ones, too, has other pixels than itself."""
-    table = manifest(tmp_path, FIRST)
-    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
-    Image.fromarray(deep).save(tmp_path / "x" / "p1" / "deep.png")
-    for name in ("deep", "e"):
-        with open(table, "a") as file:
-            file.write(f"../x/p1/{name}.png,Zoe\n")
-        Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "x" / "p1" / "e.png")
-        made = appended(table, tmp_path / "set")
-    assert read(tmp_path / "set")["dtype"] == "uint16" and set(where(tmp_path / "set")) == {
-        f"{n}.png" for n in ("a", "b", "d", "deep", "e")
-    }
-    assert "4 scans were in the dataset already" in " ".join(made["notes"])

@@ -155,6 +155,8 @@ def test_a_pretraining_of_every_kind_has_a_section(home, objective):
     text = (folder / "report.html").read_text()
     hidden = {"mae": "75%", "simmim": "60%", "self_distil": "10 to 50%"}.get(objective)
     assert hidden is None or f"{hidden} of the patches" in text
+    assert ("fill in patches that were hidden" in text) == (objective in ("mae", "simmim"))
+    assert ("measured on hidden patches alone" in text) == (objective in ("mae", "simmim"))
 
 
 def test_volumes_and_unlabelled_scans(home):

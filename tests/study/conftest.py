@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from made_up_sets import write
 from ml_collections import ConfigDict
 
 
@@ -41,3 +42,12 @@ def config(tmp_path):
             },
         }
     )
+
+
+@pytest.fixture(scope="module")
+def torn(tmp_path_factory):
+    """Two scans of val are copies of scans of train."""
+    numbers = [*range(12), 0, 1, 14, 15, *range(16, 24)]
+    splits = ["train"] * 12 + ["val"] * 6 + ["test"] * 6
+    rows = [(f"s{i}", n, s) for i, (n, s) in enumerate(zip(numbers, splits))]
+    return write(tmp_path_factory.mktemp("torn") / "x", rows)

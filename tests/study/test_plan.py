@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from vitmed.errors import InputError
 from vitmed.runs import manifest
-from vitmed.study.plan import check_unchanged, plan
+from vitmed.study.plan import plan
+from vitmed.study.unchanged import check_unchanged
 
 SAME = defaultdict(lambda: "ab" * 32)  # whatever dataset it is
 

@@ -15,8 +15,6 @@ TOLD = ("study", "series", "view", "timepoint")  # columns that travel with the 
 DATE = re.compile(
     r"(19|20)\d\d([-/.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])|\d{1,2}[-/.]\d{1,2}[-/.](\d\d){1,2}"
 )
-
-
 MANY = 20  # classes that are numbers, beyond which they are likely measurements
 REGRESSION = "regression"
 

@@ -45,8 +45,8 @@ class Job:
     """Everything a run needs that follows from its config: data, objective, engine and the compiled functions.
 
     Args:
-        recipe: of a run that has begun. It goes on from its own checkpoint, so that the run that ``config.init_from``
-            names is asked for nothing any more and need not be there.
+        recipe: of a run with ``config.init_from`` that has begun. It goes on from its own checkpoint, so that the run that
+            it started from is asked for nothing any more and need not be there.
     """
 
     def __init__(self, config: Config, recipe: Recipe | None = None):

@@ -89,9 +89,13 @@ def structures(sheet: dict[str, Any]) -> str:
 
 def pretraining(run: dict[str, Any], triples: dict[str, Any] | None) -> dict[str, Any]:
     """A pretraining run: what it does to scans, and its losses."""
-    ratio = run["flat"].get("objective.mask_ratio") or ()
-    ratios = ratio if isinstance(ratio, tuple) else (ratio,)  # of iBOT, the least and the most
-    hidden = " to ".join(f"{100 * share:g}" for share in ratios)
+    ratio = run["flat"].get("objective.mask_ratio")
+    if isinstance(
+        ratio, tuple
+    ):  # of self-distillation, the least and the most, whose loss is not of hidden patches alone
+        ratio, hidden = None, " to ".join(f"{100 * share:g}" for share in ratio)
+    else:
+        hidden = f"{100 * ratio:g}" if ratio else ""
     return {
         "name": ", ".join(filter(None, (run["datasheet"].get("name"), f"run {run['name']}"))),
         "objective": run["objective"],

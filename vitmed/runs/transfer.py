@@ -194,7 +194,7 @@ def _hint(recipe: Recipe, wanted: Recipe, allowed: frozenset[str], model: ModelC
     sliced = "inflate" in asked and model.positions != "learned" and not model.learned_slices
     also = " with config.model.learned_slices=True" if sliced else ""
     patch = ""
-    if "patch" in asked - allowed:
+    if "patch" in asked - allowed and len(recipe.patch_size) == len(wanted.patch_size):
         patch = f"config.model.patch_size={','.join(map(str, recipe.patch_size))} is that run's, or "
     return f"{window}; {patch}config.init_adapt={words}{also} adapts its weights"
 

@@ -23,7 +23,7 @@ def background(scan: Scan, modality: str) -> float | np.ndarray:
     if modality == "ct":
         return AIR
     if modality == "mr":  # whose window says how it was looked at, not what air is
-        return scan.array.min(axis=tuple(range(scan.array.ndim - 1)))
+        return np.array([channel.min() for channel in np.moveaxis(scan.array, -1, 0)])
     return float(scan.span[0]) if scan.span is not None else float(scan.array.min())
 
 

@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from vitmed import durable
 from vitmed.errors import InputError, Preempted
 from vitmed.study import protocol, table, tune, workers
-from vitmed.study.plan import Cell, Plan, check_unchanged, plan
+from vitmed.study.plan import Cell, Plan, plan
 from vitmed.study.progress import StudyProgress
+from vitmed.study.unchanged import check_unchanged
 
 
 def check_run(config: ConfigDict) -> None:
