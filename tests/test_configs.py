@@ -90,7 +90,9 @@ def test_two_steps_in_3d(file, request, tmp_path):
 def test_two_steps_of_every_arm(file, request, tmp_path):
     """Otherwise a study of hours ends at the first arm whose config does not fit its data or pretraining."""
     config = configs.load(f"{file}:tiny")
-    config.data.update(dict(path=str(scans_for(file, 2, request)), folds=0))
+    # Those of volumes turn and mirror them about axes that images do not have.
+    dimensions = max(len(arm.config.model.get("patch_size", ())) for arm in config.arms.values())
+    config.data.update(dict(path=str(scans_for(file, dimensions, request)), folds=0))
     with config.ignore_type(), config.unlocked():
         config.study.update(dict(budgets=(0.5,), draws=1, folds=1, compare=()))
     for arm in config.arms.values():
@@ -100,7 +102,7 @@ def test_two_steps_of_every_arm(file, request, tmp_path):
     for cell in planned.everything:
         with cell.config.ignore_type(), cell.config.unlocked():
             cell.config.train.steps, cell.config.train.batch_size = 2, 8
-            set_patch(cell.config, 2)
+            set_patch(cell.config, dimensions)
         assert_trained(train(cell.config, cell.run, quiet=True))
 
 
