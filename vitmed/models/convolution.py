@@ -21,8 +21,9 @@ def group_norm(width: int, name: str, scale=nn.initializers.ones) -> nn.GroupNor
 class Convolution(nn.Module):
     """A convolution without bias, ``kernel`` wide along each axis, whose sides are n / stride, rounded up.
 
-    Over a volume it is the sum of three convolutions of its planes: the same numbers to rounding, five times as fast on a
-    CPU, where XLA computes those over volumes, and above all their gradients, slowly.
+    Over a volume it is one of its planes, in each of which its neighbours are laid as further channels: the same numbers to
+    rounding, some seven times as fast on a CPU, where XLA computes those over volumes, and above all their gradients,
+    slowly.
     """
 
     width: int
@@ -49,12 +50,10 @@ def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.
     count = -(-length // step)
     lack = max((count - 1) * step + reach - length, 0)
     padded = jnp.pad(x, [(0, 0), (lack // 2, lack - lack // 2)] + [(0, 0)] * (x.ndim - 2))
-    total = 0
-    for place in range(reach):
-        planes = padded[:, place : place + (count - 1) * step + 1 : step]
-        made = _convolve(planes.reshape(-1, *planes.shape[2:]), kernel[place], tuple(inner))
-        total += made.reshape(-1, count, *made.shape[1:])
-    return total
+    seen = [padded[:, place : place + (count - 1) * step + 1 : step] for place in range(reach)]
+    planes = jnp.concatenate(seen, axis=-1).reshape(-1, *x.shape[2:-1], reach * x.shape[-1])
+    made = _convolve(planes, jnp.concatenate(list(kernel), axis=-2), tuple(inner))
+    return made.reshape(-1, count, *made.shape[1:])
 
 
 class TwoConvolutions(nn.Module):
