@@ -17,10 +17,14 @@ class Bar:
         total: how many units there are.
         unit: the name of a unit, plural.
         start: units already done, which do not count for the speed.
+        per: how many of what is counted are one of the units that are shown: 2**20 where bytes are shown in MB.
     """
 
-    def __init__(self, what: str, total: int, unit: str = "", start: int = 0, quiet: bool = False):
+    def __init__(
+        self, what: str, total: int, unit: str = "", start: int = 0, quiet: bool = False, per: int = 1
+    ):
         self.what, self.total, self.unit, self.done, self._start = what, total, unit, start, start
+        self._per = per
         self._quiet = quiet
         self._began = self._spoke = time.monotonic()
         self._live = None
@@ -34,7 +38,7 @@ class Bar:
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
-            self._task = self._live.add_task(what, total=total, completed=start, note="")
+            self._task = self._live.add_task(what, total=total / per, completed=start / per, note="")
 
     def __enter__(self) -> "Bar":
         if self._live:
@@ -51,13 +55,13 @@ class Bar:
         """There are ``total`` units after all."""
         self.total = total
         if self._live:
-            self._live.update(self._task, total=total)
+            self._live.update(self._task, total=total / self._per)
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """``units`` more are done; ``note`` stands beside the bar (a loss, a file)."""
         self.done += units
         if self._live:
-            self._live.update(self._task, advance=units, note=note)
+            self._live.update(self._task, advance=units / self._per, note=note)
         elif not self._quiet and time.monotonic() - self._spoke > LINE_EVERY:
             self._line(time.monotonic(), note)
 
@@ -65,7 +69,7 @@ class Bar:
         rate = (self.done - self._start) / max(now - self._began, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         parts = [
-            f"{self.what}: {self.done}/{self.total} {self.unit}".rstrip(),
+            f"{self.what}: {self.done // self._per}/{self.total // self._per} {self.unit}".rstrip(),
             f"{clock(now - self._began)} so far",
         ]
         if self.done < self.total:

@@ -3,8 +3,11 @@
 import zipfile
 
 import numpy as np
+import pytest
 
+from vitmed import progress
 from vitmed.data.ingest import ingest
+from vitmed.scans import archives, arrays
 from vitmed.scans.find import find
 from vitmed.scans.how import How
 from vitmed.scans.read import read
@@ -54,3 +57,20 @@ def test_a_member_without_a_name_is_refused(tmp_path):
     assert sources == [] and refused == [
         ("a.zip", "not a readable zip archive", "it has a member without a name")
     ]
+
+
+@pytest.mark.parametrize("kind", ["zip", "npz"])
+def test_unpacking_gigabytes_shows_how_far_it_is(kind, tmp_path, monkeypatch, capsys):
+    """Otherwise minutes pass without a word, and are taken for a hang."""
+    monkeypatch.setattr(archives, "_LONG", 2**20)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    images = np.arange(3 * 2**20, dtype=np.uint32).view(np.uint8).reshape(3, 2048, 2048)
+    np.savez(tmp_path / "set.npz", train_images=images)
+    (tmp_path / "set.npz").rename(tmp_path / f"set.{kind}")
+    unpack = {"zip": archives.unpack, "npz": arrays.unpack}[kind]
+    for quiet in (True, False):
+        unpack(str(tmp_path / f"set.{kind}"), tmp_path / f"unpacked{quiet}", quiet)
+        lines = capsys.readouterr().err.splitlines()
+        assert bool(lines) is not quiet
+    assert lines[0].startswith(f"unpacking set.{kind}: 1/12 MB") and "left" in lines[0]
+    assert lines[-1].startswith(f"unpacking set.{kind}: 12/12 MB")

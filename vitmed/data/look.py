@@ -42,7 +42,7 @@ def look(
     if learn and labels is None and not (source.suffix.lower() == ".csv" and source.is_file()):
         raise InputError(f"--label-column {','.join(learn)} is for a table of labels; give --labels too")
     if source.suffix.lower() == ".npz" and source.is_file():
-        (sources, values), refused = arrays.unpack(str(source), Path(how.unpack) / source.stem), []
+        (sources, values), refused = arrays.unpack(str(source), Path(how.unpack) / source.stem, how.quiet), []
         told = known.from_npz(source, sources, values)
         name = medmnist.known(source.stem)
         if plan.modality is None and name is not None:

@@ -156,14 +156,13 @@ def _download(url: str, part: Path, name: str, quiet: bool) -> None:
             if have and answer.status != 206:  # the server sends all of it again
                 have = 0
             total = have + int(answer.headers.get("Content-Length") or 0)
-            megabytes = max(total >> 20, 1)
             with (
                 open(part, "ab" if have else "wb") as file,
-                Bar(f"downloading {name}", megabytes, "MB", have >> 20, quiet) as bar,
+                Bar(f"downloading {name}", total, "MB", have, quiet, per=2**20) as bar,
             ):
                 while piece := answer.read(_PIECE):
                     file.write(piece)
-                    bar.advance((file.tell() >> 20) - bar.done)
+                    bar.advance(len(piece))
         if part.stat().st_size < total:
             raise http.client.IncompleteRead(b"")
     except urllib.error.HTTPError as error:

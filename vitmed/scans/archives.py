@@ -5,23 +5,28 @@ that grow far more than scans do (a zip bomb). A name is a stranger's; nothing i
 """
 
 import os
-import shutil
 import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from vitmed.progress import Bar
 from vitmed.scans import limits
 from vitmed.scans.scan import Refusals, Refused
 
 MAX_GROWTH = 100  # times the archive; DICOM grows two to five times
 MIN_BYTES = 64 * 2**20  # growth up to this does no harm
 MAX_MEMBERS = 1_000_000
+_PIECE = 2**20  # bytes unpacked at a time
+_LONG = 2**28  # bytes that take long enough to be counted on standard error while they are unpacked
 
 
-def unpack(path: str, folder: Path) -> tuple[list[tuple[Path, str]], Refusals]:
+def unpack(path: str, folder: Path, quiet: bool = True) -> tuple[list[tuple[Path, str]], Refusals]:
     """Unpacks an archive into ``folder``, which is made. Files get the archive's time of change, so that they are known
     again when it is unpacked anew.
+
+    Args:
+        quiet: do not show how far a large one is.
 
     Returns:
         (file, name in the archive) of each member, and (name, reason, detail) of those left out.
@@ -37,7 +42,8 @@ def unpack(path: str, folder: Path) -> tuple[list[tuple[Path, str]], Refusals]:
             _check(members, os.path.getsize(path))
             members = [m for m in members if not _beside(m.filename)]
             folder.mkdir(parents=True)
-            return _members(archive, members, folder, os.stat(path).st_mtime_ns)
+            with counting(path, members, quiet) as bar:
+                return _members(archive, members, folder, os.stat(path).st_mtime_ns, bar)
     except OSError as error:
         if error.errno in limits.DISK:
             raise
@@ -63,15 +69,23 @@ def total(path: str, most: int) -> None:
             )
 
 
-def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, changed: int) -> None:
+def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, changed: int, bar: Bar) -> None:
     """Unpacks one member into ``target``, a new file, whose time of change is then ``changed`` (nanoseconds).
 
     Raises:
         OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError: as Python has them.
     """
     with archive.open(member) as packed, open(target, "xb") as file:
-        shutil.copyfileobj(packed, file, 2**20)  # never more than the member declares
+        while piece := packed.read(_PIECE):  # never more than the member declares
+            file.write(piece)
+            bar.advance(len(piece))
     os.utime(target, ns=(changed, changed))
+
+
+def counting(path: str, members: list[zipfile.ZipInfo], quiet: bool) -> Bar:
+    """Shows how much of these members of an archive is unpacked, where that takes long."""
+    size = sum(m.file_size for m in members)
+    return Bar(f"unpacking {os.path.basename(path)}", size, "MB", quiet=quiet or size < _LONG, per=2**20)
 
 
 def _check(members: list[zipfile.ZipInfo], packed: int) -> None:
@@ -86,7 +100,7 @@ def _check(members: list[zipfile.ZipInfo], packed: int) -> None:
         raise Refused("zip bomb", f"{packed} bytes that unpack to {size}")
 
 
-def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path, changed: int):
+def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path, changed: int, bar: Bar):
     kept, refused = [], []
     for member in members:
         name = member.filename
@@ -101,7 +115,7 @@ def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: P
                 raise Refused("too large", f"{member.file_size} bytes")
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            extract(archive, member, target, changed)
+            extract(archive, member, target, changed, bar)
             kept.append((target, name))
         except Refused as fault:
             refused.append((name, fault.reason, fault.detail))

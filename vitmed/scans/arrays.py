@@ -49,7 +49,7 @@ def read_item(path: str, item: tuple[str, int]) -> Scan:
     return _scan(np.array(found))
 
 
-def unpack(path: str, folder: Path) -> tuple[list[Source], dict[str, np.ndarray]]:
+def unpack(path: str, folder: Path, quiet: bool = True) -> tuple[list[Source], dict[str, np.ndarray]]:
     """Unpacks a MedMNIST ``.npz``: ``SPLIT_images`` (n, *S[, C]), and perhaps ``SPLIT_labels`` (n, K).
 
     A set need not fit in memory, and in a packed one there is no going to a scan. Files get the time of change of the
@@ -57,6 +57,7 @@ def unpack(path: str, folder: Path) -> tuple[list[Source], dict[str, np.ndarray]
 
     Args:
         folder: for the files; it is made.
+        quiet: do not show how far a large one is.
 
     Returns:
         Every scan, named ``SPLIT/INDEX``, and the labels of the splits that have any, mapped.
@@ -71,9 +72,11 @@ def unpack(path: str, folder: Path) -> tuple[list[Source], dict[str, np.ndarray]
             members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
             folder.mkdir(parents=True)
             changed = os.stat(path).st_mtime_ns
-            for name in (f"{split}_{what}" for split in SPLITS for what in ("images", "labels")):
-                if name in members:
-                    archives.extract(archive, members[name], folder / f"{name}.npy", changed)
+            names = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")]
+            wanted = [name for name in names if name in members]
+            with archives.counting(path, [members[name] for name in wanted], quiet) as bar:
+                for name in wanted:
+                    archives.extract(archive, members[name], folder / f"{name}.npy", changed, bar)
     except Refused as fault:
         raise InputError(f"{path} {fault.reason} ({fault.detail})") from None
     except OSError as error:

@@ -186,7 +186,8 @@ def _unpacked(names: dict[str, str], how: How, root: Path, refused: list) -> dic
         try:
             if how.unpack is None:
                 raise Refused("zip archive", "unpack it first")
-            members, bad = archives.unpack(path, Path(how.unpack) / f"{len(os.listdir(how.unpack)):04d}")
+            folder = Path(how.unpack) / f"{len(os.listdir(how.unpack)):04d}"
+            members, bad = archives.unpack(path, folder, how.quiet)
             found |= {str(file): prefix + _printable(member) for file, member in members}
             refused += [(prefix + _printable(member), *why) for member, *why in bad]
         except Refused as fault:
