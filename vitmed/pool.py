@@ -1,12 +1,15 @@
 """Worker processes that start afresh, leave ctrl-C to their parent, and do not outlive it; and how many to have."""
 
 import concurrent.futures
+import functools
 import math
 import multiprocessing
 import os
 import signal
 import threading
 from pathlib import Path
+
+from threadpoolctl import ThreadpoolController
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -29,6 +32,16 @@ def cores(cgroup: Path = CGROUP) -> int:
     except OSError:  # no such limit here
         return bound()
     return bound() if quota == "max" else min(bound(), math.ceil(int(quota) / int(period)))
+
+
+def one_thread():
+    """A context in which BLAS has one thread: the order of a sum, so its last bit, is then fixed."""
+    return _libraries().limit(limits=1)
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def begin() -> None:

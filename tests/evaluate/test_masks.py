@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from one_test_set import over_draws, paired_difference
 
 from vitmed.evaluate import masks
-from vitmed.evaluate.compare import over_draws, paired_difference
 from vitmed.evaluate.predictions import Predictions, read, write
 from vitmed.evaluate.score import score
 from vitmed.evaluate.subgroups import subgroups

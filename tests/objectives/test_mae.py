@@ -25,10 +25,14 @@ def stream_of(image):
     return {"main": {"image": jnp.asarray(image), "weight": jnp.ones(n), "example": jnp.asarray(example)}}
 
 
+def masked(keys, patches, ratio):
+    return masking.draw(masking.MaskConfig(mask_ratio=ratio), keys, (patches,))
+
+
 @pytest.mark.parametrize("ratio", [0.01, 0.5, 0.75, 0.99])
 def test_mask_is_a_partition_with_its_inverse(ratio):
     keys = jax.random.split(jax.random.key(0), 5)
-    mask = masking.uniform(keys, 12, ratio)
+    mask = masked(keys, 12, ratio)
     order = np.concatenate([mask.keep, mask.hide], axis=1)
     assert 1 <= mask.keep.shape[1] <= 11
     for row, restore in zip(order, np.asarray(mask.restore)):
@@ -40,10 +44,10 @@ def test_mask_belongs_to_the_example_not_to_its_place():
     """Else a resumed run on other hosts would see other masks."""
     example = jnp.asarray([[1, 2], [3, 4], [5, 6]], jnp.uint32)
     key = step_key(3, 11)
-    whole = masking.uniform(example_keys(key, example), 16, 0.75)
-    turned = masking.uniform(example_keys(key, example[::-1]), 16, 0.75)
+    whole = masked(example_keys(key, example), 16, 0.75)
+    turned = masked(example_keys(key, example[::-1]), 16, 0.75)
     np.testing.assert_array_equal(whole.keep, turned.keep[::-1])
-    later = masking.uniform(example_keys(step_key(3, 12), example), 16, 0.75)
+    later = masked(example_keys(step_key(3, 12), example), 16, 0.75)
     assert not np.array_equal(whole.keep, later.keep)
 
 
@@ -65,7 +69,7 @@ def test_loss_is_the_mean_error_on_hidden_patches(rng, size, patch, channels, ta
     if target == "patch":
         centred = patches - patches.mean(-1, keepdims=True)
         patches = centred / np.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6)
-    mask = masking.uniform(example_keys(key, batch["main"]["example"]), patches.shape[1], 0.75)
+    mask = masked(example_keys(key, batch["main"]["example"]), patches.shape[1], 0.75)
     predicted = mae.Autoencoder(model, spec).predict(params, batch["main"]["image"], mask)
     errors = [
         ((np.asarray(predicted)[b, n] - patches[b, n]) ** 2).mean()
@@ -89,7 +93,7 @@ def test_of_the_brightest_patches_some_are_shown_and_the_others_predicted(rng, t
             one[4 * (n // 4) : 4 * (n // 4) + 4, 4 * (n % 4) : 4 * (n % 4) + 4] += 3 + rng.random((4, 4, 1))
     batch = stream_of(image)
     loss, _ = objective.loss(params, memory, batch, key)
-    among = masking.uniform(example_keys(key, batch["main"]["example"]), 4, 0.5)
+    among = masked(example_keys(key, batch["main"]["example"]), 4, 0.5)
     keep, hide = (np.take_along_axis(bright, np.asarray(part), axis=1) for part in (among.keep, among.hide))
     mask = masking.Mask(jnp.asarray(keep), jnp.asarray(hide), among.restore, jnp.asarray(bright))
     predicted = np.asarray(network.predict(params, batch["main"]["image"], mask))

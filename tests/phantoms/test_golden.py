@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vitmed.phantoms.example import example
-from vitmed.phantoms.write import threads
+from vitmed.pool import one_thread
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "phantoms.npz"
 # Patients 0 to 2, scan 1 of seed 3: normal, lesion and paired are among them.
@@ -25,7 +25,7 @@ def test_scans_are_the_goldens(case):
     """The same patients must be as hard to read as they were: to the bit on one kind of machine, and but for
     a rounding in a thousand voxels where another processor's exp and sums end in another last bit."""
     golden = np.load(GOLDEN)
-    with threads().limit(limits=1):
+    with one_thread():
         made = [example(case.split()[0], 3, patient, 1, CASES[case]).picture for patient in range(3)]
     images, truth = np.stack([m.image for m in made]), np.stack([m.truth for m in made])
     assert images.dtype == golden[case].dtype and np.array_equal(truth, golden[case + " truth"])

@@ -103,6 +103,7 @@ def _published(source, arrays, metadata, args):
 
     import numpy as np
 
+    from vitmed import durable
     from vitmed.errors import InputError
     from vitmed.models.adapt import other_channels
     from vitmed.scans.recipe import Recipe, modality, unit_of, window_of
@@ -139,7 +140,7 @@ def _published(source, arrays, metadata, args):
         found.model.patch_size, dataclasses.asdict(found.model),
     )  # fmt: skip
     about = {"file": source.name, "layout": found.layout, "left_out": list(found.left_out)}
-    sheet = {"task": None, "classes": None, "content_hash": files.sha256(source), "weights": about}
+    sheet = {"task": None, "classes": None, "content_hash": durable.sha256(source), "weights": about}
     told = {"layout": found.layout, "left_out": list(found.left_out)}
     return recipe, {"encoder": params}, {"name": "published"}, sheet, told
 

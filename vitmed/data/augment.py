@@ -34,8 +34,6 @@ _LATER = (
 _NOISE, _ROW, _ELASTIC, _BIAS, _BOX = 1, 2, 3, 4, 5
 _BIAS_CELLS = 2  # a coil's sensitivity bends once or twice over an image
 
-EXACT = jax.lax.Precision.HIGHEST  # interpolation weights must not be rounded to bfloat16 on a TPU
-
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
@@ -269,7 +267,7 @@ def _linear(images: jax.Array, source: list[jax.Array]) -> jax.Array:
         n = images.shape[axis]
         # Row i holds the weights of the two voxels that output i lies between: a tent over the voxels.
         weights = jnp.maximum(0, 1 - jnp.abs(jnp.clip(along, 0, n - 1)[:, :, None] - jnp.arange(n)))
-        images = _mixed(images, weights, axis)
+        images = fields.mixed(images, weights, axis)
     return images
 
 
@@ -279,16 +277,8 @@ def _blurred(images: jax.Array, sigma: jax.Array) -> jax.Array:
     for axis in range(1, images.ndim - 1):
         place = jnp.arange(images.shape[axis])
         weights = jnp.exp(-0.5 * ((place[:, None] - place) / narrow) ** 2)
-        images = _mixed(images, weights / weights.sum(-1, keepdims=True), axis)
+        images = fields.mixed(images, weights / weights.sum(-1, keepdims=True), axis)
     return images
-
-
-def _mixed(images: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-    """(B, *S, C) with ``axis`` replaced by the sums of its voxels that the rows of ``weights`` (B, m, n) give."""
-    first = jnp.moveaxis(images, axis, 1)
-    flat = first.reshape(*first.shape[:2], -1)
-    mixed = jnp.einsum("bij,bjk->bik", weights.astype(images.dtype), flat, precision=EXACT)
-    return jnp.moveaxis(mixed.reshape(*mixed.shape[:2], *first.shape[2:]), 1, axis)
 
 
 def _nearest(masks: jax.Array, source: list[jax.Array]) -> jax.Array:

@@ -33,13 +33,20 @@ def field(keys: jax.Array, size: tuple[int, ...], cells: int, fields: int = 1) -
 def spread(control: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """(B, cells + 3, ..., fields) control values to (B, *size, fields): the spline at the voxels' centres."""
     for axis, n in enumerate(size, start=1):
-        first = jnp.moveaxis(control, axis, 1)
-        flat = first.reshape(*first.shape[:2], -1)
+        cells = control.shape[axis] - 3
         # One product an example: a single one over the batch would round by the batch's size.
-        spline = jnp.broadcast_to(_splines(n, first.shape[1] - 3), (len(flat), n, first.shape[1]))
-        mixed = jnp.einsum("bij,bjk->bik", spline, flat, precision=jax.lax.Precision.HIGHEST)
-        control = jnp.moveaxis(mixed.reshape(len(flat), n, *first.shape[2:]), 1, axis)
+        spline = jnp.broadcast_to(_splines(n, cells), (len(control), n, cells + 3))
+        control = mixed(control, spline, axis)
     return control
+
+
+def mixed(values: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+    """(B, *S, C) with ``axis`` replaced by the sums along it that the rows of ``weights`` (B, m, n) give."""
+    first = jnp.moveaxis(values, axis, 1)
+    flat = first.reshape(*first.shape[:2], -1)
+    # Highest: weights must not be rounded to bfloat16 on a TPU.
+    sums = jnp.einsum("bij,bjk->bik", weights.astype(values.dtype), flat, precision=jax.lax.Precision.HIGHEST)
+    return jnp.moveaxis(sums.reshape(*sums.shape[:2], *first.shape[2:]), 1, axis)
 
 
 def _splines(n: int, cells: int) -> np.ndarray:

@@ -7,7 +7,6 @@ them if this one is interrupted.
 
 import collections
 import dataclasses
-import functools
 import os
 import zlib
 from collections.abc import Iterator
@@ -15,13 +14,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from vitmed.data import resume
 from vitmed.data.alike import KEPT
 from vitmed.data.prepare import Plan, Prepared, Read, Task, digest, prepare
 from vitmed.errors import MachineError
-from vitmed.pool import cores, pool
+from vitmed.pool import cores, one_thread, pool
 from vitmed.progress import Bar
 from vitmed.scans.scan import Refused
 
@@ -207,7 +205,7 @@ def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:
     stored: list[tuple[bytes, Stored]] = []
     times: dict = {}
     # One thread a process: a worker has one core, and the products are too small to be shared out.
-    with open(path, "wb") as file, _threads().limit(limits=1):
+    with open(path, "wb") as file, one_thread():
         for task in tasks:
             mark = resume.mark(task, times)  # before it is read, or a change meanwhile would go unseen
             try:
@@ -220,11 +218,6 @@ def _prepare_chunk(tasks: list[Task], plan: Plan, path: str) -> list[Outcome]:
     if stored:
         resume.note(path, stored)
     return outcomes
-
-
-@functools.cache
-def _threads() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _store(scan: Prepared, file, path: str) -> Stored:

@@ -82,12 +82,6 @@ def ece(hit: Array, probability: Array, cluster: Array | None = None, bins: int 
     return CalibrationError(hit, probability, cluster, bins)()
 
 
-def plain_ece(hit: Array, probability: Array, bins: int = 10) -> float:
-    """The uncorrected binned estimate, for comparison with the literature."""
-    error = CalibrationError(hit, probability, None, bins)
-    return float(np.abs(error.excess.sum(0)).sum() / error.count.sum())
-
-
 def _folded_mean(gap: Array, noise: Array) -> Array:
     """E|N(gap, noise)| for gap >= 0."""
     z = gap / np.maximum(noise, 1e-12)

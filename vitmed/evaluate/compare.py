@@ -172,30 +172,6 @@ def difference(
     return _interval(sides, first, overlap, False) | _rests(first) | {"draws": draws}
 
 
-def over_draws(
-    metric: str, scores: Sequence[Array], label: Array, patients: list[str] | None, **rest
-) -> dict:
-    """``mean`` of one test set; arguments and errors as of ``sample``."""
-    return mean([sample(metric, scores, label, patients, **rest)])
-
-
-def paired_difference(
-    metric: str,
-    scores_a: Sequence[Array],
-    scores_b: Sequence[Array],
-    label: Array,
-    patients: list[str] | None,
-    *,
-    thresholds_a: Thresholds = None,
-    thresholds_b: Thresholds = None,
-    **rest,
-) -> dict:
-    """``difference`` a - b on one test set, draw by draw; arguments and errors as of ``sample``."""
-    a = sample(metric, scores_a, label, patients, thresholds=thresholds_a, **rest)
-    b = sample(metric, scores_b, label, patients, thresholds=thresholds_b, **rest)
-    return difference([a], [b])
-
-
 def chance(found: dict, against: float = 0.0, sides: int = 2) -> float | None:
     """The p-value of a ``difference`` against a true one of ``against``.
 

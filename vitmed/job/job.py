@@ -21,6 +21,7 @@ from vitmed.data.augment import augment
 from vitmed.data.keys import example_keys, step_key
 from vitmed.data.streams import Feed
 from vitmed.evaluate import health
+from vitmed.infer import EVALUATION_SEED
 from vitmed.job import nonfinite
 from vitmed.job.config import Config
 from vitmed.job.feeds import feeds_of, learns_from_labels, learns_from_masks
@@ -38,7 +39,6 @@ from vitmed.runs.transfer import adaptations, start_from
 from vitmed.scans.recipe import Recipe, normalise
 
 _AUGMENT, _OBJECTIVE = 0, 1  # separate streams of randomness within a step
-EVALUATION_SEED = 0  # with train=False masks depend on the example alone
 
 
 class Job:

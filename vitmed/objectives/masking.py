@@ -136,15 +136,6 @@ def draw(
     return _least(noise if counted is None else _first(noise, counted, shown, tiles), shown)
 
 
-def uniform(keys: jax.Array, patches: int, mask_ratio: float) -> Mask:
-    """Every set of visible patches of the given count is equally likely.
-
-    Args:
-        keys: ``(B,)`` keys, one an example.
-    """
-    return from_noise(_noise(keys, patches), mask_ratio)
-
-
 def from_noise(noise: jax.Array, mask_ratio: float) -> Mask:
     """The mask that keeps the patches with the least ``noise`` ``(B, N)``."""
     return _least(noise, visible_count(noise.shape[1], mask_ratio))

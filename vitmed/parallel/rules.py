@@ -55,6 +55,11 @@ def name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, as ``name`` writes them."""
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def undivided(tree: Any, rules: str, sizes: dict[str, int]) -> dict[str, list[str]]:
     """{axis of the mesh: paths of the arrays that it should split and does not, as it divides nothing in them}."""
     found: dict[str, list[str]] = {axis: [] for axis in _used(rules, sizes)}

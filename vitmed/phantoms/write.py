@@ -15,13 +15,11 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from threadpoolctl import ThreadpoolController
-
 from vitmed.errors import InputError
 from vitmed.phantoms import files
 from vitmed.phantoms.example import Example, check, example
 from vitmed.phantoms.findings import CLASSES, CODES
-from vitmed.pool import cores, pool
+from vitmed.pool import cores, one_thread, pool
 
 FORMAT = 1
 
@@ -120,17 +118,10 @@ def run(job, patients: int, workers: int | None):
         yield from processes.map(job, range(patients), chunksize=max(1, min(8, patients // (4 * workers))))
 
 
-@functools.cache
-def threads() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
 def write_patient(scans: Path, truth: Path, modality: str, seed: int, size, count: int, patient: int):
     """All scans of one patient. Gives the rows of labels.csv and of findings.csv."""
     rows, found = [], []
-    with threads().limit(
-        limits=1
-    ):  # one thread an operation: the order of a sum, so its last bit, is then fixed
+    with one_thread():
         for scan in range(count):
             made = example(modality, seed, patient, scan, size)
             path = write_scan(scans, truth, modality, made, scan)

@@ -18,12 +18,6 @@ def spin_echo(density, t1, t2, repetition: float, echo: float):
     return density * (1 - np.exp(-repetition / t1)) * np.exp(-echo / t2)
 
 
-def spoiled_gradient_echo(density, t1, t2star, repetition: float, echo: float, flip: float):
-    """The steady-state spoiled gradient-echo signal (FLASH); times in ms, flip angle in degrees."""
-    e1, angle = np.exp(-repetition / t1), np.radians(flip)
-    return density * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1) * np.exp(-echo / t2star)
-
-
 def spectrum(shapes: list[Ellipsoid], values, k: list[np.ndarray], dtype=np.float32) -> np.ndarray:
     """The Fourier transform of sum_i values[i] * indicator(shapes[i]) on the grid spanned by k.
 

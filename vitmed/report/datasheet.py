@@ -41,7 +41,7 @@ def write(dataset: str | Path, out: str | Path | None = None) -> Path:
         "spacings": _spacings(sheet),
         "spacing_unknown": (sheet.get("spacings") or {}).get("unknown", 0),
         "sites": _sites(sheet),
-        "near": [_where(w, n) for w, n in (sheet.get("near_duplicates") or {}).items() if n],
+        "near": [words.copies(w, n) for w, n in (sheet.get("near_duplicates") or {}).items() if n],
         "near_known": "near_duplicates" in sheet,
         "torn": _clusters(found["opened"], sheet.get("contradiction_groups") or []),
         "alike": _clusters(found["opened"], sheet.get("near_duplicate_groups") or []),
@@ -120,11 +120,6 @@ def _sites(sheet: dict[str, Any]) -> list[tuple[str, list[int]]]:
     if names in ([], [""]):
         return []
     return [(name or "unknown", [held[split].get(name, 0) for split in held]) for name in names]
-
-
-def _where(where: str, n: int) -> str:
-    first, between, second = where.partition("/")
-    return f"{words.count(n)} between {first} and {second}" if between else f"{words.count(n)} inside {first}"
 
 
 def _privacy(sheet: dict[str, Any]) -> list[str]:

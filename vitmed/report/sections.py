@@ -74,7 +74,7 @@ def dataset(found: dict[str, Any], samples: list[dict]) -> dict[str, Any]:
         "refused_total": sum(refused.values()),
         "samples": samples,
         "histogram": charts.histogram(histogram["edges"], histogram["counts"], _unit(sheet)),
-        "copies": [_copies(where, n) for where, n in (sheet.get("duplicates") or {}).items() if n],
+        "copies": [words.copies(where, n) for where, n in (sheet.get("duplicates") or {}).items() if n],
         "notes": sheet.get("notes") or [],
     }
 
@@ -341,11 +341,6 @@ def patch(sheet: dict[str, Any]) -> str:
     sides, mm = found
     flag = f"--config.model.patch_size={','.join(map(str, sides))}"
     return f"{flag} ({words.size(mm, 'mm')})" if mm else flag
-
-
-def _copies(where: str, n: int) -> str:
-    first, between, second = where.partition("/")
-    return f"{words.count(n)} between {first} and {second}" if between else f"{words.count(n)} inside {first}"
 
 
 def _channels(n: int) -> str:

@@ -75,6 +75,12 @@ def draws(counts: list[int]) -> str:
     return plural(many, "draw") if few == many else f"{few} to {many} draws"
 
 
+def copies(where: str, n: int) -> str:
+    """How many copies a datasheet counts ``where``: "3 between train and test", or "3 inside train"."""
+    first, between, second = where.partition("/")
+    return f"{count(n)} between {first} and {second}" if between else f"{count(n)} inside {first}"
+
+
 def times(n: int) -> str:
     """``1`` as "once"."""
     return {1: "once", 2: "twice"}.get(n, f"{n:,} times")

@@ -33,6 +33,7 @@ from flax import serialization
 from vitmed import durable
 from vitmed.errors import DiskFull, InputError, MachineError
 from vitmed.parallel import processes
+from vitmed.parallel.rules import leaves
 from vitmed.runs import manifest
 from vitmed.runs.bundle import bundle, unbundle
 
@@ -321,7 +322,7 @@ def lower_is_better(metric: str) -> bool:
 
 def _fit(state: dict, like: Any, path: Path) -> Any:
     """``state`` in the structure of ``like``, every array of the same shape and type, or an InputError."""
-    wanted, found = _by_path(serialization.to_state_dict(like)), _by_path(state)
+    wanted, found = leaves(serialization.to_state_dict(like)), leaves(state)
     for name in sorted(wanted.keys() | found.keys()):
         there, here = (
             f"{t[name].dtype}{list(t[name].shape)}" if name in t else "absent" for t in (found, wanted)
@@ -332,8 +333,3 @@ def _fit(state: dict, like: Any, path: Path) -> Any:
                 "use the config that the run was made with"
             )
     return serialization.from_state_dict(like, state)
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

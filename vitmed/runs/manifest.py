@@ -20,7 +20,10 @@ def write(path: Path, step: int, metrics: dict[str, float]) -> None:
     for file in sorted(path.rglob("*")):
         durable.sync(file)
         if file.is_file():
-            files[file.relative_to(path).as_posix()] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+            files[file.relative_to(path).as_posix()] = {
+                "bytes": file.stat().st_size,
+                "sha256": durable.sha256(file),
+            }
     manifest = {"format": 1, "step": step, "data_position": step, "metrics": metrics, "files": files}
     durable.write_json(path / "manifest.json", manifest | {"sha256": _seal(manifest)})
 
@@ -64,18 +67,13 @@ def fault(path: Path) -> str | None:
             size = (path / name).stat().st_size
             if size != expected["bytes"]:
                 return f"{path / name} has {size} bytes instead of {expected['bytes']}"
-            if _sha256(path / name) != expected["sha256"]:
+            if durable.sha256(path / name) != expected["sha256"]:
                 return f"{path / name} differs from what was saved (SHA-256)"
         except FileNotFoundError:
             return f"{path / name} is missing"
         except OSError as error:
             return f"{path / name} cannot be read ({error.strerror})"
     return None
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _seal(manifest: dict) -> str:

@@ -9,7 +9,6 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from vitmed.errors import InputError
 from vitmed.models import adapt
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import stacked, unrolled
+from vitmed.parallel.rules import leaves
 from vitmed.runs import load, places
 from vitmed.runs.places import by
 from vitmed.scans.recipe import Recipe
@@ -60,7 +60,7 @@ class Former:
         """
         former = stacked(self.params) if "blocks" in fresh.get("transformer", {}) else unrolled(self.params)
         former, said = places.placed(former, fresh, self.cells, self.scale, self.extent)
-        here, there = _leaves(fresh), _leaves(former)
+        here, there = leaves(fresh), leaves(former)
         for name in [*here, *(n for n in there if n not in here)]:
             mine, its = (np.shape(side[name]) if name in side else None for side in (here, there))
             if mine != its:
@@ -213,10 +213,3 @@ def _same_without_parameters(run: Path, former: ModelConfig, model: ModelConfig)
                 f"config.model.{name} is {ours!r}, but the encoder of config.init_from {run} was trained with "
                 f"{theirs!r}; set it to that"
             )
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    return {
-        "/".join(str(entry.key) for entry in path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }

@@ -6,7 +6,6 @@ much in time or memory.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,8 +125,3 @@ def _stream(count: int, size: tuple[int, ...], channels: int, labels: int, masks
     if masks:
         shapes["mask"] = (size, jnp.uint8)
     return {name: jax.ShapeDtypeStruct((count, *shape), dtype) for name, (shape, dtype) in shapes.items()}
-
-
-def size_of(tree: Any) -> int:
-    """Bytes of the arrays of a tree, whole."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))

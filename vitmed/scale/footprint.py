@@ -15,10 +15,10 @@ from jax.extend import core
 from vitmed.data.keys import step_key
 from vitmed.job.config import Config
 from vitmed.job.job import Job
-from vitmed.models.cost import Product, products
+from vitmed.models.cost import Product, products, state_bytes
 from vitmed.models.vit import VARIANTS
 from vitmed.parallel.engine import ParallelConfig
-from vitmed.scale.drawing import Drawing, draw, size_of
+from vitmed.scale.drawing import Drawing, draw
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def footprint(config: Config, examples: int) -> Footprint:
     state, batch = drawing.state, drawing.batch
     return Footprint(
         examples=examples,
-        parameters=size_of(state["params"]),
-        gradients=size_of(jax.eval_shape(drawing.job.split.trained, state["params"])),
-        state=size_of(state),
+        parameters=state_bytes(state["params"]),
+        gradients=state_bytes(jax.eval_shape(drawing.job.split.trained, state["params"])),
+        state=state_bytes(state),
         kept=kept,
         fixed=fixed,
         again=again,
-        fed=size_of(batch) / examples,
+        fed=state_bytes(batch) / examples,
         products=tuple(products(drawing.job.update, state, batch)),
     )
 

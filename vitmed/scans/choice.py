@@ -16,6 +16,7 @@ import numpy as np
 from vitmed.errors import InputError
 from vitmed.scans.dicom_group import way_of
 from vitmed.scans.recipe import modality as canonical_modality
+from vitmed.scans.recipe import modality_or_unknown
 from vitmed.scans.scan import Refusals, Source
 
 WAYS = ("axial", "coronal", "sagittal", "unknown")
@@ -33,7 +34,7 @@ class _Series:
         plane = image.plane(frame)
         self.id = sources[0].id if len(sources) == 1 else sources[0].part_of
         self.study = image.study
-        self.modality = _modality(image.modality)
+        self.modality = modality_or_unknown(image.modality)
         self.description = image.description
         self.slices = sum(len(s.parts) for s in sources)
         self.matrix = image.rows * image.columns
@@ -189,13 +190,6 @@ def _why(s: _Series, fit: list[_Series], count: int, rule: dict) -> str:
     if len(fit) == 1:
         return f"the only one of {count} series that fits" if count > 1 else "the only series, and it fits"
     return f"{_told(s, rule)}: {fit.index(s) + 1} of {len(fit)} that fit, of {count} series"
-
-
-def _modality(code: str) -> str:
-    try:
-        return canonical_modality(code or "unknown")
-    except InputError:
-        return "unknown"
 
 
 def _thickness(source: Source) -> float | None:

@@ -14,11 +14,11 @@ import re
 import warnings
 from collections.abc import Iterator
 
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from vitmed.scans.dicom_values import public_vr
 from vitmed.scans.shown import shown
 
 _TELLING = set("PN LO SH ST LT UT UC UI DA DT TM AE AS UR".split())
@@ -111,12 +111,7 @@ def _vr(raw: RawDataElement) -> str | None:
     """What a raw element is, None where pydicom must find out: private ones without a VR, and unknown ones."""
     if raw.VR is not None or raw.tag.is_private:
         return raw.VR
-    return _public_vr(int(raw.tag))
-
-
-@functools.lru_cache(maxsize=4096)
-def _public_vr(tag: int) -> str | None:
-    return dictionary_VR(tag) if dictionary_has_tag(tag) else None
+    return public_vr(int(raw.tag))
 
 
 def _plain(value: bytes | None) -> bool:

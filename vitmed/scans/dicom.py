@@ -6,13 +6,12 @@ slices lie, ``dicom_pixels`` what they hold; here it becomes one array.
 
 import numpy as np
 
-from vitmed.errors import InputError
 from vitmed.scans import dicom_group, dicom_header, dicom_pixels, dicom_stack, geometry
 from vitmed.scans.dicom_frames import Plane
 from vitmed.scans.dicom_header import Image
 from vitmed.scans.how import INCLUDABLE
 from vitmed.scans.images import grey_if_equal
-from vitmed.scans.recipe import modality as canonical_modality
+from vitmed.scans.recipe import modality_or_unknown
 from vitmed.scans.scan import Refused, Scan, Source
 
 _HOUNSFIELD = ("", "HU", "HU_MOD", "US")  # US is "unspecified", which converters write beside true HU
@@ -34,7 +33,7 @@ def read(source: Source | tuple[str, ...]) -> Scan:
     channels = isinstance(source, Source) and source.item is not None and source.item[0] == "channels"
     parts = _parts(source)
     first, plane = parts[0][0], parts[0][0].plane(parts[0][1])
-    modality = _modality(first)
+    modality = modality_or_unknown(first.modality)
     affine, spacing = None, plane.spacing
     if len(parts) > 1 and not channels:
         order, affine = dicom_stack.order(parts)
@@ -127,13 +126,6 @@ def _refuse_ct_without_units(parts: list[tuple[Image, int]]) -> None:
             raise Refused("CT without rescale", "no RescaleIntercept, so its Hounsfield units are not known")
         elif plane.rescale_type not in _HOUNSFIELD:
             raise Refused("CT without Hounsfield units", f"its RescaleType is {plane.rescale_type}")
-
-
-def _modality(image: Image) -> str:
-    try:
-        return canonical_modality(image.modality or "unknown")
-    except InputError:  # a real modality (PT, NM, OPT ...) that has no conventions of its own here
-        return "unknown"
 
 
 def _span(image: Image, plane: Plane, values: np.ndarray) -> tuple[float, float] | None:

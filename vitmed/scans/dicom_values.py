@@ -75,7 +75,7 @@ class Values:
         element = self.element(tag)
         if element is None or element.value is None or element.value == b"":
             return None
-        if isinstance(element, RawDataElement) and (element.VR or _vr(tag)) in ("DS", "IS"):
+        if isinstance(element, RawDataElement) and (element.VR or public_vr(tag)) in ("DS", "IS"):
             try:
                 return tuple(float(part) for part in element.value.rstrip(b" \0").split(b"\\")) or None
             except ValueError:
@@ -115,5 +115,6 @@ class Values:
 
 
 @functools.lru_cache(maxsize=4096)
-def _vr(tag: int) -> str | None:
+def public_vr(tag: int) -> str | None:
+    """What DICOM PS3.6 says that an element is, None where it does not know it."""
     return dictionary_VR(tag) if dictionary_has_tag(tag) else None

@@ -49,6 +49,14 @@ def modality(text: str) -> str:
     return name
 
 
+def modality_or_unknown(code: str) -> str:
+    """The same of a header's code; "unknown" of one that has no conventions of its own here (PT, NM, OPT ...) or is empty."""
+    try:
+        return modality(code or "unknown")
+    except InputError:
+        return "unknown"
+
+
 def unit_of(modality: str) -> str:
     """The unit a modality is stored in: ``"HU"`` for CT, else ``"relative"``."""
     return "HU" if modality == "ct" else "relative"

@@ -1,6 +1,5 @@
 """Files of weights: arrays by name. ``.safetensors`` and ``.npz`` run no code; PyTorch's own only where asked for."""
 
-import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -51,12 +50,6 @@ def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """Of the bytes of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def beside(path: Path) -> dict[str, Any]:

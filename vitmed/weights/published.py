@@ -13,6 +13,7 @@ from vitmed.models.build import encoder as build_encoder
 from vitmed.models.positions import LONGEST
 from vitmed.models.transformer import gated_width
 from vitmed.models.vit import VARIANTS, Variant
+from vitmed.parallel.rules import leaves
 from vitmed.weights.layouts import Layout, bare, find
 from vitmed.weights.parts import Parts
 
@@ -205,8 +206,7 @@ def _check_shapes(
     image = jax.ShapeDtypeStruct((1, *size, channels), np.float32)
     wanted = jax.eval_shape(build_encoder(model, size).init, jax.random.key(0), image)["params"]
     made, wanted = (
-        {jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf) for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (params, wanted))
+        {name: np.shape(leaf) for name, leaf in leaves(tree).items()} for tree in (params, wanted)
     )
     for name in sorted(made.keys() | wanted.keys()):
         if made.get(name) != wanted.get(name):
