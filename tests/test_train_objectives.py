@@ -24,7 +24,7 @@ from vitmed.models.build import encoder
 from vitmed.models.head import pooled
 from vitmed.models.vit import VARIANTS, Variant
 from vitmed.objectives import registry
-from vitmed.objectives.interface import Objective, weighted_mean
+from vitmed.objectives.interface import Objective, ObjectiveConfig, weighted_mean
 from vitmed.parallel.engine import engine
 from vitmed.runs import checkpoint
 from vitmed.runs import metrics as run_metrics
@@ -39,7 +39,7 @@ def mite():
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(ObjectiveConfig):
     name: Literal["teacher"] = "teacher"
     decay: float = 0.5
 
@@ -205,7 +205,7 @@ def test_a_collapse_is_said_and_may_stop(tiny_dataset, tmp_path, monkeypatch, ca
 
 
 @dataclasses.dataclass(frozen=True)
-class PairConfig:
+class PairConfig(ObjectiveConfig):
     streams: ClassVar = ("main", "unlabelled")
     labelled: ClassVar = True
     name: Literal["pair"] = "pair"

@@ -63,9 +63,8 @@ def choose(
         InputError: an objective that has no supervised part, several datasets, too few labels for the folds, or a run
             that was made without a guard.
     """
-    asked, folds = config.objective.name, config.guard.folds
-    of_masks = isinstance(config.objective, segmentation.Config)
-    if asked == _PLAIN or not (of_masks or isinstance(config.objective, supervised.Config)):
+    asked, of_masks, folds = config.objective.name, config.objective.of_masks, config.guard.folds
+    if asked == _PLAIN or not isinstance(config.objective, segmentation.Config | supervised.Config):
         raise InputError(f"config.guard.folds is {folds}, but {asked!r} is not semi-supervised; set it to 0")
     folder.place(run)
     if (run / "config.json").exists() and not (run / FILE).exists():
@@ -121,11 +120,11 @@ def _counts_epochs(fold: Path) -> bool:
 
 def plain(values: ConfigDict, config: Any) -> ConfigDict:
     """The supervised part of a semi-supervised config: the same keys, the labelled stream alone."""
-    of_masks = isinstance(config.objective, segmentation.Config)
-    keys = {field.name for field in dataclasses.fields((segmentation if of_masks else supervised).Config)}
+    one = segmentation if config.objective.of_masks else supervised
+    keys = {field.name for field in dataclasses.fields(one.Config)}
     own = {k: v for k, v in values.objective.to_dict().items() if k in keys}
     # Where a teacher is the run's slow average, the supervised one is as slow.
-    optim = {"ema": config.objective.momentum} if getattr(config.objective, "averages", False) else {}
+    optim = {"ema": config.objective.momentum} if config.objective.averages else {}
     one = tree({**values.to_dict(), "objective": {**own, "name": _PLAIN}})
     return _changed(one, data={"unlabelled": "", "unlabelled_batch": None}, optim=optim, guard={"folds": 0})
 

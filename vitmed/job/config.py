@@ -12,7 +12,7 @@ from vitmed.errors import InputError
 from vitmed.evaluate.guard import GuardConfig
 from vitmed.evaluate.health import ProbeConfig
 from vitmed.models.build import ModelConfig
-from vitmed.objectives import registry, segmentation, supervised
+from vitmed.objectives import registry, supervised
 from vitmed.optim.optimiser import OptimConfig
 from vitmed.parallel.engine import ParallelConfig
 from vitmed.runs.checkpoint import CheckpointConfig
@@ -99,7 +99,7 @@ def check(values: ConfigDict) -> Config:
         raise InputError("this is the config of a study, of many runs; `vitmed study` runs it")
     config = configs.build(Config, values)
     config = dataclasses.replace(config, objective=registry.section(config.objective))
-    if config.optim.ema and getattr(config.objective, "averages", False):
+    if config.optim.ema and config.objective.averages:
         raise InputError(
             f"config.optim.ema is {config.optim.ema}, but {config.objective.name!r} keeps a slow average of its own "
             "(config.objective.momentum), which is what the run gives; set it to 0"
@@ -109,7 +109,7 @@ def check(values: ConfigDict) -> Config:
             f"config.init_adapt is {config.init_adapt!r}, but there is no config.init_from to adapt"
         )
     config.finetune.check(config.objective, config.init_from)
-    if config.data.sampling == "balanced" and getattr(config.objective, "class_weights", ()) == "balanced":
+    if config.data.sampling == "balanced" and config.objective.class_weights == "balanced":
         raise InputError(
             "config.data.sampling and config.objective.class_weights are both 'balanced', which lifts rare classes "
             "twice: each evens out what the label budget shows; leave one out"
@@ -119,12 +119,12 @@ def check(values: ConfigDict) -> Config:
             f"config.model.pool is 'attentive', which is learned with labels and which {config.objective.name!r} does "
             "not learn; take another"
         )
-    if config.model.drop_path and not getattr(config.objective, "drops_paths", True):
+    if config.model.drop_path and not config.objective.drops_paths:
         raise InputError(
             f"config.model.drop_path is {config.model.drop_path}, but {config.objective.name!r} trains without it, as "
             "in its paper; leave it out"
         )
-    if config.model.brightest_patches and isinstance(config.objective, segmentation.Config):
+    if config.model.brightest_patches and config.objective.of_masks:
         raise InputError(
             f"config.model.brightest_patches is {config.model.brightest_patches}, but masks are made of all patches; "
             "leave it out"

@@ -14,14 +14,14 @@ from vitmed.parallel.engine import Engine, check_shared
 def feeds_of(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed]:
     """The streams that the config offers, which must be those that the objective learns from."""
     data, name = config.data, config.objective.name
-    two = "unlabelled" in getattr(config.objective, "streams", ("main",))
+    two = "unlabelled" in config.objective.streams
     for key in ("unlabelled", "unlabelled_batch"):
         if getattr(data, key) and not two:
             raise InputError(
                 f"config.data.{key} is {getattr(data, key)!r}, but {name!r} learns from the main stream alone; "
                 "leave it out"
             )
-    if data.crop_foreground and not learns_from_masks(config):
+    if data.crop_foreground and not config.objective.of_masks:
         raise InputError(
             f"config.data.crop_foreground is {data.crop_foreground}, but {name!r} does not learn from masks, which say "
             "where such crops lie; leave it out"
@@ -36,23 +36,15 @@ def feeds_of(dataset: Dataset, config: Config, engine: Engine) -> dict[str, Feed
         lambda one: _training_examples(
             one, dataset, config, copied if one is dataset else data.left_out(dataset, one), part
         ),
-        learns_from_labels(config),
+        config.objective.labelled,
         two,
         held,
-        getattr(config.objective, "excluded", ()),
-        learns_from_masks(config),
+        config.objective.excluded,
+        config.objective.of_masks,
     )
     for feed in feeds.values():
         check_shared(feed.batch_size, feed.key, engine.sizes, config.parallel.accumulate)
     return feeds
-
-
-def learns_from_labels(config: Config) -> bool:
-    return getattr(config.objective, "labelled", False)
-
-
-def learns_from_masks(config: Config) -> bool:
-    return getattr(config.objective, "task", None) == "segmentation"
 
 
 def _training_examples(
@@ -60,12 +52,12 @@ def _training_examples(
 ) -> np.ndarray | None:
     """Indices of the split to train on, or None for all: the label budget, drawn beside ``copied``, without ``part``."""
     data = config.data
-    if learns_from_masks(config) and structures_of(dataset.datasheet) != structures_of(validated.datasheet):
+    if config.objective.of_masks and structures_of(dataset.datasheet) != structures_of(validated.datasheet):
         raise InputError(
             f"config.data.mix: the structures in the masks of {dataset.path} are not those of {validated.path}; ingest "
             "the two with the same ones"
         )
-    if not learns_from_labels(config):
+    if not config.objective.labelled:
         sampling = None if data.sampling == "natural" else data.sampling
         for key, value in (("labels", data.labels), ("fold", data.fold or None), ("sampling", sampling)):
             if value is not None:
@@ -73,7 +65,7 @@ def _training_examples(
                     f"config.data.{key} is {value}, but {config.objective.name!r} uses no labels; leave it out"
                 )
         return None
-    masks = learns_from_masks(config)
+    masks = config.objective.of_masks
     return np.setdiff1d(
         budget.labelled(dataset, data.split, data.labels, data.label_seed, masks, copied), part
     )
@@ -86,8 +78,8 @@ def held_out(dataset: Dataset, config: Config, copied: np.ndarray) -> np.ndarray
         copied: what ``config.data.apart`` leaves out, of which the budget has nothing.
     """
     data = config.data
-    if not (data.fold and learns_from_labels(config)):
+    if not (data.fold and config.objective.labelled):
         return np.array([], np.int64)
-    masks = learns_from_masks(config)
+    masks = config.objective.of_masks
     chosen = budget.labelled(dataset, data.split, data.labels, data.label_seed, masks, copied)
     return budget.fold(dataset, data.split, chosen, data.fold, data.label_seed, masks)

@@ -24,7 +24,7 @@ from vitmed.evaluate import health
 from vitmed.infer import EVALUATION_SEED
 from vitmed.job import nonfinite
 from vitmed.job.config import Config
-from vitmed.job.feeds import feeds_of, learns_from_labels, learns_from_masks
+from vitmed.job.feeds import feeds_of
 from vitmed.models.cost import matmul_flops, short, state_bytes
 from vitmed.objectives import registry, tallies, teacher
 from vitmed.objectives.classifier import Classifier
@@ -151,11 +151,11 @@ class Job:
     def _shown(self) -> dict[str, tuple]:
         """What of the labels that are trained on the objective asks for: ``counts`` and ``frequencies`` of a ``Spec``."""
         objective = self.config.objective
-        weighs = getattr(objective, "class_weights", ()) == "balanced"
-        aligns = self.config.data.sampling == "balanced" and getattr(objective, "alignment", 0)
+        weighs = objective.class_weights == "balanced"
+        aligns = self.config.data.sampling == "balanced" and objective.alignment
         if not (weighs or aligns):
             return {}
-        count = balance.voxels if learns_from_masks(self.config) else balance.counts
+        count = balance.voxels if self.config.objective.of_masks else balance.counts
         found = sum(count(part.dataset, part.split, part.members) for part in self.feeds["main"].parts)
         asked = {}
         if weighs:
@@ -244,7 +244,7 @@ class Job:
 
     def _judged(self) -> np.ndarray | None:
         """Indices of the validation split that say anything of what is learned; None for all of it."""
-        if not learns_from_masks(self.config):
+        if not self.config.objective.of_masks:
             return None
         return budget.marked(self.dataset, self.config.data.val_split)
 
@@ -304,8 +304,7 @@ class Job:
         mirrored = {"config.augment": config.augment, "config.objective": config.objective}
         doubts = mirrors.doubts(mirrored, self.dataset.datasheet)
         # Few labels are shown again and again on purpose.
-        few = learns_from_labels(config) or learns_from_masks(config)
-        if config.train.batch_size > self.examples and not few:
+        if config.train.batch_size > self.examples and not config.objective.labelled:
             doubts.append(
                 f"every step of {config.train.batch_size} shows each of the {self.examples} scans more than once; "
                 "config.train.batch_size and .steps are meant for more of them"

@@ -24,13 +24,13 @@ from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, cells_to_mask, encoder, predictor
 from vitmed.models.transformer import Remat
 from vitmed.objectives import teacher
-from vitmed.objectives.interface import Objective, Spec, weighted_mean
+from vitmed.objectives.interface import Objective, ObjectiveConfig, Spec, weighted_mean
 
 EPSILON = 1e-5  # of the normalisation of the teacher's features
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ObjectiveConfig):
     """Keys of ``config.objective`` for ``ijepa``.
 
     Attributes:

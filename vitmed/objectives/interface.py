@@ -13,14 +13,7 @@ parameters names them as these are named: by it the run is used and judged (``vi
 the step's key: whatever is random is drawn from it folded with each example's identity, never from its place in the
 batch. With ``train=False`` the key is a constant, so masks are a function of the example alone.
 
-An objective's ``Config`` may say of the data it is for, as class variables: ``labelled = True`` if it
-learns from labels (``main`` then holds the label budget's examples alone; otherwise all, whatever their labels), and
-``streams = ("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose ``label``
-and ``label_weight`` are ``(B, 0)``, and which has a ``mask`` only where ``excluded`` names structures to leave out.
-With ``train=False`` a batch holds ``main`` alone. ``averages = True`` says that its teacher takes the place of
-``config.optim.ema``, which must then be 0. ``finetunes = True`` lets ``config.finetune`` choose what of the parameters
-is trained; the loss is given plain ones all the same. ``drops_paths = False`` says that it trains without stochastic
-depth, so that ``config.model.drop_path`` must be 0.
+An objective's ``Config`` is an ``ObjectiveConfig``.
 
 ``metrics`` is ``{name: metric}``. A plain number is a mean over the scans of the batch; what counts by anything else
 (labels, voxels) is a tally (``vitmed.objectives.tallies``), so that validation gives the same however scans are batched.
@@ -31,7 +24,7 @@ parameters to it before the first step; ``batches`` sweeps what is trained on on
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -39,6 +32,37 @@ import numpy as np
 from vitmed.data.structures import structures_of
 from vitmed.objectives import tallies
 from vitmed.scans.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What an objective says, beside the keys of its config, to whoever feeds, trains and judges it.
+
+    Attributes:
+        labelled: it learns from labels or masks: ``main`` then holds the label budget's examples alone, and otherwise
+            all, whatever their labels.
+        of_masks: what it learns is a mask, a class a voxel.
+        streams: ``("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose
+            ``label`` and ``label_weight`` are ``(B, 0)``, and which has a ``mask`` only where ``excluded`` names
+            structures to leave out. With ``train=False`` a batch holds ``main`` alone.
+        excluded: these structures.
+        averages: its teacher takes the place of ``config.optim.ema``, which must then be 0.
+        finetunes: ``config.finetune`` may choose what of the parameters is trained; the loss is given plain ones all
+            the same.
+        drops_paths: False where it trains without stochastic depth, so that ``config.model.drop_path`` must be 0.
+        class_weights: of each class in the loss; where they are "balanced" the ``counts`` of a ``Spec`` are asked for.
+        alignment: where it is not 0 and classes are drawn equally often, its ``frequencies`` are.
+    """
+
+    labelled: ClassVar[bool] = False
+    of_masks: ClassVar[bool] = False
+    streams: ClassVar[tuple[str, ...]] = ("main",)
+    excluded: ClassVar[tuple[str, ...]] = ()
+    averages: ClassVar[bool] = False
+    finetunes: ClassVar[bool] = False
+    drops_paths: ClassVar[bool] = True
+    class_weights: ClassVar[tuple[float, ...] | str] = ()
+    alignment: ClassVar[float] = 0.0
 
 
 @dataclass(frozen=True)

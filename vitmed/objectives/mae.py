@@ -18,14 +18,14 @@ from vitmed.models.build import ModelConfig, brightest_patches, cells_to_mask, d
 from vitmed.models.patches import at, brightest, grid, patchify
 from vitmed.models.transformer import Remat
 from vitmed.objectives import frequency, masking
-from vitmed.objectives.interface import Objective, Spec, keep_memory
+from vitmed.objectives.interface import Objective, ObjectiveConfig, Spec, keep_memory
 from vitmed.objectives.masking import MaskConfig
 
 VARIANCE_FLOOR = 1e-6  # as in the paper's code
 
 
 @dataclass(frozen=True)
-class Config(MaskConfig):
+class Config(ObjectiveConfig, MaskConfig):
     """Keys of ``config.objective`` for ``mae``, beside those of ``MaskConfig``.
 
     Attributes:

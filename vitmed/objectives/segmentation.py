@@ -19,13 +19,20 @@ from vitmed.data.structures import class_table
 from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig, encoder, segmenter
 from vitmed.models.transformer import Remat
-from vitmed.objectives.interface import Objective, Spec, balanced, check_class_weights, keep_memory
+from vitmed.objectives.interface import (
+    Objective,
+    ObjectiveConfig,
+    Spec,
+    balanced,
+    check_class_weights,
+    keep_memory,
+)
 from vitmed.objectives.tallies import Mean, Sum, mean
 from vitmed.scans.layout import UNMARKED
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ObjectiveConfig):
     """Keys of ``config.objective`` for ``supervised`` where ``task`` is ``segmentation``.
 
     Attributes:
@@ -36,6 +43,7 @@ class Config:
     """
 
     labelled: ClassVar[bool] = True
+    of_masks: ClassVar[bool] = True
     finetunes: ClassVar[bool] = True
 
     name: Literal["supervised"] = "supervised"

@@ -23,7 +23,7 @@ from vitmed.models.patches import grid
 from vitmed.models.projector import Projector
 from vitmed.models.transformer import Remat
 from vitmed.objectives import masking, teacher
-from vitmed.objectives.interface import Objective, Spec, weighted_mean
+from vitmed.objectives.interface import Objective, ObjectiveConfig, Spec, weighted_mean
 from vitmed.objectives.whole_batch import koleo, sinkhorn
 
 GLOBALS = 2  # large views
@@ -31,7 +31,7 @@ _BOX, _CHANGE, _MASK, _DROP = 0, 1, 2, 3  # separate streams of randomness of a 
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ObjectiveConfig):
     """Keys of ``config.objective`` for ``self_distil``.
 
     Attributes:

@@ -18,7 +18,7 @@ from vitmed.models.build import ModelConfig, cells_to_mask, encoder
 from vitmed.models.linear import Linear
 from vitmed.models.transformer import Remat
 from vitmed.objectives import masking
-from vitmed.objectives.interface import Objective, Spec, keep_memory
+from vitmed.objectives.interface import Objective, ObjectiveConfig, Spec, keep_memory
 from vitmed.objectives.mae import check_target, target_patches
 from vitmed.objectives.masking import MaskConfig
 
@@ -26,7 +26,7 @@ _DROP_PATH = 1  # a stream of randomness beside the masks', which are drawn from
 
 
 @dataclass(frozen=True)
-class Config(MaskConfig):
+class Config(ObjectiveConfig, MaskConfig):
     """Keys of ``config.objective`` for ``simmim``, beside those of ``MaskConfig``, whose defaults are the paper's here.
 
     Attributes:

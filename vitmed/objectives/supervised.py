@@ -16,14 +16,21 @@ from vitmed.errors import InputError
 from vitmed.models.build import ModelConfig
 from vitmed.models.transformer import Remat
 from vitmed.objectives.classifier import Classifier
-from vitmed.objectives.interface import Objective, Spec, balanced, check_class_weights, keep_memory
+from vitmed.objectives.interface import (
+    Objective,
+    ObjectiveConfig,
+    Spec,
+    balanced,
+    check_class_weights,
+    keep_memory,
+)
 from vitmed.objectives.tallies import mean
 
 _DROP_PATH, _MIXUP = 1, 2  # separate streams of randomness within a step
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ObjectiveConfig):
     """Keys of ``config.objective`` for ``supervised``.
 
     Attributes:

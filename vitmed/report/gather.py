@@ -53,7 +53,7 @@ def run(path: Path) -> dict[str, Any]:
         "config": config,
         "flat": keys,
         "objective": objective,
-        "supervised": objective in OBJECTIVES and getattr(OBJECTIVES[objective].Config, "labelled", False),
+        "supervised": objective in OBJECTIVES and OBJECTIVES[objective].Config.labelled,
         "recipe": folder.recipe_of(path),
         "datasheet": sheet,
         # Fewer than the split holds where copies of other splits, or labels beyond a budget, are left out.

@@ -120,7 +120,7 @@ class FinetuneConfig:
         """
         if self.whole:
             return
-        if not getattr(objective, "finetunes", False):
+        if not objective.finetunes:
             raise InputError(
                 f"config.finetune keeps parts of the model from training, which {objective.name!r} does not allow; "
                 "leave the section out, or fine-tune with configs/finetune_classify.py or configs/finetune_segment.py"

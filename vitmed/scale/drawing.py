@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from vitmed.errors import InputError
 from vitmed.job.config import Config
-from vitmed.job.feeds import learns_from_masks
 from vitmed.job.job import Job
 from vitmed.objectives.interface import Spec
 from vitmed.parallel.engine import engine
@@ -56,7 +55,7 @@ def draw(config: Config, devices: Sequence[jax.Device] | None = None) -> Drawing
             "with 'jit', whose result is the same"
         )
     channels = config.data.channels or 1
-    labelled = getattr(config.objective, "labelled", False)
+    labelled, masks = config.objective.labelled, config.objective.of_masks
     recipe = Recipe(
         modality="unknown",
         channels=channels,
@@ -69,9 +68,8 @@ def draw(config: Config, devices: Sequence[jax.Device] | None = None) -> Drawing
         patch_size=config.model.patch_size or None,
         model=dataclasses.asdict(config.model),
     )
-    weights = getattr(config.objective, "class_weights", ())
+    weights = config.objective.class_weights
     classes = CLASSES if weights == "balanced" else len(weights) or CLASSES
-    masks = learns_from_masks(config)
     sheet = {"task": None, "classes": None}
     if masks:
         sheet["structures"] = {str(n): [n] for n in range(1, classes)}
@@ -98,8 +96,7 @@ def steps_of(config: Config, examples: int | None) -> int:
 
 
 def _batch(config: Config, size: tuple[int, ...], channels: int, labelled: bool, masks: bool) -> dict:
-    streams = getattr(config.objective, "streams", ("main",))
-    sizes = {name: config.train.batch_size for name in streams}
+    sizes = {name: config.train.batch_size for name in config.objective.streams}
     if "unlabelled" in sizes and config.data.unlabelled_batch:
         sizes["unlabelled"] = config.data.unlabelled_batch
     return {

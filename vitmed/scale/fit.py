@@ -107,7 +107,7 @@ def _trainings(config: Config):
     known = config.model.variant in VARIANTS
     if config.init_from or not known:
         yield config
-        if known and config.finetune.whole and getattr(config.objective, "finetunes", False):
+        if known and config.finetune.whole and config.objective.finetunes:
             yield dataclasses.replace(config, finetune=FinetuneConfig(method="lora"))
         return
     size = config.data.crop or config.data.size

@@ -121,8 +121,10 @@ def _learns(objective: str) -> tuple[bool, bool]:
     """Whether an objective learns from labels, and whether from scans without."""
     from vitmed.objectives.registry import OBJECTIVES  # late: it loads JAX
 
-    config = getattr(OBJECTIVES.get(objective), "Config", None)
-    return getattr(config, "labelled", False), "unlabelled" in getattr(config, "streams", ())
+    if objective not in OBJECTIVES:
+        return False, False
+    config = OBJECTIVES[objective].Config
+    return config.labelled, "unlabelled" in config.streams
 
 
 def _excludes(objective: Mapping[str, Any]) -> bool:
