@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
+import short_runs
 from PIL import Image
 from scipy import ndimage
 
@@ -16,7 +18,9 @@ from vitmed.apply.mask_files import names_of
 from vitmed.apply.predict import predict
 from vitmed.cli.main import main
 from vitmed.data.dataset import Dataset
+from vitmed.data.ingest import ingest
 from vitmed.errors import InputError
+from vitmed.evaluate import masks
 from vitmed.evaluate.evaluate import evaluate
 from vitmed.evaluate.predictions import read
 from vitmed.infer import Model
@@ -80,6 +84,26 @@ def test_scores_of_new_scans_are_those_of_the_evaluation(classifier, tiny_pngs, 
     assert [scan["id"] for scan in told["scans"]] == [file.name for file in files]
 
 
+def test_a_classifier_of_boxes_looks_where_it_was_judged(tiny_niftis, tmp_path):
+    """Otherwise the box is the middle of the file, air perhaps, and not that of what ingest kept around the tissue."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(tiny_niftis / "labels.csv", scans)
+    for file in tiny_niftis.glob("*.nii.gz"):
+        beside = np.zeros((16, 16, 20), np.int16)
+        save(
+            scans / file.name, np.concatenate([np.asarray(nibabel.load(file).dataobj), beside], -1), np.eye(4)
+        )
+    ingest(scans, tmp_path / "set", labels=scans / "labels.csv", modality="mr", size=(12, 12, 12), workers=1)
+    keys = {"train.steps": 2, "data.crop": (8, 8, 8), "model.patch_size": (4, 4, 4)}
+    short_runs.train(short_runs.CLASSIFY, tmp_path / "set", tmp_path / "run", **keys)
+    evaluate(tmp_path / "run")
+    kept = read(tmp_path / "run" / "evaluations" / "test" / "predictions.csv")
+    predict(tmp_path / "run", [scans], tmp_path / "out")
+    made = np.array([float(row[f"probability:{kept.classes[0]}"]) for row in table(tmp_path / "out")])
+    assert np.abs(made - kept.score[:, :1]).min(1).max() < 1e-6 < np.ptp(kept.score[:, 0]) / 100
+
+
 def test_of_grades_the_median_rank_is_said(tmp_path):
     """Otherwise predict says another class than the one that evaluate judges, and has no errors in ranks."""
     logits = np.log([[0.3, 0.4, 0.3], [0.1, 0.3, 0.6]])
@@ -126,6 +150,22 @@ def test_a_dataset_has_metrics_that_count_as_a_look(classifier, segmenter, by_br
         assert some["examples"] == 3
         with pytest.raises(InputError, match="no split 'holdout'"):
             predict(run, [model.dataset_path], tmp_path / "other", split="holdout")
+
+
+@pytest.mark.parametrize("kind", ["classifier", "segmenter"])
+def test_what_has_no_truth_is_answered_all_the_same(kind, request, monkeypatch, tmp_path):
+    """Otherwise minutes of work end in an error since the first scans of a split happen to have no label or mask."""
+    run = request.getfixturevalue(kind)
+    data = Dataset.open(Model.open(run).dataset_path)
+    label, weight = data.labels("test")
+    weight = weight.copy()
+    weight[0] = 0
+    monkeypatch.setattr(Dataset, "labels", lambda self, split: (label, weight))
+    stacked = masks.Judging.stacked
+    monkeypatch.setattr(masks.Judging, "stacked", lambda self: (*stacked(self)[:2], np.zeros((1, 2))))
+    found = predict(run, [data.path], tmp_path / "out", count=1)
+    assert found["examples"] == 1 and "metrics" not in found
+    assert any("no metrics: nothing is known of what is true" in note for note in found["notes"])
 
 
 def test_masks_lie_on_the_voxels_of_their_files(volume_segmenter, by_brightness, tmp_path):

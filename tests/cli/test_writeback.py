@@ -40,12 +40,15 @@ def test_labels_and_maps_come_back_to_the_scans_voxels(tmp_path, oblique, capsys
     np.save(tmp_path / "mask.npy", 300 * (image > 0.5).astype(np.int64))
     np.save(tmp_path / "map.npy", image)
     centre = np.array([13.5, 18.5, 8.0])  # of the box
-    for name, fill in (("mask", "0"), ("map", "nan")):
+    np.save(tmp_path / "floats.npy", 2.0 * (image > 0.5))
+    for name, fill in (("mask", "0"), ("floats", "0"), ("map", "nan")):
         capsys.readouterr()
         out = tmp_path / f"{name}.nii.gz"
         words = [str(tmp_path / "set"), "a.nii.gz", str(tmp_path / f"{name}.npy"), "--out", str(out)]
         assert main(["writeback", *words, "--fill", fill, "--json"]) == 0
-        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        said = capsys.readouterr()
+        assert ("whole numbers as float64" in said.err) is (name == "floats")
+        told = json.loads(said.out.splitlines()[-1])
         back = nib.load(out)
         assert tuple(told["shape"]) == back.shape == SHAPE
         np.testing.assert_allclose(back.affine, oblique, atol=1e-4)
@@ -54,7 +57,7 @@ def test_labels_and_maps_come_back_to_the_scans_voxels(tmp_path, oblique, capsys
         assert (np.abs(held - centre) < [0.5 / 0.7, 0.5, 0.5]).all()  # half a voxel of the coarser grid
         if name == "mask":
             assert set(np.unique(values)) == {0, 300} and values.dtype == np.int16
-        else:
+        elif name == "map":
             assert np.isnan(values).any()  # what was cropped away is not zero
 
 

@@ -113,6 +113,8 @@ def test_refusals_name_what_is_wrong(trained, tiny_dataset, tiny_volumes, tmp_pa
         evaluate(trained, split="holdout")
     with pytest.raises(InputError, match="modality is xray here and mr there"):
         evaluate(trained, tiny_volumes)
+    with pytest.raises(InputError, match="--seed is -1; a whole number from 0 on"):
+        evaluate(trained, seed=-1)
     with pytest.raises(InputError, match=str(tmp_path / "none")):
         evaluate(trained, tmp_path / "none")
     assert len(ledger.entries(trained)) == looked

@@ -46,3 +46,15 @@ def test_another_file_is_refused(text, tmp_path):
         file.write_text(text)
     with pytest.raises(InputError, match="p.csv"):
         read(file)
+
+
+def test_labels_keep_all_their_digits(rng, tmp_path):
+    """Otherwise a volume of 1,234,567 mm3 is 1,234,570 in every table that is made of the file."""
+    label = np.array([[1234567.0], [0.1], [-2.5e-7]], np.float32)
+    ones, score = np.ones((3, 1), np.float32), rng.random((3, 1))
+    write(
+        tmp_path / "p.csv",
+        Predictions("regression", ["volume"], list("abc"), None, None, score, label, ones),
+    )
+    assert np.array_equal(read(tmp_path / "p.csv").label.astype(np.float32), label)
+    assert (tmp_path / "p.csv").read_text().splitlines()[2].startswith("b,,,0.1,")

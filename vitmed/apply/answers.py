@@ -20,6 +20,7 @@ from vitmed.infer import Model
 from vitmed.scans.writeback import onto_scan
 
 _KEPT = ("examples", "patients", "metrics", "intervals", "bootstrap")  # of what ``score`` returns
+_UNKNOWN = "no metrics: nothing is known of what is true of these scans"
 
 
 class Scores:
@@ -82,6 +83,9 @@ class Scores:
         n = len(self.scans)
         label, weight = (values[:n] for values in data.labels(split))
         who = data.patients(split)
+        if not weight.any():
+            self.notes.append(_UNKNOWN)
+            return None
         logits = np.concatenate(self._logits)
         given = (label, weight, who and who[:n], self._at)
         found = score(self._task, self._classes, logits, *given, order=self._order)
@@ -158,9 +162,11 @@ class Masks:
             return None
         data, split = self._asked.truth
         who = data.patients(split)
-        found = score(
-            "segmentation", self._model.structures, *self._judging.stacked(), who and who[: len(self.scans)]
-        )
+        judged = self._judging.stacked()
+        if not judged[2].any():
+            self.notes.append(_UNKNOWN)
+            return None
+        found = score("segmentation", self._model.structures, *judged, who and who[: len(self.scans)])
         self.notes += found["notes"] + self._judging.notes
         return {name: found[name] for name in _KEPT} | self._judging.counted()
 

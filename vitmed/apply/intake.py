@@ -1,7 +1,8 @@
 """What a run is asked about: scans that were never ingested, or a split of a dataset; and what of it is refused.
 
 A scan is prepared as ingest prepared the run's own dataset: the run's modality, the spacing of its recipe, and its size.
-A run that learned from boxes of scans (``config.data.crop``) is asked about the whole of each, at least one box large.
+A run that learned masks from boxes of scans (``config.data.crop``) is asked about the whole of each, at least one box
+large; one that scores them about the box in the middle of what ingest would have kept.
 What does not fit is refused with a reason that names both sides; ``force`` takes it all the same where that has a
 meaning, and says so.
 """
@@ -160,7 +161,7 @@ class Scans(Asked):
             wanted = None
         if model.crop is None:
             return _plan(recipe.modality, wanted, recipe.size)
-        if resized:  # as a whole, before it was cut
+        if resized or not model.gives_masks:  # the box is cut from what ingest kept
             return _plan(recipe.modality, wanted, model.datasheet["size"])
         step = np.divide(wanted, spacing) if wanted is not None else np.ones(len(size))
         whole = np.maximum(np.rint(np.array(size) / step), model.crop)

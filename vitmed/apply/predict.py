@@ -67,7 +67,7 @@ def predict(
         )
     step = step_of(model.run, which)
     with partial_of(out) as partial:
-        waits = partial / "waits"
+        waits = partial / ".waits"  # hidden, so no scan lies in a folder of that name
         waits.mkdir()
         if _is_dataset(paths):
             asked = Split(model, paths[0], split or "test", count, force)

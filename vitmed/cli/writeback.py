@@ -3,8 +3,9 @@
   vitmed writeback data/mri sub-01/T1.nii.gz mask.npy --out mask.nii.gz
   vitmed writeback data/mri sub-01/T1.nii.gz attention.npy --out attention.nii.gz --fill nan
 
-ARRAY.npy has the size of the dataset's images, with or without channels last: a mask, a map or an image. Whole numbers
-are taken for labels: each voxel of the scan gets that of the nearest voxel. Other numbers are interpolated linearly.
+ARRAY.npy has the size of the dataset's images, with or without channels last: a mask, a map or an image. Integers are
+taken for labels: each voxel of the scan gets that of the nearest voxel. Floats are interpolated linearly, also where
+each is a whole number, which is told.
 What was resampled, cropped or padded by ingest is undone, to half a voxel; where the dataset's grid does not reach
 there is --fill.
 
@@ -28,6 +29,7 @@ def arguments(parser):
 
 
 def run(args) -> dict:
+    import sys
     from pathlib import Path
 
     import numpy as np
@@ -52,6 +54,12 @@ def run(args) -> dict:
     ):
         raise InputError(
             f"--fill {args.fill:g} is no value of {args.array}, which holds {array.dtype} labels"
+        )
+    if not nearest and (array == np.rint(array)).all() and array.any():
+        print(
+            f"note: {args.array} holds whole numbers as {array.dtype}, which are interpolated; if they are labels, save "
+            "them as integers",
+            file=sys.stderr,
         )
     made, affine = onto_scan(array, record, nearest=nearest, fill=args.fill)
     if out.suffix.lower() == ".npy":

@@ -73,8 +73,9 @@ class CalibrationError:
         clustered = np.maximum(squares, 0.0) / used**2 * patients / np.maximum(patients - 1, 1.0)
         mean = (w @ self.predicted) / used
         noise = np.sqrt(np.maximum(clustered, mean * (1 - mean) / used))
-        value = np.sum(n * (2 * np.abs(gap) - _folded_mean(np.abs(gap), noise)), axis=1) / n.sum(1)
-        return np.maximum(value, 0.0)
+        total = np.sum(n * (2 * np.abs(gap) - _folded_mean(np.abs(gap), noise)), axis=1)
+        known = np.where(n.sum(1) > 0, n.sum(1), np.nan)  # nothing of nobody
+        return np.maximum(total / known, 0.0)
 
 
 def ece(hit: Array, probability: Array, cluster: Array | None = None, bins: int = 10) -> float:

@@ -86,6 +86,8 @@ def evaluate(
             f"{run} is a run of {model.objective!r}, which learns no labels; evaluate needs a classifier: "
             "fine-tune it with configs/finetune_classify.py and --config.init_from"
         )
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed is {seed}; a whole number from 0 on was expected")
     if tolerance is not None and not (model.gives_masks and tolerance > 0):
         what = f"{tolerance:g} was given" if model.gives_masks else f"{run} gives none"
         raise InputError(f"--tolerance is a positive distance for the surfaces of masks; {what}")

@@ -75,7 +75,9 @@ def write(path: Path, predictions: Predictions) -> None:
         if one:
             shown = [p.classes[int(p.label[i, 0])] if known[0] else ""]
         else:
-            shown = [f"{x:g}" if k else "" for x, k in zip(p.label[i], known, strict=True)]
+            values = zip(p.label[i].astype(np.float32), known, strict=True)
+            # As few digits as tell a float32 from its neighbours.
+            shown = [np.format_float_positional(x, trim="-") if k else "" for x, k in values]
         patient, site = (column[i] if column else "" for column in (p.patients, p.sites))
         table.writerow([name, patient, site, *shown, *(repr(float(x)) for x in p.score[i])])
     durable.write_text(path, text.getvalue())
