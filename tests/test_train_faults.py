@@ -87,7 +87,7 @@ def test_a_step_that_is_not_finite_stops_the_run_on_the_state_before_it(
     assert set(told["gradient_norms"].values()) == {"nan"}
     assert "encoder/norm/scale" in told["gradient_norms"]
     dataset = Dataset.open(tiny_dataset)
-    fed = next(loader.batches(dataset, "train", 8, 0, 4, 5))["main"]["example"]
+    fed = next(loader.batches(dataset, "train", 8, 0, 4, 5))["main"]["example"][:, :2]
     named = [dataset.ids("train").index(scan["id"]) for scan in told["scans"]["main"]]
     assert np.array_equal(dataset.read("train", np.array(named))["example"], fed)
 

@@ -410,16 +410,16 @@ def test_labels_beside_the_budget_reach_no_batch(tiny_dataset, monkeypatch):
 
     honest, read = first_batches(), Dataset.read
 
-    def poisoned(self, split, indices, crop=None):
-        stream = read(self, split, indices, crop)
+    def poisoned(self, split, indices, *rest):
+        stream = read(self, split, indices, *rest)
         return {**stream, "label": np.where(np.isin(indices, chosen)[:, None], stream["label"], -99)}
 
     monkeypatch.setattr(Dataset, "read", poisoned)
     monkeypatch.setattr(Dataset, "labels", None)
     for a, b in zip(*map(jax.tree.leaves, (honest, first_batches())), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert {tuple(x) for b in honest for x in b["main"]["example"]}.isdisjoint(
-        tuple(x) for b in honest for x in b["unlabelled"]["example"]
+    assert {tuple(x[:2]) for b in honest for x in b["main"]["example"]}.isdisjoint(
+        tuple(x[:2]) for b in honest for x in b["unlabelled"]["example"]
     )
 
 

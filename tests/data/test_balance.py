@@ -21,7 +21,7 @@ def drawn(path, steps, batch=12, shard=(0, 1), workers=2, seed=3, members=lambda
     section = DataConfig(str(path), sampling="balanced")
     feeds = section.feeds(section.open(), batch, seed, members)
     start, stop = steps
-    return [b["main"]["example"].tolist() for b in loader.streams(feeds, start, stop, shard, workers)]
+    return [b["main"]["example"][:, :2].tolist() for b in loader.streams(feeds, start, stop, shard, workers)]
 
 
 def test_every_class_is_drawn_equally_often_and_every_scan_of_it(rare):

@@ -52,8 +52,18 @@ def test_crops_are_a_function_of_seed_step_and_example(places):
     assert any((a["mask"] != b["mask"]).any() for a, b in zip(whole, drawn(places, seed=1)))
     box, example = Crop((4, 3), (0, 0)), np.array([[1, 2], [3, 4], [1, 2]], np.uint32)
     starts = box.starts(example, (90, 70))
+    again = box.starts(np.column_stack([example, np.array([0, 0, 1], np.uint32)]), (90, 70))
+    assert (again[:2] == starts[:2]).all() and (again[2] != starts[2]).any(), "another box the second time"
     assert (starts[0] == starts[2]).all() and (starts[0] != starts[1]).any()
     assert (starts != Crop((4, 3), (0, 1)).starts(example, (90, 70))).any()
+
+
+def test_one_scan_gives_many_boxes_to_a_batch(places):
+    """Otherwise a batch of few volumes is the same box several times."""
+    config = DataConfig(places, crop=(4, 3))
+    (batch,) = loader.streams(config.feeds(config.open(), 36, 0), 0, 1)
+    drawn = np.column_stack([batch["main"]["example"][:, :2], batch["main"]["mask"][:, 0, 0]])
+    assert len(np.unique(drawn, axis=0)) > 18  # of 6 scans
 
 
 def test_crops_lie_everywhere_and_nowhere_else():

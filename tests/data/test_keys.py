@@ -30,3 +30,11 @@ def test_steps_seeds_and_both_words_matter():
 def test_traced_step_gives_the_same_key():
     # The loop folds a step it carries on the device; the tests and evaluation fold a Python integer.
     assert (data(jax.jit(step_key)(7, 2**31 - 1)) == data(step_key(7, 2**31 - 1))).all()
+
+
+def test_an_example_that_is_in_a_batch_again_draws_again():
+    # Else ten labels in a batch of 128 are ten rows, computed thirteen times each.
+    key, twice = step_key(3, 11), words(2)[[0, 1, 0, 0]]
+    keys = data(example_keys(key, np.column_stack([twice, np.array([0, 0, 1, 2], np.uint32)])))
+    assert len({tuple(row) for row in keys}) == 4
+    assert (keys[:2] == data(example_keys(key, twice[:2]))).all(), "the first time as if there were no other"

@@ -64,6 +64,22 @@ def test_all_processes_and_workers_make_the_same_global_batches(sets):
                     assert sum((part[step][name] for part in parts), []) == rows
 
 
+def test_rows_of_one_example_are_counted_whoever_reads_them(sets):
+    # Else few labels in a large batch are augmented alike, or by which process they fell to.
+    a, b, _ = sets
+    feeds = feeds_of(b, batch=36, mix={b: 5, a: 1})
+    (whole,) = loader.streams(feeds, 4, 5)
+    example = whole["main"]["example"]
+    assert example.dtype == np.uint32 and len(np.unique(example, axis=0)) == 36
+    seen = {}
+    for *name, visit in example.tolist():
+        assert visit == seen.get(tuple(name), 0)
+        seen[tuple(name)] = visit + 1
+    assert max(seen.values()) > 2, "the ten of the one are in it several times"
+    parts = [next(loader.streams(feeds, 4, 5, (i, 3)))["main"]["example"] for i in range(3)]
+    assert (np.concatenate(parts) == example).all()
+
+
 def test_streams_go_on_where_a_run_was_killed(sets):
     # Both streams must be at the step of the run, also after epochs of different lengths.
     a, b, c = sets

@@ -1,7 +1,7 @@
 """Sub-volumes of examples: random ones in training, the centre in sweeps.
 
-Where a random crop lies is a function of (seed, step, example), as every random draw is; it is drawn on the host, in
-integers, because only what it touches is read. Some may be drawn about what is marked, as nnU-Net draws a third of its
+Where a random crop lies is a function of (seed, step, example), as every random draw is, and another one each time that the
+example is in a batch; it is drawn on the host, in integers, because only what it touches is read. Some may be drawn about what is marked, as nnU-Net draws a third of its
 own (Isensee et al. 2021, "oversampling of the foreground"): of large scans with small structures most boxes hold none.
 """
 
@@ -36,7 +36,7 @@ class Crop:
         """Where the box begins in each example.
 
         Args:
-            example: (B, 2) uint32 identities.
+            example: (B, 2) or (B, 3) uint32, as ``vitmed.data.keys.example_keys`` takes them.
             whole: size of the examples, array order; nowhere smaller than ``size``.
             marked: for each example, what gives voxels (m, n) of each structure that it holds; called where they are
                 asked for, and needed with ``foreground`` alone.
@@ -64,7 +64,8 @@ class Crop:
     def _bits(self, purpose: str, words: np.ndarray, count: int) -> list[int]:
         """So many random numbers of 64 bits, those of an example for a purpose."""
         seed, step = self.drawn
-        text = f"{purpose} {seed} {step} {int(words[0])} {int(words[1])}".encode()
+        again = f" {int(words[2])}" if len(words) > 2 and words[2] else ""
+        text = f"{purpose} {seed} {step} {int(words[0])} {int(words[1])}{again}".encode()
         drawn = np.frombuffer(hashlib.blake2b(text, digest_size=8 * count).digest(), "<u8")
         return [int(b) for b in drawn]
 

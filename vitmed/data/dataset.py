@@ -121,19 +121,27 @@ class Dataset:
         """Number of examples in ``split``; InputError where the dataset has no such split."""
         return len(self._source(split))
 
-    def read(self, split: str, indices: np.ndarray, crop: Crop | None = None) -> Stream:
+    def read(
+        self,
+        split: str,
+        indices: np.ndarray,
+        crop: Crop | None = None,
+        visits: np.ndarray | None = None,
+    ) -> Stream:
         """Examples by index, stacked.
 
         Args:
             split: name of a split.
             indices: (B,) integers in [0, size(split)), in any order, repeats allowed.
             crop: the box to read of each; None is all of it.
+            visits: (B,) uint32, the third word of ``example``; None leaves it out.
 
         Returns:
             ``image`` (B, *S, C) stored integers, ``scale`` and ``offset`` (B, C) float32 to units,
             ``spacing`` (B, n) float32 mm (nan where unknown), ``label`` and ``label_weight`` (B, K) float32
             (weight 0 where missing), ``mask`` (B, *S) uint8 if the set has masks, ``weight`` (B,) float32
-            ones, ``example`` (B, 2) uint32. With ``crop``, *S is its size.
+            ones, ``example`` (B, 2) or (B, 3) uint32, as ``vitmed.data.keys.example_keys`` takes them. With ``crop``,
+            *S is its size.
 
         Raises:
             InputError: no such split, a damaged shard, or images of different sizes in one batch.
@@ -145,6 +153,8 @@ class Dataset:
                 for name, values in cached.items()
                 if crop is None or name not in _PIXELS
             }
+            if visits is not None:
+                stream["example"] = np.column_stack([stream["example"], visits])
             if crop is not None:
                 about = [functools.partial(self.voxels, split, int(i)) for i in indices]
                 starts = crop.starts(stream["example"], cached["image"].shape[1:-1], about)
@@ -155,7 +165,7 @@ class Dataset:
                 }
         else:
             chosen = [int(i) for i in indices]
-            stream = self._stack(split, self._records(split, chosen), crop, chosen)
+            stream = self._stack(split, self._records(split, chosen), crop, chosen, visits)
         stream["weight"] = np.ones(len(indices), np.float32)
         return stream
 
@@ -326,13 +336,21 @@ class Dataset:
         return example | {name: example[name][_box(start, box)] for name in _PIXELS if name in example}
 
     def _stack(
-        self, split: str, records: Sequence[bytes], crop: Crop | None = None, indices: Sequence[int] = ()
+        self,
+        split: str,
+        records: Sequence[bytes],
+        crop: Crop | None = None,
+        indices: Sequence[int] = (),
+        visits: np.ndarray | None = None,
     ) -> Stream:
         """The examples of these records, stacked; ``indices`` are theirs, which a crop needs."""
         names = [name for name in (*_ARRAYS, "chunks") if name in self._decoder.names]
+        told = [self._decoder(record, names) for record in records]
+        for example, visit in zip(told, () if visits is None else visits):
+            example["example"] = np.append(example["example"], np.uint32(visit))
         examples = [
-            self._joined(split, self._decoder(record, names), crop, index)
-            for record, index in zip(records, indices or [0] * len(records), strict=True)
+            self._joined(split, example, crop, index)
+            for example, index in zip(told, indices or [0] * len(told), strict=True)
         ]
         sizes = sorted({example["image"].shape[:-1] for example in examples})
         if len(sizes) > 1:

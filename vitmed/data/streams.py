@@ -127,21 +127,23 @@ class Feed:
     def read(self, step: int, rows: slice = slice(None)) -> Stream:
         """``Dataset.read``'s arrays for these rows of the global batch of ``step``."""
         crop = None if self.crop is None else Crop(self.crop, (self._seed, step), self._foreground)
-        which, index = self.drawn(step, rows)
+        which, index = self.drawn(step)
+        again = _visits(which, index)[rows]
+        which, index = which[rows], index[rows]
         if len(self.parts) == 1:
-            return self._read(0, index, crop)
+            return self._read(0, index, crop, again)
         made: Stream = {}
         for k in np.unique(which):
             at = np.flatnonzero(which == k)
-            for name, values in self._read(int(k), index[at], crop).items():
+            for name, values in self._read(int(k), index[at], crop, again[at]).items():
                 if name not in made:
                     made[name] = np.empty((len(which), *values.shape[1:]), values.dtype)
                 made[name][at] = values
         return made
 
-    def _read(self, k: int, chosen: np.ndarray, crop: Crop | None) -> Stream:
+    def _read(self, k: int, chosen: np.ndarray, crop: Crop | None, visits: np.ndarray) -> Stream:
         part = self.parts[k]
-        stream = part.dataset.read(part.split, chosen, crop)
+        stream = part.dataset.read(part.split, chosen, crop, visits)
         stream["image"] = stream["image"].astype(self._dtype, copy=False)
         if self._masks and "mask" not in stream:
             stream["mask"] = np.full(stream["image"].shape[:-1], UNMARKED, np.uint8)
@@ -151,6 +153,16 @@ class Feed:
             stream = {n: values for n, values in stream.items() if n in kept or n not in ANNOTATIONS}
             stream |= {"label": nothing, "label_weight": nothing}
         return stream
+
+
+def _visits(which: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """How many earlier rows of a global batch are of the same example of the same part, (B,) uint32."""
+    names = which * (index.max() + 1) + index
+    rows = np.argsort(names, kind="stable")
+    alike = names[rows]
+    visits = np.empty(len(names), np.uint32)
+    visits[rows] = np.arange(len(names)) - np.searchsorted(alike, alike)
+    return visits
 
 
 def rows(batch_size: int, shard: tuple[int, int], key: str = "config.train.batch_size") -> slice:

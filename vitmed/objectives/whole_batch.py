@@ -52,9 +52,10 @@ def koleo(features: jax.Array, weight: jax.Array, example: jax.Array, axis: str 
     Args:
         features: (B, D).
         weight: (B,) 0 for padding, which is nobody's neighbour.
-        example: (B, 2) identities.
+        example: (B, 2) identities; a third word, which tells rows of one example apart, does not count.
     """
     features = unit(features.astype(jnp.float32))
+    example = example[:, :2]
     others, there, names = features, weight, example
     if axis is not None:
         others, there, names = (

@@ -117,7 +117,7 @@ def _stream(count: int, size: tuple[int, ...], channels: int, labels: int, masks
         "label": ((labels,), jnp.float32),
         "label_weight": ((labels,), jnp.float32),
         "weight": ((), jnp.float32),
-        "example": ((2,), jnp.uint32),
+        "example": ((3,), jnp.uint32),
     }
     if masks:
         shapes["mask"] = (size, jnp.uint8)
