@@ -33,11 +33,20 @@ def asked(marked_dataset):
 def test_its_metrics_are_those_of_structures(marked_dataset, tiny_dataset):
     """Otherwise a study of masks ends before its first run, or after its last."""
     names = metric_names(str(marked_dataset), "test", masks=True)
-    assert {"dice", "dice/1", "dice/2", "nsd", "hd95"} <= set(names)
+    assert {"dice", "dice/1", "dice/2", "nsd"} <= set(names)
+    assert not any("hd95" in name for name in names), "it is refused, and so not offered"
     with pytest.raises(InputError, match="has no labels"):
         metric_names(str(marked_dataset), "test")
     with pytest.raises(InputError, match="has no masks"):
         metric_names(str(tiny_dataset), "test", masks=True)
+
+
+@pytest.mark.parametrize("metric", ["hd95", "hd95/1"])
+def test_a_distance_that_leaves_failures_out_is_refused(asked, tmp_path, metric):
+    """Otherwise an arm that misses what is hard to outline has the smaller mean distance, and is better for it."""
+    asked.study.metrics = ("dice", metric)
+    with pytest.raises(InputError, match="config.study.metrics is .*HD95 is infinite.*Take 'dice' or 'nsd'"):
+        plan(asked, tmp_path / "study")
 
 
 def test_its_budgets_and_validation_count_masks(asked, marked_dataset, tmp_path):

@@ -146,6 +146,8 @@ def difference(
 ) -> dict:
     """The mean over draws of metric(first) - metric(second), on the same resampled patients.
 
+    Not of HD95, which leaves each side's own failures out: the two would be of different scans.
+
     Args:
         first, second: one a fold, of the same folds.
         paired: whether the d-th draws of both sides belong together, as those of one label budget do.

@@ -5,7 +5,8 @@ alone, Dice and NSD are 0 and HD95 is infinite: a failure, which no mean of dist
 it instead. ``surface-distance`` gives the same values, but an infinite HD95 for two empty masks too. MONAI leaves a scan
 out of Dice wherever the structure is not in the true mask, also if it was predicted there, and its HD95 is nan or
 infinite with a warning where one mask is empty; what becomes of it in a mean is the caller's affair. Here a model that
-marks what is not there pays for it, and none gains by missing what is hard to outline.
+marks what is not there pays for it, and none gains by missing what is hard to outline: studies compare by Dice and NSD, and
+refuse HD95, whose mean is over other scans in each arm.
 
 What the true mask leaves unmarked (255) counts on neither side.
 """

@@ -43,7 +43,8 @@ class StudySection:
         draws: of which labels and of the seed; one number for all budgets, or one a budget.
         folds: how many of ``config.data.folds`` each budget is run on, likewise; None is all of them.
         pretrain_seeds: how often each pretraining is made; draw d starts from the (d mod that)-th.
-        metrics: the first is the one that the findings speak of and that choices are made by.
+        metrics: the first is the one that the findings speak of and that choices are made by. HD95 is none of them: each
+            arm's mean would leave out what that arm missed.
         reference: the arm that every other is compared with, reference minus arm; or
         baselines: arms whose best, chosen on validation at each budget, every other arm is compared with, arm minus it.
         published: a run that ``vitmed convert`` made, whose encoder the arms with the ``init`` of this name start from;
@@ -91,6 +92,12 @@ class StudySection:
                 raise ValueError(f"{key} is {given}; at least one is needed")
         if not self.metrics:
             raise ValueError("metrics is empty; name at least one, such as 'auroc'")
+        if any(metric.partition("/")[0] == "hd95" for metric in self.metrics):
+            raise ValueError(
+                f"metrics is {self.metrics}; HD95 is infinite where a structure is missed, and its mean is over the other "
+                "scans, which are others in each arm: an arm would gain by missing what is hard to outline. Take 'dice' or "
+                "'nsd', which are 0 there"
+            )
         if bool(self.reference) == bool(self.baselines):
             raise ValueError(
                 f"reference is {self.reference!r} and config.study.baselines {self.baselines}; give one of the two: the "

@@ -44,7 +44,7 @@ def evaluate_run(run: Path, split: str, checkpoint: str) -> dict:
 
 
 def metric_names(data: str, split: str, order: tuple[str, ...] = (), masks: bool = False) -> list[str]:
-    """Names of the metrics that the labels of a split allow, with classes of this order from the lowest rank.
+    """Names of the metrics that the labels of a split allow a study, with classes of this order from the lowest rank.
 
     Args:
         masks: whether its masks are judged, and not labels of whole scans.
@@ -67,7 +67,8 @@ def metric_names(data: str, split: str, order: tuple[str, ...] = (), masks: bool
         names = [name for name, _ in structures_of(sheet)]
         ones = np.ones((len(rows), len(names)))  # names do not depend on numbers
         given = np.tile(ones, len(QUANTITIES)), ones, ones > 0, np.arange(len(rows))
-        return [measure.name for measure in measures(Judged("segmentation", names, *given))[0]]
+        found = [measure.name for measure in measures(Judged("segmentation", names, *given))[0]]
+        return [name for name in found if name.partition("/")[0] != "hd95"]  # config.study.metrics refuses it
     label, weight = dataset.labels(split)
     alike = np.full((len(rows), len(sheet["classes"])), 0.5)  # names do not depend on scores
     given = alike, label[rows], weight[rows] > 0, np.arange(len(rows))
