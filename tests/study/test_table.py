@@ -95,6 +95,34 @@ def test_a_split_opened_twice_is_told(evaluated):
     assert made["opened"] == 2 and any(evaluated.cells[3].name in n for n in made["notes"])
 
 
+def test_a_note_of_one_cell_is_not_told_of_all(config, tmp_path):
+    """Otherwise what the first arm missed in its first draw is read as what every arm missed."""
+    from made_up_work import run
+
+    config.data = {"path": str(tmp_path / "data-{fold}"), "folds": 3}
+    with config.study.ignore_type():
+        config.study.update({"folds": 2, "draws": 1, "arms": ("pretrained", "scratch")})
+    planned = plan(config, tmp_path / "study")
+    run(planned)
+    for cell in planned.cells:
+        file = cell.run / "evaluations" / "test" / "metrics.json"
+        said = [
+            f"guard: of fold {cell.fold}",
+            "of every cell",
+            f"{2 + cell.fold} scans have no label",
+            f"{cell.arm} missed 3 scans",
+        ]
+        durable.write_json(file, durable.read_json(file) | {"notes": said})
+    counts = dict.fromkeys([(budget, 0, fold) for budget in (0.1, 1.0) for fold in (1, 2)], 20)
+    notes = table.make(planned, counts, FACTS, quiet=True)["notes"]
+    assert notes[-3:] == [
+        "Of every cell.",
+        "Fold 1: 3 scans have no label.",
+        "Fold 2: 4 scans have no label.",
+    ]
+    assert not any("missed" in note for note in notes)
+
+
 def test_what_guards_chose_is_counted_in_every_arm(config, evaluated):
     """Otherwise an arm is called semi-supervised whose cells were trained without its second stream."""
     evaluated.config.arms["resnet"].config["objective"] = {"name": "semi_teacher"}

@@ -5,6 +5,7 @@ from typing import Any
 from vitmed.report import words
 from vitmed.study.plan import Plan
 
+_TOLD = ("no patient", "guard:")  # notes of evaluations that tables say in words of their own
 _NO_THRESHOLD = ("auroc", "average_precision", "sensitivity_at_90_specificity", "ece")
 
 
@@ -27,8 +28,14 @@ def beside(planned: Plan, facts: dict[str, Any], results: dict[str, dict]) -> di
     return {"labels": each if why else 0, "why": why}
 
 
-def notes(planned: Plan, table: dict, facts: dict, opened: dict[str, int], first: dict) -> list[str]:
-    """The notes below a table, the protocol first."""
+def notes(
+    planned: Plan, table: dict, facts: dict, opened: dict[str, int], results: dict[str, dict]
+) -> list[str]:
+    """The notes below a table, the protocol first.
+
+    Args:
+        results: of each cell's evaluation, by its name.
+    """
     study = planned.config.study
     again = [name for name, times in opened.items() if times > 1]
     made = [
@@ -58,8 +65,24 @@ def notes(planned: Plan, table: dict, facts: dict, opened: dict[str, int], first
         made.append(
             "Metrics are computed in each fold and averaged, weighted by scans: the folds' models have no common scale."
         )
-    told = ("no patient", "guard:")  # what is said above of all cells
-    return made + [words.capital(note) + "." for note in first.get("notes", []) if not note.startswith(told)]
+    return made + [words.capital(note) + "." for note in _alike(planned, results)]
+
+
+def _alike(planned: Plan, results: dict[str, dict]) -> list[str]:
+    """What the evaluations of all cells say, then what those of one fold say: the rest is of single models."""
+    of_fold: dict[int, list[list[str]]] = {}
+    for cell in planned.cells:
+        said = [note for note in results[cell.name].get("notes", []) if not note.startswith(_TOLD)]
+        of_fold.setdefault(cell.fold, []).append(said)
+    shared = {fold: _shared(said) for fold, said in of_fold.items()}
+    everywhere = _shared(list(shared.values()))
+    return everywhere + [
+        f"fold {fold}: {note}" for fold, said in shared.items() for note in said if note not in everywhere
+    ]
+
+
+def _shared(said: list[list[str]]) -> list[str]:
+    return [note for note in said[0] if all(note in other for other in said)]
 
 
 def _labels(planned: Plan, table: dict, facts: dict) -> str:

@@ -121,7 +121,7 @@ def make(planned: Plan, counts: Counts, facts: dict[str, Any], quiet: bool = Fal
     table["minus"] = files.minus(table)
     for row in rows:
         row["standing"] = files.standing(table, row)
-    return table | {"notes": notes.notes(planned, table, facts, opened, results[planned.cells[0].name])}
+    return table | {"notes": notes.notes(planned, table, facts, opened, results)}
 
 
 def best_baselines(planned: Plan) -> dict[int | float, dict[str, Any]]:
