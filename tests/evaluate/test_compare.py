@@ -119,6 +119,32 @@ def test_an_arm_against_itself_is_zero(rng):
     assert (found["value"], found["low"], found["high"]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("rare", [False, True])
+def test_one_patient_gives_no_interval(rng, rare):
+    """Otherwise draws that agree on one patient show what holds for all."""
+    error = rng.random((2, 3, 20, 2)) + [[[[2.0]]], [[[0.0]]]]
+    weight = np.ones((20, 2))
+    weight[2:, 0] = 0 if rare else 1
+    given = dict(task="regression", classes=["a", "b"], label_weight=weight, resamples=20)
+    names = [f"p{i // 2}" for i in range(20)] if rare else ["p"] * 20
+    found = paired_difference("mae/a", *error, np.zeros((20, 2)), names, **given)
+    assert found["value"] > 1 and (found["low"], found["high"], found["error"]) == (None, None, None)
+    assert chance(found) is None
+    assert over_draws("mae/a", error[0], np.zeros((20, 2)), names, **given)["low"] is None
+    other = paired_difference("mae/b", *error, np.zeros((20, 2)), names, **given)
+    assert (other["low"] is None) != rare, "that of ten patients has one"
+
+
+def test_a_structure_of_one_patient_gives_no_interval(rng):
+    """Otherwise draws that agree on the one patient who has it show what holds for all who do."""
+    better, worse = np.full((2, 3, 10, 8), 0.8) - [[[[0.0]]], [[[0.1]]]] - 0.01 * rng.random((2, 3, 10, 8))
+    better[:, 1:, ::2] = worse[:, 1:, ::2] = np.nan
+    given = dict(task="segmentation", classes=["a", "b"], resamples=20)
+    rest = np.ones((10, 2)), [f"p{i}" for i in range(10)]
+    assert paired_difference("dice/a", better, worse, *rest, **given)["low"] is None
+    assert paired_difference("dice/b", better, worse, *rest, **given)["low"] > 0
+
+
 def test_what_cannot_be_compared_is_refused(rng):
     """Otherwise a misspelt metric or a missing draw ends in a traceback."""
     label, patients, (a,) = study(rng, (1.5,))

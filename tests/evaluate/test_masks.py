@@ -122,6 +122,22 @@ def test_intervals_are_by_patient_and_hold_the_mean(rng):
         assert b == pytest.approx(a, rel=0.15)
 
 
+def test_one_patient_has_no_interval(rng):
+    """Otherwise a distance of one patient is sure to the last digit, and so is a structure that one of ten has."""
+    (found, voxels, weight), _ = several(rng, n=6)
+    alone = score("segmentation", STRUCTURES, found, voxels, weight, ["p"] * 6, resamples=50)
+    assert {(n["low"], n["high"], n["interval"]) for n in alone["metrics"].values()} == {(None, None, None)}
+    assert alone["metrics"]["hd95"]["value"] == pytest.approx(found[:, 4:6].mean())
+    assert "only one patient: there are no intervals" in alone["notes"]
+    found[:, 5] += rng.random(6)
+    found[1:, [1, 3, 5]] = np.nan
+    rare = score("segmentation", STRUCTURES, found, voxels, weight, list("abcdef"), resamples=50)
+    given = {name for name, number in rare["metrics"].items() if number["low"] is not None}
+    assert {"dice", "dice/posterior <b>", "hd95/anterior"} <= given, "Wilson's knows that it is one"
+    assert not given & {"hd95", "hd95/posterior <b>"}
+    assert not any("only" in note for note in rare["notes"])
+
+
 def test_by_site(rng):
     """Otherwise a site where masks are bad is hidden in the mean."""
     (found, voxels, weight), patients = several(rng, n=44, patients=22)

@@ -212,6 +212,30 @@ def test_unknown_patients_are_said(rng):
     assert some["patients"] == 61 and any("1 examples is unknown" in note for note in some["notes"])
 
 
+@pytest.mark.parametrize("task", ["regression", "multilabel"])
+def test_a_column_of_one_patient_has_no_interval_without_width(rng, task):
+    """Otherwise an error seen in one patient is sure to the last digit, and so is a mean of which it is a part."""
+    logits, label, weight, patients = columns(rng, n=20)
+    weight[2:, 0], label[:2, 0] = 0, [0, 1]
+    found = score(task, list("abc"), logits, label, weight, patients, resamples=50)["metrics"]
+    for name in ("mae", "rmse", "r2", "pearson") if task == "regression" else ("ece",):
+        assert found[f"{name}/a"]["value"] is not None and found[f"{name}/a"]["low"] is None
+        assert found[name]["value"] is not None and found[name]["low"] is None
+        assert found[f"{name}/b"]["low"] < found[f"{name}/b"]["high"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+def test_few_patients_are_said(rng, n):
+    """Otherwise an interval over three patients reads as one over three hundred."""
+    logits, label, weight, _ = columns(rng, n=20)
+    given = logits, label, weight, [f"p{i % n}" for i in range(20)]
+    result = score("regression", list("abc"), *given, resamples=20)
+    said = [note for note in result["notes"] if note.startswith("only")]
+    many = f"only {n} patients: intervals may be too narrow"
+    assert said == {1: ["only one patient: there are no intervals"], 5: []}.get(n, [many])
+    assert (result["metrics"]["mae"]["low"] is None) == (n == 1)
+
+
 def test_the_seed_decides_the_intervals(rng):
     """Otherwise a reported interval cannot be made again."""
     data = exclusive(rng, classes=2)

@@ -24,10 +24,11 @@ def said(low=0.031, high=0.09, **changes):
             "margin": 0.0,
             "higher_is_better": True,
         },
-        **{"comparisons": 1, "holds": None, "difference": (low + high) / 2, "low": low, "high": high},
+        **{"comparisons": 1, "holds": None, "difference": 0.06 if low is None else (low + high) / 2},
+        **{"low": low, "high": high},
         **changes,
     }
-    value = found(low, high) if c["difference"] is not None else {"value": None}
+    value = {"value": c["difference"], "low": low, "high": high}
     c["verdict"] = compared.verdict(value, c["higher_is_better"], c["margin"], min(c["draws"]) * c["folds"])
     c["real"] = c["verdict"] in ("better", "worse")
     return compared.sentence(c).replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
@@ -81,6 +82,18 @@ def test_one_draw_shows_nothing():
         text = said(draws=[1, 3], margin=margin)
         assert "not settled" in text and "one draw does not tell what another would give" in text
     assert "is better than" in said(draws=[1, 1], folds=5), "five folds are five trainings"
+
+
+def test_one_patient_shows_nothing():
+    """Otherwise draws that agree on one patient are a finding."""
+    alone = dict(low=None, high=None, patients=1)
+    text = said(**alone)
+    assert text.startswith("Whether Pretrained ViT is better than ViT from scratch with 1% of the labels")
+    assert (
+        "+0.060 AUROC [\N{EN DASH}, \N{EN DASH}], and one patient does not tell what others would give"
+        in text
+    )
+    assert "not settled" in said(**alone, margin=0.5) and "one draw does" in said(**alone, draws=[1, 1])
 
 
 def test_two_budgets_are_both_named():

@@ -1,6 +1,7 @@
 """The table says what the predictions say."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from vitmed import durable
 from vitmed.errors import InputError
 from vitmed.evaluate import predictions
+from vitmed.report import page
 from vitmed.study import files, table
 from vitmed.study.plan import plan
 from vitmed.study.study import study
@@ -121,6 +123,32 @@ def test_a_note_of_one_cell_is_not_told_of_all(config, tmp_path):
         "Fold 2: 4 scans have no label.",
     ]
     assert not any("missed" in note for note in notes)
+
+
+@pytest.mark.parametrize("patients", [1, 3])
+def test_a_table_of_few_patients_says_so(evaluated, patients):
+    """Otherwise a study of one patient finds what holds for all, or ends in a traceback where there is no interval."""
+    for cell in evaluated.cells:
+        folder = cell.run / "evaluations" / "test"
+        read = predictions.read(folder / "predictions.csv")
+        names = [f"p{i % patients}" for i in range(len(read.ids))]
+        predictions.write(folder / "predictions.csv", dataclasses.replace(read, patients=names))
+        told = {"patients": patients, "notes": [f"only {patients} patients: of this cell"]}
+        durable.write_json(folder / "metrics.json", durable.read_json(folder / "metrics.json") | told)
+    made = table.write(evaluated, COUNTS, FACTS, quiet=True)
+    whole = durable.read_json(evaluated.workdir / "table.json")
+    few = (
+        "Only one patient: there are no intervals."
+        if patients == 1
+        else "Only 3 patients: intervals may be too narrow."
+    )
+    assert [note for note in whole["notes"] if note.startswith("Only")] == [few]
+    if patients == 1:
+        assert {c["verdict"] for c in made["comparisons"]} == {"open"}
+        assert {c["chance"] for c in made["comparisons"]} == {None}
+        assert all(row["auroc"] is not None and row["auroc_low"] is None for row in made["rows"])
+        page.write(evaluated.workdir / "report.html", studies=[evaluated.workdir])
+        assert "one patient does not tell" in (evaluated.workdir / "report.html").read_text()
 
 
 def test_what_guards_chose_is_counted_in_every_arm(config, evaluated):

@@ -47,7 +47,7 @@ class Sampled:
     Attributes:
         points: (d,).
         boot: (d, r); the r-th column is of one resample, so that columns of two arms belong together.
-        units: how many patients were drawn from (images where none is known).
+        units: how many patients were drawn from (images where none is known); 1 where the metric rests on one of them.
         patients: how many patients there are; None where unknown.
         examples: with a label.
         unit_range: whether values lie in [0, 1].
@@ -122,6 +122,8 @@ def sample(
         for w in intervals.resamples(units, len(rows), resamples, seed)
     ]
     unit_range = task != "regression" and metric.partition("/")[0] not in ("hd95", *IN_RANKS)
+    if any(listed[-1].one_patient for listed in chosen):
+        units = 1
     return Sampled(points, np.concatenate(chunks, axis=1), units, count, len(rows), unit_range, sources)
 
 
@@ -135,6 +137,7 @@ def mean(folds: Sequence[Sampled], overlap: float = 0.0) -> dict:
     Returns:
         ``value``, ``low``, ``high`` (None where not computable), ``draws`` (of each fold), ``patients`` (None where
         unknown), ``examples``. Of a single training the interval is over patients alone: what another would give cannot be seen.
+        Of a single patient there is none: it would be over trainings alone.
     """
     sides = [[(fold.points, fold.boot, fold.sources)] for fold in folds]
     found = _interval(sides, folds, overlap, folds[0].unit_range)
@@ -154,7 +157,8 @@ def difference(
         overlap: as in ``mean``.
 
     Returns:
-        As ``mean``, ``draws`` being the fewer; and ``error``, the standard error, with its ``freedom``.
+        As ``mean``, ``draws`` being the fewer; and ``error``, the standard error, with its ``freedom``, None where there
+        is no interval.
 
     Raises:
         InputError: paired sides with other numbers of draws.
@@ -180,7 +184,7 @@ def chance(found: dict, against: float = 0.0, sides: int = 2) -> float | None:
     Args:
         sides: 2 for another one, 1 for a larger one. None where nothing can be computed.
     """
-    if found["value"] is None:
+    if found["error"] is None:
         return None
     away = found["value"] - against
     if found["error"] == 0:
@@ -230,6 +234,8 @@ def _interval(sides: list[list[tuple]], folds: Sequence[Sampled], overlap: float
             both += weight**2 * crossed
             spread += (weight**2 * between) ** 2 / max(freedom, 1)
     value = float(weights @ values)
+    if sum(fold.units for fold in folds) == 1:
+        return nothing | {"value": value}
     from_patients = float(weights**2 @ patients)
     if len(folds) > 1:
         trainings = max(float(np.var(values, ddof=1) - np.mean(patients)), 0.0) * (1 / len(folds) + overlap)

@@ -12,6 +12,8 @@ row of integer weights on patients. What is made of the resamples depends on the
 * distances (HD95): ``positive_interval``, on the logarithm. Dice and NSD of masks are means between 0 and 1, as proportions.
 * calibration error: ``calibration_interval``.
 
+Resamples of one patient are all alike and say nothing of other patients: of one there is no interval.
+
 Coverage of the 95% intervals, measured by ``python -m vitmed.evaluate.coverage 1000``: 50 patients with 4
 scans each, half of a score's variance shared within a patient, 1,000 test sets a row (standard error .007),
 labels drawn by scan or by patient (10% is then five positive patients). sp90 is sensitivity at 90%
@@ -179,12 +181,12 @@ def proportion_interval(
 def positive_interval(value: float, resampled: Array, patients: int) -> Interval:
     """For the mean of what cannot be negative and is skewed: symmetric on the logarithm, by the bootstrap's variance.
 
-    That is made good for being short by (patients - 1) / patients; the quantile is Student's t. A mean of 0 is of
-    nothing but zeros, and so is every resample's.
+    That is made good for being short by (patients - 1) / patients, of which there are two or more; the quantile is Student's
+    t. A mean of 0 is of nothing but zeros, and so is every resample's.
     """
     if value <= 0:
         return 0.0, 0.0
-    variance = float(np.var(_finite(resampled))) * patients / max(patients - 1, 1)
+    variance = float(np.var(_finite(resampled))) * patients / (patients - 1)
     arm = quantile(patients - 1) * np.sqrt(variance) / value
     return float(value * np.exp(-arm)), float(value * np.exp(arm))
 

@@ -42,6 +42,7 @@ class Measure:
         interval: (value, resampled values) -> (low, high). None for MOVER and for the calibration error.
         parts: names of the measures of which this one is the mean.
         null: of the calibration error: (r, patients) signs -> (r,) values were it calibrated.
+        one_patient: whether it rests on one patient, so that no resample of patients differs from another.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Measure:
     interval: Callable[[float, Array], intervals.Interval] | None = None
     parts: tuple[str, ...] = ()
     null: Callable[[Array], Array] | None = None
+    one_patient: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +149,8 @@ def bounds(
 ) -> dict[str, intervals.Interval | None]:
     """Every measure's interval: name -> (low, high), None where no resample or no value could be computed.
 
+    Nor has a measure one that rests on one patient, or a mean with such a part, unless it is Wilson's, which counts patients.
+
     Args:
         listed: measures with all of their parts.
         value: of each measure.
@@ -163,6 +167,8 @@ def bounds(
     for measure in _parts_first(listed):
         name, parts = measure.name, measure.parts
         if not np.isfinite(value[name]) or not np.isfinite(resampled[name]).any():
+            found[name] = None
+        elif any(found[p] is None for p in parts) or (measure.one_patient and measure.method != "Wilson"):
             found[name] = None
         elif measure.method == "MOVER":
             found[name] = intervals.mean_interval(
@@ -306,13 +312,15 @@ def _regression(judged: Judged) -> tuple[list[Measure], list[str]]:
             left_out.append(f"{column} (no label)")
             continue
         at = partial(_at_rows, judged.label[rows, k], judged.score[rows, k], judged.cluster[rows])
+        alone = len(np.unique(judged.cluster[rows])) == 1
         alike = np.ptp(judged.label[rows, k]) == 0
         if alike:
             left_out.append(f"R2 and correlation of {column} (all labels are equal)")
         for name in names[:2] if alike else names:
             estimate = partial(at, getattr(metrics, name))
             shown = f"{name}/{column}" if several else name
-            made.append(Measure(shown, "percentile", estimate, intervals.percentile_interval))
+            percentile = intervals.percentile_interval
+            made.append(Measure(shown, "percentile", estimate, percentile, one_patient=alone))
     return made + (_means(names, made) if several else []), _not_judged(left_out, made)
 
 
@@ -333,7 +341,9 @@ def _structures(judged: Judged) -> tuple[list[Measure], list[str]]:
             patients = max(len(np.unique(judged.cluster[rows])), 1)
             if name == "hd95":
                 interval = partial(intervals.positive_interval, patients=patients)
-                made.append(Measure(f"{name}/{structure}", "log", estimate, interval))
+                made.append(
+                    Measure(f"{name}/{structure}", "log", estimate, interval, one_patient=patients == 1)
+                )
             else:
                 made.append(_proportion(f"{name}/{structure}", estimate, patients))
     return made + _means(names, made), notes + _not_judged(left_out, made)
@@ -382,13 +392,19 @@ def _proportion(
     name: str, estimate: Callable[[Array], Array], patients: int, freedom: float | None = None
 ) -> Measure:
     interval = partial(intervals.proportion_interval, patients=max(patients, 1), freedom=freedom)
-    return Measure(name, "Wilson", estimate, interval)
+    return Measure(name, "Wilson", estimate, interval, one_patient=patients == 1)
 
 
 def _calibration(hit: Array, probability: Array, cluster: Array) -> Measure:
     used, index = np.unique(cluster, return_inverse=True)
     error = CalibrationError(hit, probability, index)
-    return Measure("ece", "bootstrap", lambda w: error(w[:, used]), null=lambda s: error.null(s[:, used]))
+    return Measure(
+        "ece",
+        "bootstrap",
+        lambda w: error(w[:, used]),
+        null=lambda s: error.null(s[:, used]),
+        one_patient=len(used) == 1,
+    )
 
 
 def _means(names: Sequence[str], made: Sequence[Measure]) -> list[Measure]:

@@ -13,6 +13,7 @@ from vitmed.evaluate.measures import METHODS, Judged, Measure, bounds, estimates
 Array = np.ndarray
 
 RESAMPLES = 2000
+FEW = 5  # patients; of fewer, in a class, the coverage table of ``intervals`` has none
 _WIDE = 0.05  # share of resamples that may lack a number before the notes say so
 
 
@@ -46,8 +47,8 @@ def score(
 
     Returns:
         ``examples`` (those with a label), ``patients`` (None where unknown), ``metrics`` {name: {"value",
-        "low", "high", "interval"}} with None where not computable (``interval`` is the kind, a key of
-        ``measures.METHODS``), ``threshold`` and ``threshold_90_specificity``
+        "low", "high", "interval"}} with None where not computable, as no interval of one patient is (``interval`` is the
+        kind, a key of ``measures.METHODS``), ``threshold`` and ``threshold_90_specificity``
         ({column: number}, None where there is no threshold), ``threshold_from`` ("val", "default" or
         None), ``confusion`` (None for regression and masks), ``intervals`` ({kind: what it is} of those used), ``bootstrap``
         and ``notes``.
@@ -135,7 +136,14 @@ def clusters(patients: list[str] | None, rows: Array) -> tuple[Array, int | None
         notes.append(
             f"the patient of {unknown} examples is unknown: each counts as one, intervals may be too narrow"
         )
-    return cluster, len(index), notes
+    return cluster, len(index), notes + few(len(index))
+
+
+def few(patients: int) -> list[str]:
+    """What is to be said of intervals over so few patients; [] where they are not few."""
+    if patients == 1:
+        return ["only one patient: there are no intervals"]
+    return [f"only {patients} patients: intervals may be too narrow"] if patients < FEW else []
 
 
 def chosen(task: str, classes: list[str], val: tuple[Array, Array, Array]) -> dict:
@@ -191,7 +199,9 @@ def _numbers(
     value = {name: float(x[0]) for name, x in estimates(listed, np.ones((1, patients))).items()}
     chunks = [estimates(listed, w) for w in intervals.resamples(patients, examples, count, seed)]
     resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in value}
-    found = bounds(listed, value, resampled, intervals.signs(patients, examples, count, seed))
+    found = dict.fromkeys(value)
+    if patients > 1:
+        found = bounds(listed, value, resampled, intervals.signs(patients, examples, count, seed))
     numbers, lacking = {}, []
     for measure in sorted(listed, key=lambda m: "/" in m.name):
         name = measure.name

@@ -133,12 +133,12 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
 
     def points(arm):
         values = [at[b, arm]["metrics"][first] if (b, arm) in at else None for b in budgets]
-        return [(v["value"], v["low"], v["high"]) if v and v["value"] is not None else None for v in values]
+        return [(v["value"], v["low"], v["high"]) if v and v["low"] is not None else None for v in values]
 
     columns = [
         f"{words.capital(words.budget(b))}\n{words.plural(at[b, arms[0]]['labels'], 'scan')}" for b in budgets
     ]
-    forest = [_forest(found, c, arms) for c in compared if c["difference"] is not None]
+    forest = [_forest(found, c, arms) for c in compared if c["low"] is not None]
     title = f"{label[lead]} minus the other" if found["reference"] else "first minus second"
     return {
         "name": found["study"],
@@ -156,7 +156,7 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
         ],
         "corrected": any(c.get("holds") is not None for c in compared),
         "others": [c["sentence"] for c in found["comparisons"] if c["metric"] != first],
-        # Of too few scans a metric may be undefined in every cell, which leaves nothing to draw.
+        # Of too few scans a metric may be undefined in every cell, or have no interval, which leaves nothing to draw.
         "efficiency": charts.efficiency(
             columns, [{"name": label[a], "points": points(a)} for a in arms], words.metric(first)
         )

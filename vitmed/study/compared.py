@@ -1,6 +1,7 @@
 """Which arms are compared, and what each comparison comes to in one sentence.
 
-A difference is real where its 95% interval excludes 0 and rests on more than one training of each side. "Not worse" is
+A difference is real where its 95% interval excludes 0 and rests on more than one training of each side and on more than one
+patient. "Not worse" is
 never the absence of a difference but a stated margin that the whole interval clears (non-inferiority). Where there are
 several comparisons, conclusions are given by themselves and after Holm's correction for how many there are, among those
 of the study's first metric. A comparison that rests on one training has no p-value: it would hold no luck of training, be
@@ -63,10 +64,10 @@ def verdict(found: dict[str, Any], higher: bool, margin: float, trainings: int) 
     """
     if found["value"] is None:
         return "unknown"
+    if trainings == 1 or found["low"] is None:
+        return "open"
     low = found["low"] if higher else -found["high"]
     high = found["high"] if higher else -found["low"]
-    if trainings == 1:
-        return "open"
     if low > 0:
         return "better"
     if high < 0:
@@ -154,10 +155,10 @@ def sentence(c: dict[str, Any]) -> str:
     if c["verdict"] == "unknown":
         return f"{first} and {second} cannot be compared in {metric} on these scans."
     signed = f"{words.number(c['difference'], sign=True)} {metric} {words.interval(c['low'], c['high'], sign=True)}"
-    side = 1 if c["higher_is_better"] == (c["verdict"] == "better") else -1
-    low, high = sorted((side * c["low"], side * c["high"]))
-    by = f"{words.number(side * c['difference'])} {metric} {words.interval(low, high)}"
     if c["real"]:
+        side = 1 if c["higher_is_better"] == (c["verdict"] == "better") else -1
+        low, high = sorted((side * c["low"], side * c["high"]))
+        by = f"{words.number(side * c['difference'])} {metric} {words.interval(low, high)}"
         text = f"{first} is {c['verdict']} than {second} by {by}"
         if c["verdict"] == "worse" and c["margin"] and high < c["margin"]:
             text += f", though by no more than the margin of {margin} (non-inferior)"
@@ -170,6 +171,8 @@ def sentence(c: dict[str, Any]) -> str:
         text = f"Whether {first} is better than {second} is not settled: the difference is {signed}"
         if min(c["draws"]) * c["folds"] == 1:
             text += ", and one draw does not tell what another would give"
+        elif c["low"] is None:
+            text += ", and one patient does not tell what others would give"
         elif c["margin"]:
             text += f", so that a loss of more than the margin of {margin} cannot be excluded"
     if c["comparisons"] > 1 and c["holds"] is not None:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from vitmed.evaluate.score import few
 from vitmed.report import words
 from vitmed.study.plan import Plan
 
-_TOLD = ("no patient", "guard:")  # notes of evaluations that tables say in words of their own
+_TOLD = ("no patient", "only ", "guard:")  # notes of evaluations that tables say in words of their own
 _NO_THRESHOLD = ("auroc", "average_precision", "sensitivity_at_90_specificity", "ece")
 
 
@@ -51,6 +52,8 @@ def notes(
     made += [*_baselines(table), *_several(table), *facts["notes"]]
     if table["patients"] is None:
         made.append("Patients are not known: intervals are by image and probably too narrow.")
+    else:
+        made += [words.capital(note) + "." for note in few(table["patients"])]
     made += _luck(planned, table)
     for budget in study.budgets:
         labels = next(r["labels_per_draw"] for r in table["rows"] if r["budget"] == budget)
