@@ -1,6 +1,7 @@
 """The whole study over processes, with runs that take no time."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -202,6 +203,39 @@ def test_faults_come_before_work(config, tmp_path):
     with pytest.raises(InputError, match="is a file"):
         study(config, tmp_path / "file", work=WORK)
     assert not (tmp_path / "study" / "pretrain").exists()
+
+
+@pytest.mark.parametrize("where", ["data-2 test", "data-1 val", "data-2 val"])
+@pytest.mark.parametrize("chosen", ["", "baselines", "settings"])
+def test_a_metric_that_one_split_lacks_is_found_before_work(config, tmp_path, where, chosen):
+    """Otherwise a finding of which validation or a later fold has no case ends the study when all is trained."""
+    from made_up_work import WORK
+
+    def names(data, split, order, masks):
+        return ["auroc"] + ["auroc/rare"] * (f"{Path(data).name} {split}" != where)
+
+    config.data = {"path": str(tmp_path / "data-{fold}"), "folds": 3}
+    config.study.metrics = ("auroc/rare", "auroc")
+    if chosen == "baselines":
+        config.study.update({"reference": "", "baselines": ("scratch", "resnet")})
+    if chosen == "settings":
+        config.tune = {"by": "val"}
+        for arm in config.arms.values():
+            arm.grid = {"optim": {"lr": (0.1, 0.5)}}
+    refused = f"config.study.metrics has 'auroc/rare'; the labels of the {where.split()[1]} split of .*{where.split()[0]} "
+    # Without a choice validation is not asked, and the study goes on to the training that is refused here.
+    refused = refused if chosen or "test" in where else "a training began"
+    with pytest.raises(InputError, match=refused):
+        study(
+            config,
+            tmp_path / "study",
+            quiet=True,
+            work=dataclasses.replace(WORK, metric_names=names, protocol=begun),
+        )
+
+
+def begun(planned, quiet):
+    raise InputError("a training began")
 
 
 @pytest.mark.parametrize("key", ["arms.resnet.config.train.stepz", "arms.scratch.grid"])

@@ -139,14 +139,13 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
         ``sentence`` among its keys; ``opened``: how often the split was opened, at most, in any cell.
 
     Raises:
-        InputError: a wrong config, a ``workdir`` made with another config or dataset or in use, a budget too small, or
-            data that the protocol does not allow (``vitmed.study.protocol``).
+        InputError: a wrong config, a ``workdir`` made with another config or dataset or in use, a budget too small, a split
+            whose labels lack a metric, or data that the protocol does not allow (``vitmed.study.protocol``).
         Preempted: told to stop; the runs have saved their state.
     """
     if jobs < 1:
         raise InputError(f"--jobs is {jobs}; at least one process is needed")
     planned = plan(config, workdir)
-    section = planned.config.study
     with _locked(planned.workdir), _preemptible():
         # Configs, metrics, budgets and data are tried before any hour is spent: what cannot be had ends the study here.
         for cell in planned.everything:
@@ -155,14 +154,7 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
                     work.check(trained)
                 except InputError as fault:
                     raise InputError(f"{cell.name}: {fault}") from None
-        first = planned.cells[0].config.data.path
-        known = work.metric_names(first, section.split, planned.order, planned.masks)
-        for metric in section.metrics:
-            if metric not in known:
-                names = ", ".join(name for name in known if "/" not in name)
-                raise InputError(
-                    f"config.study.metrics has {metric!r}; the labels of the dataset allow {names}"
-                )
+        _check_metrics(planned, work)
         one = next(iter(planned.config.arms))
         counts = {
             (c.budget, c.draw, c.fold): work.label_count(
@@ -181,6 +173,26 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
         check_unchanged(planned, facts["contents"])
         _run(planned, jobs, quiet, work)
         return table.write(planned, counts, facts, quiet)
+
+
+def _check_metrics(planned: Plan, work: Work) -> None:
+    """InputError where the labels that cells are judged by lack a metric, or those of validation what choices are made by."""
+    section, asked = planned.config.study, {}
+    for cell in planned.cells:
+        data = cell.config.data
+        asked[data.path, section.split] = section.metrics
+        if len(cell.splits) > 1 or (len(cell.trials) > 1 and not cell.parts):
+            asked.setdefault((data.path, data.get("val_split", "val")), section.metrics[:1])
+    for (path, split), metrics in asked.items():
+        known = work.metric_names(path, split, planned.order, planned.masks)
+        for metric in metrics:
+            if metric not in known:
+                alike = f"{metric.partition('/')[0]}/"  # its columns, where one of them is asked for
+                names = [n for n in known if "/" not in n or ("/" in metric and n.startswith(alike))]
+                raise InputError(
+                    f"config.study.metrics has {metric!r}; the labels of the {split} split of {path} allow "
+                    f"{', '.join(names)}"
+                )
 
 
 def _run(planned: Plan, jobs: int, quiet: bool, work: Work) -> None:
