@@ -16,7 +16,8 @@ import pytest
 from vitmed import durable
 from vitmed.errors import DiskFull, InputError, MachineError
 from vitmed.runs import manifest
-from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints, lower_is_better
+from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+from vitmed.runs.direction import lower_is_better
 
 
 @pytest.fixture
@@ -112,12 +113,13 @@ def test_an_exact_step_is_never_replaced_by_another(saved):
         saved.restore(5)
 
 
-def test_the_last_and_the_best_are_kept(tmp_path):
-    """Else the model chosen on validation is gone when training ends."""
-    config = CheckpointConfig(keep=2, best="val/loss")
+@pytest.mark.parametrize("best", ["val/loss", "val/rmse", "val/hd95/liver", "val/cross_entropy"])
+def test_the_last_and_the_best_are_kept(tmp_path, best):
+    """Else the model chosen on validation is gone when training ends, or the worst one stays in its place."""
+    config = CheckpointConfig(keep=2, best=best)
     with Checkpoints(tmp_path, config) as checkpoints:
         for step, loss in enumerate([5.0, 2.0, float("nan"), 4.0, 3.0], start=1):
-            checkpoints.save(step, {"step": np.int32(step)}, {"val/loss": loss} if step != 5 else {})
+            checkpoints.save(step, {"step": np.int32(step)}, {best: loss} if step != 5 else {})
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4, 5]
         assert (checkpoints.best(), checkpoints.latest()) == (2, 5)
@@ -146,8 +148,10 @@ def test_best_without_its_metric_says_which_there_are(saved):
 
 def test_direction_of_better():
     """Else the worst model is kept as the best."""
-    assert lower_is_better("val/loss") and lower_is_better("val/ece") and lower_is_better("val/patch_loss")
-    assert not lower_is_better("val/auroc") and not lower_is_better("loss/accuracy")
+    for name in ("loss", "ece", "patch_loss", "rank_mae", "rmse/age", "hd95/liver", "masked"):
+        assert lower_is_better(f"val/{name}") and lower_is_better(name), name
+    for name in ("auroc", "dice", "auroc/hearing_loss", "nsd/masked"):
+        assert not lower_is_better(f"val/{name}") and not lower_is_better(name), name
 
 
 def test_stale_staging_is_swept_and_checkpoints_are_not_touched(saved):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vitmed import durable
+from vitmed.runs.direction import lower_is_better
 from vitmed.study import tune
 from vitmed.study.plan import plan
 from vitmed.study.study import do
@@ -103,7 +104,7 @@ def test_trials_are_judged_in_ranks():
     found = LeftOut("multiclass", list("abc"), score, label, np.ones_like(label), (1, 0, 2))
     assert tune.value_of("rank_mae", found) == pytest.approx(4 / 3)
     assert tune.value_of("rank_mae", found._replace(order=())) is None
-    assert not tune.higher_is_better("rank_mae") and tune.higher_is_better("quadratic_kappa")
+    assert lower_is_better("rank_mae") and not lower_is_better("quadratic_kappa")
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,7 @@ from vitmed.parallel import processes
 from vitmed.parallel.rules import leaves
 from vitmed.runs import manifest
 from vitmed.runs.bundle import bundle, unbundle
-
-LOWER_IS_BETTER = ("loss", "mae", "mse", "error", "ece", "brier")
+from vitmed.runs.direction import lower_is_better
 
 # orbax's threads log a page of traceback for an error that is raised to the caller as well.
 logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in record.getMessage())
@@ -51,7 +50,7 @@ class CheckpointConfig:
         every: steps between checkpoints.
         keep: how many of the last ones stay.
         best: name of a metric, such as ``"val/loss"``; the checkpoint best by it stays too. Losses and
-            errors (a last word in ``LOWER_IS_BETTER``) are better lower, all else higher.
+            errors are better lower, all else higher (``vitmed.runs.direction``).
         milestones: every checkpoint of a multiple of so many steps stays for good; 0 is none.
         full_disk: what becomes of a training whose checkpoint finds no room on the disk. "stop" ends it; with "go_on" it
             goes on without that checkpoint, to the next. The last one must find room in either case.
@@ -313,11 +312,6 @@ class Checkpoints:
             file=sys.stderr,
             flush=True,
         )
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether smaller is better in the metric of this name: ``"val/loss"`` yes, ``"val/auroc"`` no."""
-    return any(word in LOWER_IS_BETTER for word in metric.rpartition("/")[2].split("_"))
 
 
 def _fit(state: dict, like: Any, path: Path) -> Any:

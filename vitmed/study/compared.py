@@ -13,9 +13,9 @@ from typing import Any
 
 from vitmed.evaluate.compare import chance, holm
 from vitmed.report import words
+from vitmed.runs.direction import lower_is_better
 from vitmed.study.config import BEST
 from vitmed.study.plan import Plan, sides
-from vitmed.study.tune import higher_is_better
 
 LEVEL = 0.05
 
@@ -84,7 +84,7 @@ def compare(planned: Plan, pair: Pair, metric: str, found: dict, folds: int, row
         rows: of the table, by (budget, arm).
     """
     first, second = rows[pair.first_budget, pair.first], rows[pair.second_budget, pair.second]
-    higher = higher_is_better(metric)
+    higher = not lower_is_better(metric)
     margin = planned.config.study.margin if metric == planned.config.study.metrics[0] else 0.0
     draws = [first["draws"], second["draws"]]
     trainings = min(draws) * folds

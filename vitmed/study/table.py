@@ -15,6 +15,7 @@ from vitmed.errors import InputError
 from vitmed.evaluate import compare, predictions
 from vitmed.evaluate.predictions import Predictions
 from vitmed.progress import Bar
+from vitmed.runs.direction import lower_is_better
 from vitmed.study import compared, files, notes, tune
 from vitmed.study.plan import Cell, Plan
 
@@ -104,7 +105,7 @@ def make(planned: Plan, counts: Counts, facts: dict[str, Any], quiet: bool = Fal
         "margin": study.margin,
         "tried": planned.config.tried,
         "beside": beside,
-        "higher_is_better": {m: tune.higher_is_better(m) for m in study.metrics},
+        "higher_is_better": {m: not lower_is_better(m) for m in study.metrics},
         "draws": list(study.draws_of.values()),
         "folds": list(study.folds_of(planned.config.data.folds).values()),
         "pretrain_seeds": study.pretrain_seeds,
@@ -132,7 +133,7 @@ def best_baselines(planned: Plan) -> dict[int | float, dict[str, Any]]:
     """
     study = planned.config.study
     metric, found = study.metrics[0], {}
-    sign = 1 if tune.higher_is_better(metric) else -1
+    sign = -1 if lower_is_better(metric) else 1
     for budget in study.budgets if study.baselines else ():
         means = {}
         for arm in study.baselines if len(study.baselines) > 1 else ():

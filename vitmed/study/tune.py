@@ -17,9 +17,8 @@ from vitmed import durable
 from vitmed.config import tree
 from vitmed.evaluate import thresholds
 from vitmed.evaluate.measures import Judged, estimates, measures, with_parts
+from vitmed.runs.direction import lower_is_better
 from vitmed.study.plan import Cell
-
-LOWER_IS_BETTER = ("ece", "mae", "rmse", "hd95", "rank_mae")
 
 
 class LeftOut(NamedTuple):
@@ -36,10 +35,6 @@ class LeftOut(NamedTuple):
     label: np.ndarray
     weight: np.ndarray
     order: tuple[int, ...] = ()
-
-
-def higher_is_better(metric: str) -> bool:
-    return metric.partition("/")[0] not in LOWER_IS_BETTER
 
 
 def left_out(run: Path, checkpoint: str) -> LeftOut:
@@ -85,7 +80,7 @@ def choose(cell: Cell, metric: str, checkpoint: str, work: Any) -> ConfigDict:
     if not cell.tuning.exists():
         judge = _within_budget if cell.parts else _on_validation
         values, more = judge(cell, metric, checkpoint, work)
-        sign = 1 if higher_is_better(metric) else -1
+        sign = -1 if lower_is_better(metric) else 1
         ranked = [-np.inf if value is None else sign * value for value in values]
         chosen = int(np.argmax(ranked))
         told = {
