@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from vitmed import config
+from vitmed.data import loader
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.infer import Model
-from vitmed.models.patches import brightest, patchify
+from vitmed.models.build import ModelConfig
+from vitmed.models.patches import brightest, grid, patchify
 from vitmed.train import train
 
 CONFIGS = __file__.rsplit("/tests/", 1)[0] + "/configs"
@@ -40,6 +42,42 @@ def test_answers_are_in_the_splits_order_whatever_the_batch(classifier, tiny_dat
     monkeypatch.setattr("vitmed.infer.BATCH", 7)
     np.testing.assert_allclose(Model.open(classifier).logits(dataset, "train"), whole, atol=1e-5)
     assert model.features(dataset, "val").shape == (dataset.size("val"), 128)
+
+
+def test_large_scans_are_asked_about_a_few_at_once(classifier, tiny_dataset, monkeypatch):
+    """Otherwise evaluation runs out of memory where training did not; the answers are the same to rounding."""
+    dataset, model, sizes = Dataset.open(tiny_dataset), Model.open(classifier), []
+    whole, plain = model.logits(dataset, "val"), loader.sweep
+
+    def sweep(dataset, split, batch_size, **keys):
+        sizes.append(batch_size)
+        return plain(dataset, split, batch_size, **keys)
+
+    monkeypatch.setattr(loader, "sweep", sweep)
+    tokens = np.prod(grid(model.recipe.size, model.recipe.patch_size))
+    monkeypatch.setattr("vitmed.infer.TOKENS", 3 * tokens + 1)
+    np.testing.assert_allclose(model.logits(dataset, "val"), whole, atol=1e-5)
+    assert model.features(dataset, "val").shape == (len(whole), 128)
+    assert sizes == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("size", "model", "masks", "batch"),
+    [
+        ((224, 224), ("b", (16, 16)), False, 128),
+        ((160, 160, 160), ("b", (8, 8, 8)), False, 4),
+        ((512, 512, 512), ("b", (8, 8, 8)), False, 1),
+        ((64, 64, 64), ("resnet18", ()), False, 4),
+        ((64, 64, 64), ("b", (8, 8, 8)), True, 4),
+        ((16, 16), ("resnet18", ()), False, 128),
+    ],
+)
+def test_a_batch_is_what_the_size_of_the_scans_leaves_memory_for(classifier, size, model, masks, batch):
+    """Otherwise 128 volumes at once want 25 GB for attention scores, or small scans are asked about one by one."""
+    asked = Model.open(classifier)
+    asked.recipe, asked._model = dataclasses.replace(asked.recipe, size=size), ModelConfig(*model)
+    asked.params = {"segmenter": {}} if masks else {}
+    assert asked.batch == batch
 
 
 def test_reconstruction_pastes_what_is_visible_and_changes_what_is_hidden(autoencoder, tiny_dataset):

@@ -28,7 +28,10 @@ from vitmed.scans.layout import UNMARKED
 from vitmed.scans.recipe import Recipe, normalise, to_units
 
 BATCH = 128
-VOXELS = 2**20  # at most in a batch of masks, whose activations are of full resolution
+# At most in a batch: tokens of a ViT, a gigabyte or two of attention scores, and voxels where activations are of full
+# resolution, which are those of masks and a CNN's.
+TOKENS = 2**15
+VOXELS = 2**20
 EVALUATION_SEED = 0  # masks are a function of the example alone
 
 
@@ -82,6 +85,16 @@ class Model:
     def crop(self) -> tuple[int, ...] | None:
         """Size of the box at the centre of each scan that the model is asked about; None is the whole scan."""
         return self.recipe.size if self.config["data"].get("crop") else None
+
+    @property
+    def batch(self) -> int:
+        """How many scans, or windows of them, are asked about at once: as many as their size leaves memory for."""
+        size, patch = self.recipe.size, self._model.patch_size
+        if patch and not self.gives_masks:
+            most = TOKENS // math.prod(grid(size, patch))
+        else:
+            most = VOXELS // math.prod(size)
+        return max(1, min(BATCH, most))
 
     @property
     def objective(self) -> str:
@@ -172,8 +185,7 @@ class Model:
             normalise(stream["image"], stream["scale"], stream["offset"], self.recipe)[0]
             for stream in (batch["main"] for batch in loader.sweep(dataset, split, 1, indices=members))
         )
-        batch = max(1, min(BATCH, VOXELS // math.prod(window)))
-        made = blended(scans, lambda x: compiled(self._on_device, x), window, batch)
+        made = blended(scans, lambda x: compiled(self._on_device, x), window, self.batch)
         for index, probability in zip(members, made, strict=True):
             yield int(index), probability
 
@@ -281,9 +293,10 @@ class Model:
             self._compiled[name] = jax.jit(lambda params, stream: function(params, self._prepared(stream)))
         compiled = self._compiled[name]
         count = dataset.size(split) if indices is None else len(indices)
-        answers = [
-            compiled(self._on_device, stream) for stream in _inputs(dataset, split, indices, self.crop)
-        ]
+        answers = []
+        for batch in loader.sweep(dataset, split, self.batch, indices=indices, crop=self.crop):
+            stream = {name: batch["main"][name] for name in ("image", "scale", "offset")}
+            answers.append(compiled(self._on_device, stream))
         return np.concatenate(jax.device_get(answers))[:count]
 
 
@@ -299,10 +312,3 @@ def truth(dataset: Dataset, split: str, index: int) -> np.ndarray | None:
         return None
     mask = class_table(structures_of(dataset.datasheet))[dataset.record(split, index)["mask"]]
     return None if (mask == UNMARKED).all() else mask
-
-
-def _inputs(
-    dataset: Dataset, split: str, indices: np.ndarray | None, crop: tuple[int, ...] | None
-) -> Iterator[dict]:
-    for batch in loader.sweep(dataset, split, BATCH, indices=indices, crop=crop):
-        yield {name: batch["main"][name] for name in ("image", "scale", "offset")}

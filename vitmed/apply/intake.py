@@ -9,7 +9,6 @@ meaning, and says so.
 
 import dataclasses
 import itertools
-import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from vitmed.data.held import SPLIT, held
 from vitmed.data.prepare import OTHER_MODALITY, Plan, Task
 from vitmed.data.spool import Stored
 from vitmed.errors import InputError
-from vitmed.infer import BATCH, VOXELS, Model
+from vitmed.infer import BATCH, Model
 from vitmed.scans.find import survey
 from vitmed.scans.how import How
 from vitmed.scans.measure import measure
@@ -122,15 +121,12 @@ class Scans(Asked):
 
     def fed(self) -> Fed:
         model = self._model
-        # As many as fill a batch of windows, or of scores.
-        window = math.prod(model.recipe.size)
-        most = max(1, min(BATCH, VOXELS // window)) if model.gives_masks else BATCH
         planned = [(plan, source) for source in self._sources if (plan := self._plan(source)) is not None]
         groups = itertools.groupby(planned, key=lambda pair: pair[0])
         scans = itertools.chain.from_iterable(
             self._prepared([Task(source) for _, source in group], plan) for plan, group in groups
         )
-        while some := list(itertools.islice(scans, most)):
+        while some := list(itertools.islice(scans, model.batch)):
             yield held(some, model.datasheet, Path(some[0].id)), SPLIT, np.arange(len(some))
 
     def _plan(self, source: Source) -> Plan | None:
