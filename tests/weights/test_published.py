@@ -175,6 +175,14 @@ def test_dinov3_of_facebookresearch(goldens, case):
     agree(goldens[case], found)
 
 
+def test_what_dinov3_norms_small_crops_by_in_training_is_left_out(goldens):
+    """Otherwise the released ViT-7B and the ViT-L of satellite images, which hold it, are refused."""
+    local = {f"local_cls_norm.{part}": np.full(16, 7.0, np.float32) for part in ("weight", "bias")}
+    found = encoder(renamed(goldens["dinov3"]) | local, "x.npz", size=(12, 12))
+    assert set(local) < set(found.left_out)
+    agree(goldens["dinov3"], found)
+
+
 # --- what cannot be converted ----------------------------------------------------------------------------------------
 
 

@@ -74,7 +74,8 @@ LAYOUTS = (
         | _one(periods="rope_embed.periods"),
         block=_FUSED_BLOCK,
         blocks="blocks.",
-        left_out=_SELF_DISTILLED,
+        # ViT-7B's and SAT-493M's norm of small crops in training; what is asked afterwards goes by the one of all tokens.
+        left_out=_SELF_DISTILLED + r"|local_cls_norm\..*",
         epsilon=1e-5,
         normalisation=IMAGENET,
         rotary=True,
