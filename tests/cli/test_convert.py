@@ -1,6 +1,7 @@
 """``vitmed convert``: published weights to a run that training starts from, and a run's weights out and in again."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -117,6 +118,21 @@ def test_what_is_missing_or_does_not_fit_is_named(source, tmp_path, capsys, word
     assert main(["convert", str(source), "--out", str(tmp_path / "run"), "--heads", "2", *words]) == 2
     assert says in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_where_the_epsilon_of_the_norms_comes_from_is_said(source, tmp_path, capsys):
+    """No array tells it, and a network that is another layout's twin in names may have been trained with another."""
+    words = (source, "--out", tmp_path / "run", "--modality", "xray", "--heads", 2)
+    result, said = converted(capsys, *words)
+    assert "norms with epsilon 1e-06, as usual for this layout, told by no config.json beside it" in said
+    assert result["model"]["epsilon"] == 1e-6
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    shutil.copy(source, beside)
+    (beside / "config.json").write_text(json.dumps({"model_type": "x", "layer_norm_eps": 1e-12}))
+    result, said = converted(capsys, beside / source.name, "--out", tmp_path / "other", *words[3:])
+    assert "norms with epsilon 1e-12, by the config.json beside it" in said
+    assert result["model"]["epsilon"] == 1e-12
 
 
 def test_weights_that_do_not_say_how_their_images_were_normalised(weights, tmp_path, capsys):

@@ -115,11 +115,14 @@ def _published(source, arrays, metadata, args):
     if args.channels is not None and args.channels < 1:
         raise InputError(f"--channels is {args.channels}; at least 1 was expected")
     kind, size = modality(args.modality), _numbers(args.size, "--size", int)
-    found = encoder(arrays, str(source), files.beside(source), args.heads, size)
+    beside = files.beside(source)
+    found = encoder(arrays, str(source), beside, args.heads, size)
+    whence = "by the" if "layer_norm_eps" in beside else "as usual for this layout, told by no"
     mean, std = _normalisation(found, args)
     said = [
         f"{found.layout}: {found.model.vit.depth} blocks of width {found.model.vit.dim}, {found.model.vit.heads} heads, "
         f"patches of {'x'.join(map(str, found.model.patch_size))}, positions {found.model.positions}",
+        f"norms with epsilon {found.model.epsilon:g}, {whence} config.json beside it",
         f"images in 0..1 are normalised by mean {mean} and std {std}",
     ]
     params, channels = found.params, args.channels or found.channels
