@@ -152,6 +152,19 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_and_keeps_its_recipe(
     assert not same(vitmed.runs.load(tmp_path / "tuned")["encoder"], former)
 
 
+def test_a_head_is_probed_by_as_many_scans_at_once_as_a_device_takes_in_a_step(tiny_dataset, pretrained):
+    """Otherwise a global batch that fits only in shares and parts runs out of memory before its first step."""
+    heads = []
+    for batch, parts, share in ((16, 1, 2), (32, 4, 1), (64, 2, 4)):
+        keys = {"train.batch_size": batch, "parallel.accumulate": parts, "init_from": pretrained}
+        job = Job(check(settings(CLASSIFY, tiny_dataset, **keys)))
+        assert {len(some["main"]["image"]) for some in job._training_set()} == {share}
+        state = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
+        heads.append(state["params"]["head"]["scores"]["kernel"])
+    for other in heads[1:]:
+        np.testing.assert_allclose(other, heads[0], rtol=1e-3, atol=1e-5)
+
+
 def test_a_run_goes_on_without_the_one_that_it_started_from(tiny_dataset, pretrained, tmp_path, monkeypatch):
     """Its checkpoint and its recipe hold all that is needed; where nothing has begun, there is nothing to start from."""
     former = tmp_path / "former"

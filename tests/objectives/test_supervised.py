@@ -206,3 +206,14 @@ def test_what_does_not_fit_is_refused(spec, keys, message):
 def test_class_weights_that_teach_the_opposite_or_nothing_are_refused(config, weights):
     with pytest.raises(ValueError, match="class_weights is .*one of them must be positive, none negative"):
         config(class_weights=weights)
+
+
+def test_a_probe_places_its_parameters_once(rng):
+    """Otherwise the whole encoder travels to the device again with every batch of the training set."""
+    spec = Spec((8, 8), 1, "multiclass", 2)
+    network = supervised.classifier(supervised.Config(), VIT, spec)
+    params = jax.device_get(network.init(jax.random.key(0)))
+    batches = [batch_of(rng, [[0], [1]], np.ones((2, 1))) for _ in range(2)]
+    with jax.transfer_guard_host_to_device("disallow"):
+        found = network.probed(params, iter(batches), spec)
+    assert np.any(found["head"]["scores"]["kernel"])

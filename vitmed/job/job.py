@@ -183,9 +183,10 @@ class Job:
         return {rules.name(path): float(x) for path, x in jax.tree_util.tree_leaves_with_path(norms)}
 
     def _training_set(self) -> Iterator[dict]:
-        """What is trained on, once, in order, prepared and not augmented."""
+        """What is trained on, once, in order, prepared and not augmented; so many scans at once as one device takes."""
         prepare = jax.jit(lambda batch: self._prepare(batch, None))
-        size, data = self.config.train.batch_size, self.config.data
+        shares = math.prod(self.engine.sizes.values()) * self.config.parallel.accumulate
+        size, data = max(1, self.config.train.batch_size // shares), self.config.data
         for part in self.feeds["main"].parts:
             for batch in loader.sweep(
                 part.dataset, part.split, size, part.indices, workers=data.workers, crop=data.crop

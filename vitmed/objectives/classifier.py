@@ -84,11 +84,13 @@ class Classifier:
     def probed(self, params: dict, batches: Iterator[dict], spec: Spec) -> dict:
         """``params`` with the head's linear layer fitted to the features that they give of what is trained on."""
         features = jax.jit(self.normed)
+        # Once: what is left on the host would travel with every batch.
+        placed = jax.device_put({part: params[part] for part in ("encoder", "head")})
         made, label, weight = [], [], []
         for batch in batches:
             stream = batch["main"]
             known = np.asarray(stream["weight"]) > 0  # the last batch is filled up
-            made.append(np.asarray(features(params, stream["image"]))[known])
+            made.append(np.asarray(features(placed, stream["image"]))[known])
             label.append(np.asarray(stream["label"])[known])
             weight.append(np.asarray(stream["label_weight"])[known])
         x, label, weight = (np.concatenate(parts) for parts in (made, label, weight))
