@@ -395,7 +395,7 @@ def test_boxes_are_parts_of_the_image_in_its_own_aspect(shape, size):
     # Of an image whose values are its coordinates, a view's values say where it was cut.
     ndim = len(shape)
     ramp = np.stack(np.indices(shape), axis=-1).astype(np.float32)
-    views = boxes(jnp.asarray(np.stack([ramp] * 64)), keys_of(64), (0.1, 0.4), size)
+    views, length = boxes(jnp.asarray(np.stack([ramp] * 64)), keys_of(64), (0.1, 0.4), size)
     assert views.shape == (64, *size, ndim)
     middle = tuple(n // 2 for n in size)
     step, low = [], []
@@ -404,11 +404,12 @@ def test_boxes_are_parts_of_the_image_in_its_own_aspect(shape, size):
             (slice(None), *(slice(None) if a == axis else m for a, m in enumerate(middle)))
         ][..., axis]
         step.append((inner[:, 2] - inner[:, 1]) * size[axis] / shape[axis])  # share of the axis
+        np.testing.assert_allclose(length[:, axis], inner[:, 2] - inner[:, 1], atol=1e-3)
         low.append(inner[:, 0])
     step = np.array(step)
     np.testing.assert_allclose(step, np.broadcast_to(step[0], step.shape), atol=1e-3)
     volume = step.prod(axis=0)
     assert 0.1 <= volume.min() + 1e-3 and volume.max() <= 0.4 + 1e-3 and np.ptp(volume) > 0.2
     assert min(a.min() for a in low) >= 0 and all(np.ptp(a) > 0.3 * n for a, n in zip(low, shape))
-    whole = boxes(jnp.asarray(ramp[None]), keys_of(1), (1.0, 1.0), shape)
+    whole, _ = boxes(jnp.asarray(ramp[None]), keys_of(1), (1.0, 1.0), shape)
     np.testing.assert_allclose(whole[0], ramp, atol=1e-4)

@@ -42,6 +42,7 @@ def batch_of():
         n = len(image)
         example = np.stack([np.arange(n), np.arange(n) * 7 + 1], axis=1).astype(np.uint32)
         stream = {"image": image, "weight": np.ones(n) if weight is None else weight, "example": example}
+        stream["spacing"] = np.ones((n, np.ndim(image) - 2), np.float32)
         return {"main": {name: jnp.asarray(value) for name, value in {**stream, **more}.items()}}
 
     return make

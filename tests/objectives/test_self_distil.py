@@ -6,6 +6,7 @@ import numpy as np
 import numpy_vit
 import pytest
 
+from vitmed.data.augment import AugmentConfig
 from vitmed.data.keys import step_key
 from vitmed.errors import InputError
 from vitmed.objectives import self_distil
@@ -116,6 +117,28 @@ def test_views_belong_to_the_example_and_differ(rng, batch_of):
     assert made.shape == (9, 4, 8, 1)
     np.testing.assert_array_equal(made.reshape(3, 3, -1), other.reshape(3, 3, -1)[::-1])
     assert len(np.unique(made.reshape(9, -1), axis=0)) == 9
+
+
+@pytest.mark.parametrize("spacing", [(3.0, 1.0), (np.nan, np.nan)], ids=["3x1mm", "unknown"])
+@pytest.mark.parametrize("size", [(16, 48), (24, 24)], ids=["aspect kept", "square"])
+def test_views_turn_rigidly_whatever_the_shape_of_their_pixels(batch_of, spacing, size):
+    """Otherwise anatomy is sheared where pixels are not square, which those of a view may be where a scan's are not."""
+    shape = (16, 48)
+    places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).astype(np.float32)
+    stream = batch_of(np.stack([places] * 6), spacing=np.tile(np.float32(spacing), (6, 1)))["main"]
+    config = self_distil.Config(**SMALL, views=AugmentConfig(rotate=30))
+    made = self_distil.views(config, stream, step_key(0, 1), range(1), (0.999, 1.0), size)
+    pixel = np.nan_to_num(spacing, nan=1.0)
+    side = pixel * np.array(shape) / np.array(size)  # of a view's pixel, mm
+    turned = 0
+    for view in np.asarray(made, np.float64):
+        down, across = ((view[1:, :-1] - view[:-1, :-1]), (view[:-1, 1:] - view[:-1, :-1]))
+        inner = np.all((view > 0.5) & (view < np.array(shape) - 1.5), axis=-1)[:-1, :-1]
+        matrix = np.stack([np.median(d[inner], axis=0) for d in (down, across)], axis=1)
+        millimetres = pixel[:, None] * matrix / side  # how far the scan goes by for a millimetre in the view
+        np.testing.assert_allclose(millimetres.T @ millimetres, np.eye(2), atol=0.01)
+        turned += abs(millimetres[0, 1]) > 0.1
+    assert turned > 2, "the case tests nothing"
 
 
 def test_masks_hide_blocks_by_each_views_own_ratio():

@@ -149,7 +149,7 @@ def augment(
 
 def boxes(
     images: jax.Array, keys: jax.Array, volume: tuple[float, float], size: tuple[int, ...]
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """A random box of each image, resized: the views of multi-crop (Caron et al. 2020, arXiv:2006.09882).
 
     Args:
@@ -159,7 +159,7 @@ def boxes(
         size: of what comes out, array order.
 
     Returns:
-        (B, *size, C), interpolated linearly.
+        (B, *size, C), interpolated linearly, and (B, n) how many of the image's voxels each of theirs is long.
     """
     whole = jnp.asarray(images.shape[1:-1], jnp.float32)
     ndim = len(size)
@@ -170,7 +170,7 @@ def boxes(
         corner[:, axis, None] + (jnp.arange(n) + 0.5) / n * side[:, axis, None] - 0.5
         for axis, n in enumerate(size)
     ]
-    return _linear(images, source)
+    return _linear(images, source), side / jnp.asarray(size)
 
 
 @dataclasses.dataclass(frozen=True)

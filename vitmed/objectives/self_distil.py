@@ -230,11 +230,17 @@ def views(
     crop: tuple[float, float],
     size: tuple[int, ...],
 ) -> jax.Array:
-    """The views of these numbers, ``(B * len(which), *size, C)``, those of one example together."""
+    """The views of these numbers, ``(B * len(which), *size, C)``, those of one example together.
+
+    A view of another aspect than the scan's has voxels of another shape, which a rotation of it goes by.
+    """
+    known = jnp.isfinite(stream["spacing"]).all(axis=-1, keepdims=True)
+    spacing = jnp.where(known, stream["spacing"], 1.0)  # unknown, the scan's voxels are taken to be cubes
     made = []
     for view in which:
-        box = boxes(stream["image"], _keys(key, view, _BOX, stream["example"]), crop, size)
-        made.append(augment(box, _keys(key, view, _CHANGE, stream["example"]), config.views))
+        box, step = boxes(stream["image"], _keys(key, view, _BOX, stream["example"]), crop, size)
+        keys = _keys(key, view, _CHANGE, stream["example"])
+        made.append(augment(box, keys, config.views, spacing=spacing * step))
     return jnp.stack(made, axis=1).reshape(-1, *made[0].shape[1:])
 
 
