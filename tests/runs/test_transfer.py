@@ -37,7 +37,7 @@ def a_run(path, model=MODEL, recipe=GREY):
 
 
 def save(path, model, recipe, params):
-    recipe = dataclasses.replace(recipe, model=dataclasses.asdict(model), patch_size=model.patch_size)
+    recipe = dataclasses.replace(recipe, model=dataclasses.asdict(model), patch_size=model.patch_size or None)
     folder.create(path, ConfigDict({"optim": {"ema": 0.0}}), recipe, {"format": 1})
     with Checkpoints(path, CheckpointConfig()) as checkpoints:
         checkpoints.save(0, {"params": {"encoder": params}, "memory": {}})
@@ -367,6 +367,41 @@ def test_what_is_no_adaptation_is_refused_by_name(tmp_path, model, recipe, says)
     a_run(tmp_path / "run")
     with pytest.raises(InputError, match=says):
         begun(tmp_path / "run", dataclasses.replace(MODEL, **model), dataclasses.replace(GREY, **recipe))
+
+
+RESNET = ModelConfig("resnet10", width=8)
+
+
+@pytest.mark.parametrize(
+    "stem,side,now,at,says",
+    [
+        ("full", 32, "half", 32, "stem is 'half', .* half resolution at 32x32.* full .*set it to 'auto' or 'full'"),
+        ("auto", 32, "half", 32, "half resolution at 32x32.* full resolution; set it to 'auto' or 'full'"),
+        ("half", 32, "auto", 32, "stem is 'auto', which keeps full resolution.*set it to 'half'"),
+        ("auto", 32, "auto", 64, "stem is 'auto', which keeps quarter resolution at 64x64.*set it to 'full'"),
+        ("auto", 64, "auto", 32, "full resolution at 32x32.* quarter resolution; give scans of at least 64 a side"),
+        ("auto", 64, "full", 64, "trained with a stem that keeps quarter resolution; set it to 'auto'"),
+    ],
+)  # fmt: skip
+def test_a_stem_that_keeps_another_resolution_is_another_network(tmp_path, stem, side, now, at, says):
+    """Otherwise features are taken from an image twice as fine as the weights know, which no parameter's shape tells."""
+    recipe = dataclasses.replace(GREY, size=(side, side), patch_size=None)
+    a_run(tmp_path / "run", dataclasses.replace(RESNET, stem=stem), recipe)
+    with pytest.raises(InputError, match=says):
+        begun(
+            tmp_path / "run",
+            dataclasses.replace(RESNET, stem=now),
+            dataclasses.replace(recipe, size=(at, at)),
+        )
+
+
+@pytest.mark.parametrize("stem,now", [("full", "auto"), ("auto", "full"), ("half", "half")])
+def test_a_stem_of_another_name_that_keeps_as_much_goes_on(tmp_path, stem, now):
+    recipe = dataclasses.replace(GREY, size=(32, 32), patch_size=None)
+    params = a_run(tmp_path / "run", dataclasses.replace(RESNET, stem=stem), recipe)
+    larger = dataclasses.replace(recipe, size=(48, 40))
+    _, made = begun(tmp_path / "run", dataclasses.replace(RESNET, stem=now), larger)
+    jax.tree.map(np.testing.assert_array_equal, made, params)
 
 
 def test_an_unknown_wish_names_the_nearest():

@@ -15,6 +15,15 @@ SMALL = 64  # below this side an image keeps its resolution in the stem, as on C
 Stem = Literal["auto", "full", "half"]
 
 
+def stem_resolution(stem: Stem, size: tuple[int, ...]) -> Literal["full", "half", "quarter"]:
+    """What part of its resolution an image of the spatial ``size`` keeps in the stem: two networks of one parameter tree
+    may differ in it. The quarter is of "auto" alone.
+    """
+    if stem != "auto":
+        return stem
+    return "quarter" if min(size) >= SMALL else "full"
+
+
 class ResidualBlock(nn.Module):
     """Two 3-wide convolutions added to the input, which is projected where the shape changes."""
 
@@ -49,9 +58,9 @@ class ResNet(nn.Module):
         if keep is not None:
             raise ValueError("a ResNet sees the whole image; it takes no visible patches")
         axes = image.ndim - 2
-        large = self.stem == "auto" and min(image.shape[1:-1]) >= SMALL
-        full = self.stem == "full" or (self.stem == "auto" and not large)
-        stem = Convolution(self.width, 7 if large else 3, 1 if full else 2, self.dtype, name="stem")
+        kept = stem_resolution(self.stem, image.shape[1:-1])
+        large, stride = kept == "quarter", 1 if kept == "full" else 2
+        stem = Convolution(self.width, 7 if large else 3, stride, self.dtype, name="stem")
         x = nn.relu(group_norm(self.width, "norm_stem")(stem(image))).astype(self.dtype)
         if large:
             x = nn.max_pool(x, (3,) * axes, strides=(2,) * axes, padding="SAME")

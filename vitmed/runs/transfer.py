@@ -9,6 +9,7 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from vitmed.config import build, unknown_key
 from vitmed.errors import InputError
 from vitmed.models import adapt
 from vitmed.models.build import ModelConfig
+from vitmed.models.resnet import BLOCKS, SMALL, Stem, stem_resolution
 from vitmed.models.transformer import stacked, unrolled
 from vitmed.parallel.rules import leaves
 from vitmed.runs import load, places
@@ -113,6 +115,8 @@ def start_from(run: str, data: Recipe, model: ModelConfig, allowed: frozenset[st
         )
     if (former := _model_of(path, recipe)) is not None:
         _same_without_parameters(path, former, model)
+        if former.variant in BLOCKS and model.variant in BLOCKS:
+            _same_stem(path, stem_resolution(former.stem, recipe.size), model.stem, wanted.size)
     millimetres = "millimetres" in allowed
     if not (recipe.patch_size and wanted.patch_size):
         if millimetres:
@@ -213,3 +217,16 @@ def _same_without_parameters(run: Path, former: ModelConfig, model: ModelConfig)
                 f"config.model.{name} is {ours!r}, but the encoder of config.init_from {run} was trained with "
                 f"{theirs!r}; set it to that"
             )
+
+
+def _same_stem(run: Path, theirs: str, stem: Stem, size: tuple[int, ...]) -> None:
+    """InputError where a ResNet's stem keeps another part of the resolution of images than that of the run, ``theirs``."""
+    ours = stem_resolution(stem, size)
+    if ours == theirs:
+        return
+    like = [repr(one) for one in get_args(Stem) if stem_resolution(one, size) == theirs]
+    remedy = f"set it to {' or '.join(like)}" if like else f"give scans of at least {SMALL} a side"
+    raise InputError(
+        f"config.model.stem is {stem!r}, which keeps {ours} resolution at {by(size)}, but the encoder of config.init_from "
+        f"{run} was trained with a stem that keeps {theirs} resolution; {remedy}"
+    )
