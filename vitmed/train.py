@@ -20,7 +20,7 @@ from vitmed import config as configs
 from vitmed.errors import InputError
 from vitmed.evaluate import guard, health
 from vitmed.job import postmortem
-from vitmed.job.begin import begin, begun
+from vitmed.job.begin import begin, begun, made
 from vitmed.job.config import Config, check, resolve
 from vitmed.job.job import Job
 from vitmed.models.cost import short
@@ -63,7 +63,7 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
             )
         values = guard.choose(values, config, Path(workdir), lambda one, run: train(one, run, quiet), quiet)
         return {**train(values, workdir, quiet), "guard": guard.told(Path(workdir))}
-    job = Job(config, begun(Path(workdir)) if config.init_from else None)
+    job = Job(config, begun(Path(workdir)) if config.init_from else None, made(Path(workdir)))
     processes.agree("data", job.data())
     run = Path(
         processes.first(

@@ -35,8 +35,8 @@ GRADES = ("severe", "none", "mild", "moderate")
 UPWARDS = ("none", "mild", "moderate", "severe")
 
 
-def loss_and_logits(rng, kind, outputs, label, weight, model=VIT, counts=(), **keys):
-    spec = Spec((8, 8), 1, kind, outputs, classes=GRADES[:outputs], counts=counts)
+def loss_and_logits(rng, kind, outputs, label, weight, model=VIT, counts=(), label_scale=(), **keys):
+    spec = Spec((8, 8), 1, kind, outputs, classes=GRADES[:outputs], counts=counts, label_scale=label_scale)
     objective = supervised.build(supervised.Config(**keys), model, spec)
     params, memory = objective.init(jax.random.key(0), spec)
     params["head"]["scores"]["kernel"] = jax.random.normal(
@@ -159,6 +159,19 @@ def test_regression(rng):
     weight = np.array([[1, 1], [1, 0]])
     loss, logits, _ = loss_and_logits(rng, "regression", 2, label, weight)
     assert loss == pytest.approx(((logits - label)[weight > 0] ** 2).mean(), rel=1e-4)
+
+
+def test_numbers_are_learned_in_deviations_from_their_mean_and_judged_in_their_unit(rng):
+    """Otherwise a rate that suits ages in years never reaches a volume in mm3, and one column is all of the loss."""
+    mean, deviation = np.array([170.0, 5e5]), np.array([10.0, 2e4])
+    label = np.array([[165.0, 4.8e5], [183.0, np.nan]])
+    weight = np.array([[1, 1], [1, 0]])
+    scale = tuple(zip(mean.tolist(), deviation.tolist()))
+    loss, logits, metrics = loss_and_logits(rng, "regression", 2, label, weight, label_scale=scale)
+    off = (logits - (label - mean) / deviation)[weight > 0]
+    assert loss == pytest.approx((off**2).mean(), rel=1e-4)
+    away = np.abs(logits * deviation + mean - label)[weight > 0]
+    assert float(metrics["mae"].value) == pytest.approx(away.mean(), rel=1e-4)
 
 
 def test_mixup_mixes_neighbours_by_each_examples_draw(rng):

@@ -23,6 +23,11 @@ def begun(run: Path) -> Recipe | None:
     return None if text is None else Recipe.from_text(text, run / "recipe.json")
 
 
+def made(run: Path) -> dict | None:
+    """The datasheet of a run that has been made, whether it has a checkpoint or not; None where there is none yet."""
+    return processes.first(lambda: folder.datasheet_of(run) if (run / "config.json").exists() else None)
+
+
 def begin(job: Job, checkpoints: Checkpoints) -> tuple[Any, int]:
     """The state that the run stands at, on the devices, and its step."""
     if processes.first(checkpoints.latest) is not None:

@@ -19,6 +19,7 @@ import optax
 from vitmed.data import balance, budget, loader, mirrors
 from vitmed.data.augment import augment
 from vitmed.data.keys import example_keys, step_key
+from vitmed.data.label_scale import label_scale
 from vitmed.data.streams import Feed
 from vitmed.evaluate import health
 from vitmed.infer import EVALUATION_SEED
@@ -33,7 +34,7 @@ from vitmed.optim.optimiser import ema_update, schedule
 from vitmed.parallel import processes, rules, shown
 from vitmed.parallel.engine import Engine, engine
 from vitmed.parallel.microbatches import microbatches
-from vitmed.runs import averaged
+from vitmed.runs import averaged, units
 from vitmed.runs.finetune import Stage
 from vitmed.runs.transfer import adaptations, start_from
 from vitmed.scans.recipe import Recipe, normalise
@@ -47,9 +48,11 @@ class Job:
     Args:
         recipe: of a run with ``config.init_from`` that has begun. It goes on from its own checkpoint, so that the run that
             it started from is asked for nothing any more and need not be there.
+        former_sheet: of a run that has been made, its datasheet: numbers go on to be learned in its scale, or as they are
+            where it names none.
     """
 
-    def __init__(self, config: Config, recipe: Recipe | None = None):
+    def __init__(self, config: Config, recipe: Recipe | None = None, former_sheet: dict | None = None):
         self.config = config
         self.dataset = config.data.open()
         own = config.data.recipe(self.dataset)
@@ -69,7 +72,8 @@ class Job:
         self.feeds = feeds_of(self.dataset, config, made)
         self.examples = self.feeds["main"].examples
         spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples))
-        self._build(described, dataclasses.replace(spec, **self._shown()), made)
+        scale = self._label_scale() if former_sheet is None else units.scale_of(former_sheet)
+        self._build(described, dataclasses.replace(spec, **self._shown(), label_scale=scale), made)
         probe, data = config.probe, config.data
         self._looked = health.choose(self.dataset, data.split, probe.examples) if probe.every else None
 
@@ -164,6 +168,16 @@ class Job:
             asked["frequencies"] = tuple(float(share) for share in found[:, 0] / found[:, 0].sum())
         return asked
 
+    def _label_scale(self) -> tuple[tuple[float, float], ...]:
+        """``label_scale`` of a ``Spec``, where numbers are learned."""
+        objective = self.config.objective
+        if not objective.labelled or objective.of_masks or self.dataset.datasheet["task"] != "regression":
+            return ()
+        parts = self.feeds["main"].parts
+        found = [[x[part.members] for x in part.dataset.labels(part.split)] for part in parts]
+        label, weight = map(np.concatenate, zip(*found))
+        return label_scale(label, weight > 0)
+
     def update_at(self, step: int) -> Callable:
         """The compiled update of the stretch of training that ``step`` lies in."""
         return self._updates[self._stretch(step)]
@@ -207,7 +221,9 @@ class Job:
         return found
 
     def datasheet(self) -> dict:
-        """The dataset's datasheet, with how many scans are learned from, and ``beside`` it what else, by content."""
+        """The dataset's datasheet, with how many scans are learned from, the scale in which numbers are (``label_scale``),
+        and ``beside`` it what else, by content.
+        """
         beside = [
             {
                 "stream": name,
@@ -220,6 +236,8 @@ class Job:
         ]
         plain = not self.config.data.mix and not self.config.data.unlabelled
         sheet = {**self.dataset.datasheet, "learned_from": self.examples}
+        if self.spec.label_scale:
+            sheet[units.KEY] = self.spec.label_scale
         return sheet if plain else {**sheet, "beside": beside}
 
     def validation(self, state: dict) -> dict[str, float]:

@@ -72,7 +72,7 @@ class AttentivePool(nn.Module):
 class Head(nn.Module):
     """A linear classifier or regressor on features (B, D), in float32; with ``norm``, on normed ones.
 
-    It starts at zero: every class equally likely, whatever the encoder says. With ``ordered`` the outputs are ranks
+    It starts at zero: every class equally likely, or the mean of the numbers learned, whatever the encoder says. With ``ordered`` the outputs are ranks
     (``Ranks``).
     """
 

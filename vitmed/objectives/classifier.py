@@ -77,7 +77,11 @@ class Classifier:
         return norm("norm").apply({"params": params["head"]["norm"]}, self.features(params, image))
 
     def logits(self, params: dict, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """``(B, outputs)`` scores, float32; of ordered classes, log-probabilities, in the order of the classes."""
+        """``(B, outputs)`` scores, float32; of ordered classes, log-probabilities, in the order of the classes.
+
+        Of a regression they are standardised while it is trained (``Spec.label_scale``), and values in the labels' unit by
+        the parameters that a run gives (``vitmed.runs.units``).
+        """
         scores = self._head.apply({"params": params["head"]}, self.features(params, image, keys))
         return scores[:, np.argsort(self._ranks)] if self._ranks else scores
 
@@ -99,5 +103,6 @@ class Classifier:
             rank = np.argsort(self._ranks)[label[known, 0].astype(int)]
             scores = dict(zip(("kernel", "thresholds"), ordered_probe(x[known], rank, len(self._ranks))))
         else:
+            label = spec.standardised(label) if spec.task == "regression" else label
             scores = dict(zip(("kernel", "bias"), linear_probe(x, label, weight, spec.task, spec.outputs)))
         return {**params, "head": {**params["head"], "scores": scores}}

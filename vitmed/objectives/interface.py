@@ -83,6 +83,8 @@ class Spec:
             that weighs by it.
         frequencies: the share of each class among these examples, where batches do not show it since each class is drawn
             equally often (``config.data.sampling=balanced``); () is that batches show it.
+        label_scale: the mean and the standard deviation of each label column of a regression, in its unit, among the
+            labelled examples that are trained on; () is that numbers are learned as they are.
     """
 
     size: tuple[int, ...]
@@ -95,6 +97,21 @@ class Spec:
     classes: tuple[str, ...] = ()
     counts: tuple[tuple[int, int], ...] = ()
     frequencies: tuple[float, ...] = ()
+    label_scale: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def deviations(self) -> np.ndarray:
+        """``(K,)`` float32: what one is worth, in the unit of each label column, of what a regression learns."""
+        return self._scale[1]
+
+    def standardised(self, label: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+        """Labels ``(B, K)`` of a regression as they are learned: deviations from the mean."""
+        means, deviations = self._scale
+        return (label - means) / deviations
+
+    @property
+    def _scale(self) -> np.ndarray:
+        return np.asarray(self.label_scale or ((0.0, 1.0),) * self.outputs, np.float32).T
 
     @classmethod
     def of(cls, recipe: Recipe, sheet: dict, steps: int = 0) -> "Spec":

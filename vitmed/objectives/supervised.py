@@ -1,6 +1,11 @@
 """Learning from labels: classification (multi-class, multi-label, ordinal) and regression on pooled features.
 
 Label smoothing follows Szegedy et al. 2016; mixup follows Zhang et al. 2018, with one mixing weight an example.
+
+A regression learns how many standard deviations a number lies from the mean of those that it is trained on
+(``Spec.label_scale``): a head at zero then says the mean, and what a rate or a clipped gradient does is the same for ages
+in years and volumes in mm3. Metrics other than the loss are in the labels' unit, and so is what a run gives
+(``vitmed.runs.units``).
 """
 
 from dataclasses import dataclass
@@ -101,9 +106,13 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
         keys = example_keys(jax.random.fold_in(key, _DROP_PATH), stream["example"]) if train else None
         logits = network.logits(params, image, keys)
         metrics = {"loss": mean(error(logits, target), weight, axis)}
-        if task != "regression":
+        known = stream["weight"][:, None] * stream["label_weight"]
+        if task == "regression":
+            off = jnp.abs(logits - targets(stream, spec)) * spec.deviations
+            metrics["mae"] = mean(off, known, axis)
+        else:
             right = correct(logits, stream, task, ranks)
-            metrics["accuracy"] = mean(right, stream["weight"][:, None] * stream["label_weight"], axis)
+            metrics["accuracy"] = mean(right, known, axis)
         return metrics["loss"].value, (metrics, memory)
 
     def error(logits, target):
@@ -123,10 +132,11 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
 
 
 def targets(stream: dict, spec: Spec) -> jax.Array:
-    """``(B, outputs)``: one-hot for multi-class, the labels themselves otherwise (0 where missing)."""
+    """``(B, outputs)``: one-hot for multi-class, standardised numbers, the labels themselves otherwise (0 where missing)."""
     if spec.task == "multiclass":
         return jax.nn.one_hot(stream["label"][:, 0].astype(jnp.int32), spec.outputs)
-    return jnp.where(stream["label_weight"] > 0, stream["label"], 0.0)
+    label = spec.standardised(stream["label"]) if spec.task == "regression" else stream["label"]
+    return jnp.where(stream["label_weight"] > 0, label, 0.0)
 
 
 def correct(logits: jax.Array, stream: dict, task: str, ranks: tuple[int, ...] = ()) -> jax.Array:

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from vitmed.config import build
-from vitmed.runs import folder
+from vitmed.runs import folder, units
 
 
 def load(run: Path | str, which: str = "last") -> dict[str, Any]:
     """The parameters of a run as nested dicts of NumPy arrays, verified, on any machine.
 
     Where the run keeps a slow average of its parameters, that average is what comes (``averaged``). Weights that were
-    trained by a low-rank change (``config.finetune``) come as plain ones, with the change added.
+    trained by a low-rank change (``config.finetune``) come as plain ones, with the change added, and a head that learned
+    numbers in standard deviations as one that gives them in the labels' unit (``vitmed.runs.units``).
 
     Args:
         run: the run's folder (``--workdir`` of training).
@@ -21,6 +22,12 @@ def load(run: Path | str, which: str = "last") -> dict[str, Any]:
         InputError: ``run`` is no run, or has no such checkpoint.
         MachineError: every checkpoint is corrupt.
     """
+    path = folder.locate(run)
+    return units.in_units(_given(path, which), units.scale_of(folder.datasheet_of(path)))
+
+
+def _given(path: Path, which: str) -> dict[str, Any]:
+    """``load``'s parameters, as they were trained."""
     # Imported here, as JAX and orbax take 400 MB, which whoever only looks into run folders does without.
     import jax
     import numpy as np
@@ -28,7 +35,6 @@ def load(run: Path | str, which: str = "last") -> dict[str, Any]:
     from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
     from vitmed.runs.finetune import FinetuneConfig
 
-    path = folder.locate(run)
     config = folder.config_of(path)
     tuned = build(FinetuneConfig, config.get("finetune", {}), "config.finetune")
     with Checkpoints(
