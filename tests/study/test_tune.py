@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vitmed import durable
+from vitmed.errors import InputError
 from vitmed.runs.direction import lower_is_better
 from vitmed.study import tune
 from vitmed.study.plan import plan
@@ -34,6 +35,18 @@ def tuned(config):
         return config
 
     return make
+
+
+@pytest.mark.parametrize("by", ["val", "budget"])
+def test_nothing_is_chosen_by_nothing(by, tuned, work, tmp_path, monkeypatch):
+    """Otherwise labels of a single class choose the first setting without a word."""
+    planned = plan(tuned(by), tmp_path / "study")
+    cell = planned.cell("pretrained", 0.1, 1)
+    judge = "_within_budget" if cell.parts else "_on_validation"
+    monkeypatch.setattr(tune, judge, lambda *_: ([None, None], [0.5, 0.5]))
+    with pytest.raises(InputError, match="pretrained-0.1-1: no setting has a value of auroc"):
+        do(cell, "auroc", "last", work)
+    assert not cell.tuning.exists()
 
 
 def test_the_best_on_validation_is_the_run(tuned, work, tmp_path):

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from vitmed import durable
 from vitmed.config import tree
+from vitmed.errors import InputError
 from vitmed.evaluate import thresholds
 from vitmed.evaluate.measures import Judged, estimates, measures, with_parts
 from vitmed.runs.direction import lower_is_better
@@ -74,12 +75,20 @@ def choose(cell: Cell, metric: str, checkpoint: str, work: Any) -> ConfigDict:
     Args:
         metric: what trials are judged by, at a threshold of 0.5 where it needs one.
         work: trains, evaluates and judges (``vitmed.study.study.Work``).
+
+    Raises:
+        InputError: the metric has no value in any trial.
     """
     if len(cell.trials) < 2 and not cell.parts:
         return cell.config
     if not cell.tuning.exists():
         judge = _within_budget if cell.parts else _on_validation
         values, more = judge(cell, metric, checkpoint, work)
+        if len(cell.trials) > 1 and all(value is None for value in values):
+            raise InputError(
+                f"{cell.name}: no setting has a value of {metric} by the labels that settings are judged by, so none can be "
+                "chosen; give config.study.metrics another first one, or more labels"
+            )
         sign = -1 if lower_is_better(metric) else 1
         ranked = [-np.inf if value is None else sign * value for value in values]
         chosen = int(np.argmax(ranked))
