@@ -60,6 +60,16 @@ def test_forest_shows_which_differences_are_real():
     assert open_["low"] < charts.differences(rows, "")["zero"] < real["low"]
 
 
+def test_arms_are_told_apart_beyond_the_sixth():
+    """Otherwise the seventh and the eighth of a study look like the first two."""
+    drawn = charts.efficiency(["all"], [{"name": str(i), "points": [(0.9, 0.8, 1.0)]} for i in range(24)], "")
+    looks = [(s["colour"], s["marker"]) for s in drawn["series"]]
+    assert len(set(looks)) == 24
+    row = {"group": "all", "value": 0.1, "low": 0.0, "high": 0.2}
+    rows = charts.differences([row | {"name": str(i), "series": i} for i in range(24)], "")["rows"][1:]
+    assert [(r["colour"], r["marker"]) for r in rows] == looks, "an arm is the same in both figures"
+
+
 def test_curves_leave_out_what_is_not_finite():
     """Otherwise one nan makes the whole figure disappear in the browser."""
     chart = charts.curves(

@@ -1,6 +1,7 @@
 """Geometry of the report's figures: numbers in, positions out, which ``templates/charts.html`` draws as SVG.
 
-Colours follow Okabe and Ito, told apart by every kind of colour vision; each series has its own marker too.
+Colours follow Okabe and Ito, told apart by every kind of colour vision; each series has its own marker too, and where
+there are more series than colours, those of one colour have different markers.
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 COLOURS = ("#0072b2", "#d55e00", "#00896a", "#a3507f", "#8a6d00", "#4b5a68")
-MARKERS = ("circle", "square", "triangle", "diamond", "circle", "square")
+MARKERS = ("circle", "square", "triangle", "diamond")
 _NAME = 22  # letters that fit beside a forest
 
 
@@ -30,6 +31,12 @@ class Frame:
     @property
     def y1(self) -> float:
         return self.height - self.bottom
+
+
+def look(series: int) -> dict[str, str]:
+    """``colour`` and ``marker`` of a series by its number: no two of the first 24 have both in common."""
+    turn, colour = divmod(series, len(COLOURS))
+    return {"colour": COLOURS[colour], "marker": MARKERS[(series + turn) % len(MARKERS)]}
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -75,7 +82,7 @@ def curves(
         "series": [
             {
                 "name": name,
-                "colour": COLOURS[i % len(COLOURS)],
+                "colour": look(i)["colour"],
                 "marker": "",
                 "line": _path([(to_x(x), to_y(y)) for x, y in _thin(p)]),
                 "last": f"{p[-1][1]:.4g}",
@@ -117,8 +124,7 @@ def efficiency(columns: Sequence[str], series: Sequence[dict], y_title: str) -> 
         drawn.append(
             {
                 "name": one["name"],
-                "colour": COLOURS[i % len(COLOURS)],
-                "marker": MARKERS[i % len(MARKERS)],
+                **look(i),
                 "last": "",
                 "marks": marks,
                 "line": _path([(m["x"], m["y"]) for m in marks]),
@@ -138,7 +144,7 @@ def differences(rows: Sequence[dict], x_title: str, margin: float | None = None)
     """Differences as a forest: one row a comparison, its interval, and the line of no difference.
 
     Args:
-        rows: ``group``, ``name``, ``value``, ``low``, ``high``, ``series`` (number of the arm's colour) each, and
+        rows: ``group``, ``name``, ``value``, ``low``, ``high``, ``series`` (number of the arm, as ``look`` takes it) each, and
             ``real``: whether it is shown; left out, whether the interval excludes 0.
         margin: where the line of non-inferiority lies; None draws none.
     """
@@ -165,8 +171,7 @@ def differences(rows: Sequence[dict], x_title: str, margin: float | None = None)
                     "x": to_x(row["value"]),
                     "low": to_x(row["low"]),
                     "high": to_x(row["high"]),
-                    "colour": COLOURS[row["series"] % len(COLOURS)],
-                    "marker": MARKERS[row["series"] % len(MARKERS)],
+                    **look(row["series"]),
                     "real": row.get("real", row["low"] > 0 or row["high"] < 0),
                     "text": f"{row['name']}: {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
                 }

@@ -227,7 +227,7 @@ def _group(
         "rows": [
             {
                 "label": at[budget, arm]["label"],
-                "colour": charts.COLOURS[arms.index(arm) % len(charts.COLOURS)],
+                **charts.look(arms.index(arm)),
                 "scores": [
                     at[budget, arm]["metrics"][m] | {"best": best[m] == arm} for m in found["metrics"]
                 ],
