@@ -56,6 +56,31 @@ def refused(vitmed, tmp_path):
     return run
 
 
+def test_paths_with_brackets_are_shown_as_they_are(tmp_path, monkeypatch, vitmed):
+    """Otherwise the last line of a study of hours names a table that is not there, or ends it as a fault of vitmed."""
+    home = tmp_path / "[b]" / "x[/i]"
+    home.mkdir(parents=True)
+    (home / "table.md").write_text("made up")
+    made = {"table": str(home / "table.csv")}
+    monkeypatch.setattr("vitmed.study.study.study", lambda *_: made)
+    monkeypatch.setattr("vitmed.report.page.write", lambda out, studies: {"report": str(out)})
+    code, out, err = vitmed("study", "--config", "configs/study/label_efficiency.py:tiny", "--workdir", home)
+    assert code == 0, err
+    assert "".join(out.split()).endswith(f"table:{home}/table.csvreport:{home}/report.html")
+
+
+def test_a_file_with_brackets_in_its_name_has_its_bar(monkeypatch):
+    """Otherwise an archive called so cannot be unpacked where there is a terminal."""
+    from rich.console import Console
+
+    from vitmed.progress import Bar
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    console = Console(record=True, width=200)
+    console.print(Bar("unpacking a[/b].zip", 3, "MB")._live)
+    assert "unpacking a[/b].zip" in console.export_text()
+
+
 def object_of(out: str) -> dict:
     """The JSON object in the last line of standard output."""
     return json.loads(out.strip().splitlines()[-1])

@@ -30,7 +30,7 @@ class Bar:
         self._live = None
         if not quiet and sys.stderr.isatty():
             self._live = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),  # it may be a file's name
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(unit),

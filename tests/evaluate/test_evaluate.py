@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 
 import numpy as np
@@ -228,6 +229,23 @@ def test_what_a_person_sees(trained):
     assert "MOVER" in text and "Zou & Donner 2008" in text
     assert "is lesion" in text and "said clear" in text
     assert all(note in " ".join(text.split()) for note in result["notes"])
+
+
+def test_names_with_brackets_are_shown_as_they_are(trained):
+    """Otherwise a class named `volume [ml]` loses its unit, and one with `[/b]` ends the verb after the split was opened."""
+    result = evaluate(trained, by=["site"])
+    names = json.loads(json.dumps(result).replace("lesion", "oedema [/b]").replace("clear", "volume [ml]"))
+    names["metrics"]["auroc/oedema [/b]"] = names["metrics"]["auroc"]
+    names["metrics"]["f1/volume [ml]"] = {"value": None, "low": None, "high": None, "interval": None}
+    names["subgroups"] = {"ward [/b]": names["subgroups"]["site"]}
+    console = Console(record=True, width=200)
+    verb.show(names, console)
+    text = console.export_text()
+    for shown in ("said oedema [/b]", "is oedema [/b]", "said volume [ml]", "is volume [ml]"):
+        assert shown in text
+    assert "auroc/oedema [/b]" in text and "f1/volume [ml]" in text and text.count("ward [/b]") >= 1
+    verb.show(names | {"confusion": {"columns": {"oedema [/b]": [[1, 2], [3, 4]]}}}, console)
+    assert re.search(r"oedema \[/b\] +┃ said no", console.export_text())
 
 
 def test_masks_are_evaluated(segmenter, marked_dataset, monkeypatch):

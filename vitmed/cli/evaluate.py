@@ -73,7 +73,8 @@ def run(args) -> dict:
 
 def show(result: dict, console) -> None:
     """Prints the numbers, where they come from, and the confusion matrix."""
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
     console.print(f"{result['run']} on {result['dataset']}", highlight=False, markup=False)
     show_metrics(result, console, result["split"])
@@ -83,9 +84,9 @@ def show(result: dict, console) -> None:
     for note in result["notes"]:
         console.print(f"note: {note}", highlight=False, markup=False)
     for title, classes, counts in _tables(result["confusion"]):
-        shown = Table(title, *(f"said {name}" for name in classes), title_justify="left")
+        shown = Table(*(Column(Text(head)) for head in (title, *(f"said {name}" for name in classes))))
         for name, row in zip(classes, counts, strict=True):
-            shown.add_row(f"is {name}", *map(str, row))
+            shown.add_row(Text(f"is {name}"), *map(str, row))
         console.print(shown)
     for column, groups in result["subgroups"].items():
         _show_groups(column, groups, result["notes"], console)
@@ -95,6 +96,7 @@ def show(result: dict, console) -> None:
 def show_metrics(result: dict, console, split: str) -> None:
     """Prints the numbers, their kinds of interval and on how much they rest."""
     from rich.table import Table
+    from rich.text import Text
 
     times = result["opened"]
     opened = f"{split} split opened {times} time{'s' if times != 1 else ''}"
@@ -103,11 +105,12 @@ def show_metrics(result: dict, console, split: str) -> None:
     else:
         numbers = Table("metric", "value", "95% interval", "kind", caption=opened, caption_justify="left")
         numbers.columns[1].justify = numbers.columns[2].justify = "right"
-        for name, number in result["metrics"].items():
+        for metric, number in result["metrics"].items():
+            name = Text(metric.replace("_", " "))  # with that of a class, which may hold brackets
             if number["value"] is None:
-                numbers.add_row(name.replace("_", " "), "-", "not computable", "")
+                numbers.add_row(name, "-", "not computable", "")
             else:
-                numbers.add_row(name.replace("_", " "), *_shown(number), number["interval"] or "")
+                numbers.add_row(name, *_shown(number), number["interval"] or "")
         console.print(numbers)
     for kind, text in result["intervals"].items():
         console.print(f"interval {kind}: {text}", highlight=False, markup=False)
@@ -154,12 +157,12 @@ def _show_structures(result: dict, opened: str, console) -> None:
 
 def _show_groups(column: str, groups: list[dict], said: list[str], console) -> None:
     """The groups with their sizes, then each number group by group, so that they can be compared."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    sizes = Table(column, "examples", "patients", "")
+    sizes = Table(Column(Text(column)), "examples", "patients", "")
     sizes.columns[1].justify = sizes.columns[2].justify = "right"
-    numbers = Table("metric", column, "value", "95% interval", "kind")
+    numbers = Table("metric", Column(Text(column)), "value", "95% interval", "kind")
     numbers.columns[2].justify = numbers.columns[3].justify = "right"
     for group in groups:
         patients = "unknown" if group["patients"] is None else str(group["patients"])

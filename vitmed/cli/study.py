@@ -61,5 +61,5 @@ def run(args) -> dict:
     result["report"] = page.write(Path(args.workdir) / "report.html", studies=[args.workdir])["report"]
     console = Console(stderr=args.json)
     console.print(Markdown(Path(result["table"]).with_suffix(".md").read_text()))
-    console.print(f"table: {result['table']}\nreport: {result['report']}", highlight=False)
+    console.print(f"table: {result['table']}\nreport: {result['report']}", highlight=False, markup=False)
     return result
