@@ -348,6 +348,49 @@ def test_files_are_called_as_their_scans():
     ]
 
 
+def out_and_in_again(run, tmp_path):
+    """A run made of the weights of another by way of a file."""
+    file, back = tmp_path / "w.safetensors", tmp_path / "run"
+    assert main(["convert", str(run), "--to", "safetensors", "--out", str(file)]) == 0
+    assert main(["convert", str(file), "--out", str(back)]) == 0
+    return back
+
+
+def test_a_classifier_from_a_file_says_what_it_said(classifier, tiny_dataset, tiny_pngs, tmp_path):
+    """Otherwise weights that were handed on start a training, and answer nobody."""
+    back = out_and_in_again(classifier, tmp_path)
+    files = sorted(tiny_pngs.glob("*.png"))[:8]
+    for name, run in (("own", classifier), ("back", back)):
+        predict(run, files, tmp_path / name)
+    scores = [[row["probability:lesion"] for row in table(tmp_path / name)] for name in ("own", "back")]
+    assert scores[0] == scores[1] and len(scores[0]) == 8
+    with pytest.raises(
+        InputError, match="has its weights from a file, which names no dataset; give --dataset"
+    ):
+        evaluate(back)
+    found = evaluate(back, tiny_dataset)
+    assert found["metrics"] == evaluate(classifier)["metrics"]
+    assert found["folder"] == str(back / "evaluations" / "test"), "its dataset is known by its content"
+    sheet = json.loads((back / "dataset.json").read_text())
+    assert not {"refused_files", "series", "privacy", "history", "notes"} & set(sheet)
+    del sheet["modality"]
+    (back / "dataset.json").write_text(json.dumps(sheet))
+    with pytest.raises(InputError, match="from a file of an older vitmed.*write the file again"):
+        predict(back, files, tmp_path / "older")
+
+
+def test_a_segmenter_from_a_file_gives_the_same_masks(volume_segmenter, marked_volumes, tmp_path):
+    """Otherwise one that learned from boxes looks at the middle of each scan alone, or has no names for what it marks."""
+    back = out_and_in_again(volume_segmenter, tmp_path)
+    scan = sorted(marked_volumes.parent.glob("p??.nii.gz"))[0]
+    masks = []
+    for name, run in (("own", volume_segmenter), ("back", back)):
+        assert predict(run, [scan], tmp_path / name)["structures"] == {"1": 1, "2": 2}
+        masks.append(np.asarray(nibabel.load(tmp_path / name / scan.name).dataobj))
+    np.testing.assert_array_equal(*masks)
+    assert len(np.unique(masks[0])) > 1
+
+
 def test_the_verb(segmenter, marked_dataset, tmp_path, capsys):
     """Otherwise the command line does not reach the masks, or its JSON lacks what scripts read."""
     words = ["predict", str(segmenter), str(marked_dataset)]

@@ -65,6 +65,11 @@ def predict(
             f"{run} is a run of {model.objective!r}, which says nothing of a scan; fine-tune it first, with "
             "--config.init_from"
         )
+    if "modality" not in model.datasheet:
+        raise InputError(
+            f"{run} has its weights from a file of an older vitmed, which does not say how scans were prepared; write the "
+            "file again from its run, with vitmed convert --to safetensors"
+        )
     step = step_of(model.run, which)
     with partial_of(out) as partial:
         waits = partial / ".waits"  # hidden, so no scan lies in a folder of that name

@@ -13,9 +13,20 @@ one that is missing or not known ends the verb. Of PyTorch pickles (.pth) tensor
 No file says what the images were: --modality does. Scans are brought to 0..1 by the modality's window, then normalised by
 the model's mean and std. With --channels, each channel of the model is shown the mean of so many: a grey scan gives the
 tokens of the picture that repeats it in red, green and blue.
+
+A run's weights come in again as a run that answers as it did, by vitmed predict and, with --dataset, vitmed evaluate. Their
+file holds nothing of single scans.
 """
 
 HELP = "published weights (MAE, DINOv2, DINOv3, timm, transformers) to a run; a run's to safetensors"
+
+# Of a datasheet, what a run must know of its dataset to be used; none of it tells of single scans or of where they lay.
+_KEPT = (
+    *("name", "modality", "unit", "window", "channels", "size", "spacing", "dtype", "intensity"),
+    *("task", "classes", "learned_from", "simulated", "content_hash"),
+)
+# Of ``config.data``, what says how much of a scan the model is shown, and what thresholds are chosen on.
+_ASKED = ("crop", "val_split")
 
 
 def arguments(parser):
@@ -42,6 +53,7 @@ def run(args) -> dict:
 def _export(run, out, args) -> dict:
     import jax
 
+    from vitmed.data.structures import structures_of
     from vitmed.errors import InputError
     from vitmed.runs import folder, load
     from vitmed.weights import ours
@@ -51,14 +63,18 @@ def _export(run, out, args) -> dict:
         raise InputError(f"--out {out} does not end in .safetensors; name the file so")
     if out.exists() or not out.parent.is_dir():
         raise InputError(f"--out {out} exists already, or its folder does not; give it a new path")
-    params, sheet = load(run), folder.datasheet_of(run)
+    params, sheet, config = load(run), folder.datasheet_of(run), folder.config_of(run)
+    kept = {key: sheet[key] for key in _KEPT if key in sheet}
+    # Structures that nobody named are called by the values that are counted in the scans.
+    kept |= {"structures": dict(structures_of(sheet))}
+    if "plan" in sheet:
+        kept |= {"plan": {key: sheet["plan"].get(key) for key in ("spacing", "size")}}
     about = {
         "format": 1,
         "recipe": folder.recipe_of(run).to_json(),
-        "objective": folder.config_of(run).objective.to_dict(),
-        "dataset": {
-            key: sheet[key] for key in ("task", "classes", "structures", "content_hash") if key in sheet
-        },
+        "objective": config.objective.to_dict(),
+        "data": {key: config.data[key] for key in _ASKED if key in config.data},
+        "dataset": kept,
     }
     ours.write(out, params, about)
     count = sum(x.size for x in jax.tree.leaves(params))
@@ -76,8 +92,8 @@ def _import(source, out, args) -> dict:
     folder.place(out)
     arrays, metadata = files.read(source)
     made = (_ours if ours.KEY in metadata else _published)(source, arrays, metadata, args)
-    recipe, params, objective, sheet, result = made
-    _write(out, recipe, params, objective, sheet)
+    recipe, params, config, sheet, result = made
+    _write(out, recipe, params, config, sheet)
     count = sum(x.size for x in jax.tree.leaves(params))
     result = {"run": str(out), "out": str(out), "parameters": count, "model": recipe.model, **result}
     if not args.json:
@@ -93,11 +109,12 @@ def _ours(source, arrays, metadata, args):
     _refuse(args, ("modality", "channels", "size", "heads", "mean", "std"), "is in the file's own recipe")
     params, about = ours.read(source, arrays, metadata)
     recipe = Recipe.from_text(about["recipe"], source)
-    return recipe, params, about["objective"], about["dataset"], {"layout": "vitmed", "left_out": []}
+    config = {"objective": about["objective"], "data": about.get("data", {})}
+    return recipe, params, config, about["dataset"], {"layout": "vitmed", "left_out": []}
 
 
 def _published(source, arrays, metadata, args):
-    """Recipe, parameters, objective and datasheet of the run to make, and what to tell of it."""
+    """Recipe, parameters, sections of the config and datasheet of the run to make, and what to tell of it."""
     import dataclasses
     import sys
 
@@ -145,7 +162,7 @@ def _published(source, arrays, metadata, args):
     about = {"file": source.name, "layout": found.layout, "left_out": list(found.left_out)}
     sheet = {"task": None, "classes": None, "content_hash": durable.sha256(source), "weights": about}
     told = {"layout": found.layout, "left_out": list(found.left_out)}
-    return recipe, {"encoder": params}, {"name": "published"}, sheet, told
+    return recipe, {"encoder": params}, {"objective": {"name": "published"}, "data": {}}, sheet, told
 
 
 def _normalisation(found, args):
@@ -166,16 +183,16 @@ def _normalisation(found, args):
     return tuple(mean), tuple(std)
 
 
-def _write(out, recipe, params, objective, sheet):
+def _write(out, recipe, params, config, sheet):
     """The run folder: as of a training that has ended before its first step."""
     from vitmed.config import tree
     from vitmed.runs import folder
     from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
 
-    config = tree(
-        {"model": recipe.model, "objective": objective, "optim": {"ema": 0.0}, "data": {"path": ""}}
+    whole = tree(
+        {**config, "model": recipe.model, "optim": {"ema": 0.0}, "data": {**config["data"], "path": ""}}
     )
-    folder.create(out, config, recipe, {"format": 1, **sheet})
+    folder.create(out, whole, recipe, {"format": 1, **sheet})
     with Checkpoints(out, CheckpointConfig()) as checkpoints:
         checkpoints.save(0, {"params": params, "memory": {}})
 

@@ -91,6 +91,8 @@ def evaluate(
     if tolerance is not None and not (model.gives_masks and tolerance > 0):
         what = f"{tolerance:g} was given" if model.gives_masks else f"{run} gives none"
         raise InputError(f"--tolerance is a positive distance for the surfaces of masks; {what}")
+    if dataset is None and not model.dataset_path:
+        raise InputError(f"{run} has its weights from a file, which names no dataset; give --dataset")
     if dataset is None and not Path(model.dataset_path).is_dir():
         raise InputError(
             f"{run} was trained on {model.dataset_path}, which does not exist; if the dataset has moved, give --dataset"
