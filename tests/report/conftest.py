@@ -145,6 +145,7 @@ def make_run(folder: Path, data: Path, sheet: dict, objective: str) -> Path:
                 "run": str(folder),
                 "dataset": str(data),
                 "split": "test",
+                "checkpoint": 1100,
                 "examples": 8,
                 "patients": 4,
                 "metrics": {"auroc": {"value": 0.8125, "low": 0.61, "high": 0.95, "interval": "score"}},

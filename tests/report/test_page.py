@@ -11,7 +11,9 @@ from vitmed.cli import report as verb
 from vitmed.cli.main import main
 from vitmed.errors import InputError
 from vitmed.job.config import resolve
-from vitmed.report import findings, gather, page, words
+from vitmed.report import findings, gather, page, reconstructions, words
+
+real_triples = reconstructions.triples  # which a made-up home has no use for
 
 
 @pytest.fixture
@@ -68,6 +70,53 @@ def test_evaluation_shows_interval_and_ledger(drawn):
     body = text[text.index('id="evaluation"') : text.index('id="provenance"')]
     assert "0.812" in body and words.interval(0.61, 0.95) in body
     assert "opened twice" in body
+
+
+@pytest.fixture
+def elsewhere(home):
+    """A made-up home whose classifier was also evaluated on another hospital's scans."""
+    folder = home()
+    own = folder / "tuned" / "evaluations" / "test" / "metrics.json"
+    found = json.loads(own.read_text())
+    found |= {"dataset": "/mnt/x/other_hospital", "examples": 77, "opened": 1, "checkpoint": 900}
+    found["metrics"]["auroc"] |= {"value": 0.555}
+    other = own.parent.with_name("test@abababababab")
+    other.mkdir()
+    (other / "metrics.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_an_evaluation_of_another_dataset_is_headed_by_its_name(elsewhere):
+    """Otherwise the own test and that of another hospital are two tables of one heading."""
+    page.write(elsewhere / "report.html", runs=[elsewhere / "tuned"])
+    text = (elsewhere / "report.html").read_text()
+    body = text[text.index('id="evaluation"') : text.index('id="provenance"')]
+    own, other = body.split("<th>Test split of other_hospital</th>")
+    assert "<th>Test split</th>" in own and "0.812" in own and "0.555" not in own
+    assert "The test split had been opened twice" in own and "the checkpoint of step 1,100." in own
+    assert "0.555" in other and "The test split of other_hospital had been opened once" in other
+    assert "the checkpoint of step 900." in other and "<code>abababababab</code>" in other
+    assert "/mnt/x" not in text, "its name, not where it lay"
+
+
+def test_the_opening_is_of_the_own_dataset_where_there_is_such_an_evaluation(elsewhere):
+    """Otherwise the first number of the page is that of another hospital, or it is not said to be."""
+
+    def header():
+        page.write(elsewhere / "report.html", runs=[elsewhere / "tuned"])
+        text = (elsewhere / "report.html").read_text()
+        return text[: text.index("</header>")]
+
+    own = elsewhere / "tuned" / "evaluations" / "test"
+    found = json.loads((own / "metrics.json").read_text())
+    (own / "metrics.json").write_text(json.dumps(found | {"split": "val"}))
+    own = own.rename(own.with_name("val"))  # which in the order of names is behind that of the other
+    both = header()
+    assert "on 8 scans of 4 patients of the val split." in both and "other_hospital" not in both
+    (own / "metrics.json").unlink()
+    alone = header()
+    assert "on 77 scans of 4 patients of the test split of other_hospital." in alone
+    assert "AUROC of tuned on the test split of other_hospital" in alone
 
 
 def test_groups_have_their_numbers_or_say_why_not(drawn):
@@ -132,6 +181,55 @@ def test_a_dataset_that_moved_is_named(home):
     (folder / "data").rmdir()
     page.write(folder / "report.html", runs=[folder / "mae"])
     assert "no longer there" in (folder / "report.html").read_text()
+
+
+def test_scans_that_were_learned_from_are_not_said_to_be_new(home):
+    """Otherwise a run that is validated on its training split shows what it has seen as if it had not."""
+    folder = home()
+    held = durable.read_json(folder / "mae" / "config.json")
+    held["config"]["data"]["val_split"] = "train"
+    durable.write_json(folder / "mae" / "config.json", held)
+    page.write(folder / "report.html", runs=[folder / "mae"])
+    text = (folder / "report.html").read_text()
+    assert "Scans of the train split. 75%" in text
+
+
+def test_no_scan_is_shown_of_a_dataset_that_has_changed(drawn):
+    """Ingested again with other splits, scans that the model learned from were said not to be."""
+    text, folder = drawn()
+    assert text.count("which the model did not learn from") == 2 and "has changed since" not in text
+    sheet = json.loads((folder / "data" / "datasheet.json").read_text())
+    (folder / "data" / "datasheet.json").write_text(json.dumps(sheet | {"content_hash": "00" * 32}))
+    page.write(folder / "report.html", runs=[folder / "mae"])
+    text = (folder / "report.html").read_text()
+    assert "which the model did not learn from" not in text and "what it saw" not in text
+    assert "The dataset has changed since this run learned from it" in text
+
+
+def test_a_pretraining_without_a_checkpoint_is_still_a_page(home, monkeypatch):
+    """Otherwise nothing can be seen of a run of hours before its first checkpoint, nor of those beside it."""
+    folder = home()
+    monkeypatch.setattr(reconstructions, "triples", real_triples)
+    page.write(folder / "report.html", runs=[folder / "mae", folder / "tuned"])
+    text = (folder / "report.html").read_text()
+    assert "what it saw" not in text and "100 steps of 8 scans" in text and "0.812" in text
+
+
+@pytest.mark.parametrize("name", ["mae", "tuned"])
+def test_what_weights_from_a_file_do_not_tell_is_not_said(home, name):
+    """Otherwise they are said to be trained for 0 steps on 0 scans."""
+    folder = home()
+    run = folder / name
+    held = durable.read_json(run / "config.json")
+    del held["config"]["train"]
+    held["config"]["data"] = {"path": ""}
+    durable.write_json(run / "config.json", held)
+    durable.write_json(run / "dataset.json", {"format": 1, "task": None, "content_hash": "00" * 32})
+    (run / "metrics.csv").unlink()
+    page.write(folder / "report.html", runs=[run])
+    text = (folder / "report.html").read_text()
+    assert not re.search(r"\b0 (steps|scans)|<dt>trained|trained 0|learned from \d|<dt>learned", text)
+    assert name == "tuned" or "Mae learned from scans without labels." in text
 
 
 def test_what_was_left_out_of_pretraining_is_not_said_to_be_learned_from(home):

@@ -47,10 +47,11 @@ def tiles(datasets: list[dict], runs: list[dict], studies: list[dict]) -> list[t
         for run in [r for r in runs if r["evaluations"]][:2]:
             test = run["evaluations"][0]
             name, value = next(iter(test["metrics"].items()))
+            on = f" on the {words.split(test['split'], test['of'])}" if test["of"] else ""
             made.append(
                 (
                     words.number(value["value"]),
-                    f"{words.metric(name)} of {run['name']} {words.interval(value['low'], value['high'])}",
+                    f"{words.metric(name)} of {run['name']}{on} {words.interval(value['low'], value['high'])}",
                 )
             )
     return made
@@ -74,7 +75,7 @@ def _study(study: dict[str, Any]) -> list[str]:
     said = []
     pretrain = study["pretrains"][0] if study["pretrains"] else None
     if pretrain is not None:
-        scans = words.plural(pretrain["learned_from"], "scan")
+        scans = _learned_from(pretrain)
         few = f"few labels, in {words.draws(study['draws'])} of which scans carry them"
         labels = few if with_few(study) else f"all labels, by {words.plural(max(study['draws']), 'seed')}"
         how = ", by filling in what was hidden from it" if pretrain["objective"] == "mae" else ""
@@ -162,7 +163,7 @@ def _run(run: dict[str, Any], test: dict[str, Any]) -> str:
     return (
         f"{words.capital(run['name'])} reaches {words.metric(name)} {words.number(value['value'])} "
         f"{words.interval(value['low'], value['high'])} on {words.plural(test['examples'], 'scan')}{who} "
-        f"of the {test['split']} split."
+        f"of the {words.split(test['split'], test['of'])}."
     )
 
 
@@ -173,8 +174,10 @@ def _pretrained(run: dict[str, Any]) -> str:
         if "validation" in last
         else ""
     )
-    return (
-        f"{words.capital(run['name'])} learned from "
-        f"{words.plural(run['learned_from'], 'scan')} without labels, "
-        f"for {words.plural(run['step'], 'step')}{loss}."
-    )
+    long = f", for {words.plural(run['step'], 'step')}" if "train" in run["config"] else ""
+    return f"{words.capital(run['name'])} learned from {_learned_from(run)} without labels{long}{loss}."
+
+
+def _learned_from(run: dict[str, Any]) -> str:
+    known = run["learned_from"]
+    return "scans" if known is None else words.plural(known, "scan")

@@ -56,18 +56,19 @@ def run(path: Path) -> dict[str, Any]:
         "supervised": objective in OBJECTIVES and OBJECTIVES[objective].Config.labelled,
         "recipe": folder.recipe_of(path),
         "datasheet": sheet,
-        # Fewer than the split holds where copies of other splits, or labels beyond a budget, are left out.
+        # Fewer than the split holds where copies of other splits, or labels beyond a budget, are left out; None of
+        # weights from a file that does not say it.
         "learned_from": sheet.get(
-            "learned_from", sheet.get("examples", {}).get(keys.get("data.split", "train"), 0)
+            "learned_from", sheet.get("examples", {}).get(keys.get("data.split", "train"))
         ),
         "first": starts[0] if starts else {},
         "starts": len(starts),
         "curves": [(label, *map(list, series[name])) for name, label in _CURVES if name in series],
         "step": max((int(steps[-1]) for steps, _ in series.values() if len(steps)), default=0),
-        "evaluations": [
-            durable.read_json(f) | {"folder": f.parent}
-            for f in sorted(path.glob("evaluations/*/metrics.json"))
-        ],
+        "evaluations": sorted(
+            (_evaluation(file) for file in path.glob("evaluations/*/metrics.json")),
+            key=lambda e: (e["content"] != "", e["folder"]),
+        ),
         "ledger": ledger.entries(path),
     }
 
@@ -87,3 +88,17 @@ def dataset(path: Path) -> dict[str, Any]:
         for site in opened.sites(split) or []:
             sites[site] = sites.get(site, 0) + 1
     return {"path": path, "opened": opened, "sheet": opened.datasheet, "sites": sites}
+
+
+def _evaluation(file: Path) -> dict[str, Any]:
+    """An evaluation with its ``folder``, the start of the ``content`` hash of its dataset and that one's name, ``of``.
+
+    Both are "" where it is the run's own dataset.
+    """
+    found = durable.read_json(file)
+    content = file.parent.name.partition("@")[2]
+    return found | {
+        "folder": file.parent,
+        "content": content,
+        "of": content and (Path(found["dataset"]).name or content),
+    }

@@ -64,7 +64,9 @@ def write(
         "datasets": [sections.dataset(d, pictures.samples(d["opened"])) for d in opened],
         "missing": [str(path) for path in missing],
         "pretraining": [
-            sections.pretraining(run, _triples(run, by_path)) for run in shown if not run["supervised"]
+            sections.pretraining(run, _triples(run, by_path), _changed(run, by_path))
+            for run in shown
+            if not run["supervised"]
         ],
         "studies": [sections.study(s, home) for s in studied],
         "evaluated": [
@@ -130,17 +132,26 @@ def _datasets(
 
 
 def _triples(run: dict[str, Any], datasets: dict[Path, dict]) -> dict[str, Any] | None:
-    found = datasets.get(Path(run["config"]["data"]["path"]).resolve())
-    if run["objective"] != "mae" or found is None:
+    """Pictures of what a masked autoencoder makes of scans, where its dataset is still what it was."""
+    if run["objective"] != "mae" or (found := _own(run, datasets)) is None or _changed(run, datasets):
         return None
-    dataset = found["opened"]
-    wanted = run["config"]["data"].get("val_split", "val")
-    split = wanted if dataset.has_split(wanted) else run["config"]["data"].get("split", "train")
-    return {
-        "split": split,
-        "unseen": split == wanted,
-        "images": reconstructions.triples(run["path"], dataset, split),
-    }
+    dataset, data = found["opened"], run["config"]["data"]
+    trained, wanted = data.get("split", "train"), data.get("val_split", "val")
+    split = wanted if dataset.has_split(wanted) else trained
+    images = reconstructions.triples(run["path"], dataset, split)
+    return images and {"split": split, "unseen": split != trained, "images": images}
+
+
+def _own(run: dict[str, Any], datasets: dict[Path, dict]) -> dict[str, Any] | None:
+    """What lies where the dataset lay that a run was trained on; None of weights from a file, which name no place."""
+    path = run["config"]["data"]["path"]
+    return datasets.get(Path(path).resolve()) if path else None
+
+
+def _changed(run: dict[str, Any], datasets: dict[Path, dict]) -> bool:
+    """Whether what lies there is no longer what the run was trained on, be it only in its splits."""
+    found = _own(run, datasets)
+    return found is not None and found["sheet"]["content_hash"] != run["datasheet"]["content_hash"]
 
 
 def _outlined(run: dict[str, Any], evaluation: dict[str, Any], datasets: dict[Path, dict]) -> dict | None:
@@ -148,8 +159,7 @@ def _outlined(run: dict[str, Any], evaluation: dict[str, Any], datasets: dict[Pa
     if evaluation.get("task") != "segmentation":
         return None
     found = datasets.get(Path(evaluation["dataset"]).resolve())
-    _, _, other = evaluation["folder"].name.partition("@")
-    content = other or run["datasheet"]["content_hash"]
+    content = evaluation["content"] or run["datasheet"]["content_hash"]
     if found is None or not found["sheet"]["content_hash"].startswith(content):
         return None
     return outlines.outlines(run["path"], found["opened"], evaluation)

@@ -87,8 +87,13 @@ def structures(sheet: dict[str, Any]) -> str:
     return ", ".join(told) or "nothing marked"
 
 
-def pretraining(run: dict[str, Any], triples: dict[str, Any] | None) -> dict[str, Any]:
-    """A pretraining run: what it does to scans, and its losses."""
+def pretraining(run: dict[str, Any], triples: dict[str, Any] | None, changed: bool) -> dict[str, Any]:
+    """A pretraining run: what it does to scans, and its losses.
+
+    Args:
+        triples: what is shown of its reconstructions.
+        changed: whether its dataset is another by now.
+    """
     ratio = run["flat"].get("objective.mask_ratio")
     if isinstance(
         ratio, tuple
@@ -103,6 +108,7 @@ def pretraining(run: dict[str, Any], triples: dict[str, Any] | None) -> dict[str
         "mask_ratio": ratio,
         "patchwise": run["flat"].get("objective.target") == "patch",
         "triples": triples,
+        "changed": changed,
         "curves": charts.curves(run["curves"], "training steps", "loss (lower is better)"),
     }
 
@@ -241,6 +247,7 @@ def _group(
 
 
 def _evaluation(found: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation's numbers and what stands around them."""
     confusion = found.get("confusion") or {}
     if "counts" in confusion:
         tables = [{"title": "", "classes": confusion["classes"], "counts": confusion["counts"]}]
@@ -250,7 +257,9 @@ def _evaluation(found: dict[str, Any]) -> dict[str, Any]:
             {"title": name, "classes": ["absent", "present"], "counts": c} for name, c in by_column.items()
         ]
     return {
-        "split": found["split"],
+        "split": words.split(found["split"], found["of"]),
+        "content": found["content"],
+        "checkpoint": found["checkpoint"],
         "examples": found["examples"],
         "patients": found.get("patients"),
         "opened": found.get("opened"),
@@ -317,18 +326,14 @@ def _model_facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [("model", str(flat.get("model.variant")))]
     if flat.get("model.patch_size"):
         facts.append(("patch", words.size(flat["model.patch_size"])))
-    facts.append(
-        (
-            "trained",
-            f"{words.plural(run['step'], 'step')} of "
-            f"{words.plural(flat.get('train.batch_size') or 0, 'scan')}",
-        )
-    )
+    # Of weights from a file nobody knows for how long they were trained.
+    if batch := flat.get("train.batch_size"):
+        facts.append(("trained", f"{words.plural(run['step'], 'step')} of {words.plural(batch, 'scan')}"))
     if flat.get("data.labels") is not None:
         facts.append(
             ("labels", f"{words.budget(flat['data.labels'])}, draw {flat.get('data.label_seed', 0)}")
         )
-    else:
+    elif run["learned_from"] is not None:
         facts.append(("learned from", words.plural(run["learned_from"], "scan")))
     return facts
 

@@ -81,6 +81,11 @@ def copies(where: str, n: int) -> str:
     return f"{count(n)} between {first} and {second}" if between else f"{count(n)} inside {first}"
 
 
+def split(name: str, of: str = "") -> str:
+    """A split, and of another dataset than the run's own also of which: ``test split of other_hospital``."""
+    return f"{name} split of {of}" if of else f"{name} split"
+
+
 def times(n: int) -> str:
     """``1`` as "once"."""
     return {1: "once", 2: "twice"}.get(n, f"{n:,} times")
