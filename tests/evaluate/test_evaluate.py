@@ -237,13 +237,14 @@ def test_names_with_brackets_are_shown_as_they_are(trained):
     names = json.loads(json.dumps(result).replace("lesion", "oedema [/b]").replace("clear", "volume [ml]"))
     names["metrics"]["auroc/oedema [/b]"] = names["metrics"]["auroc"]
     names["metrics"]["f1/volume [ml]"] = {"value": None, "low": None, "high": None, "interval": None}
-    names["subgroups"] = {"ward [/b]": names["subgroups"]["site"]}
+    groups = [group | {"metrics": {"f1": names["metrics"]["f1"]}} for group in names["subgroups"]["site"]]
+    names["subgroups"] = {"ward [/b]": groups}
     console = Console(record=True, width=200)
     verb.show(names, console)
     text = console.export_text()
     for shown in ("said oedema [/b]", "is oedema [/b]", "said volume [ml]", "is volume [ml]"):
         assert shown in text
-    assert "auroc/oedema [/b]" in text and "f1/volume [ml]" in text and text.count("ward [/b]") >= 1
+    assert "auroc/oedema [/b]" in text and "f1/volume [ml]" in text and text.count("ward [/b]") == 2
     verb.show(names | {"confusion": {"columns": {"oedema [/b]": [[1, 2], [3, 4]]}}}, console)
     assert re.search(r"oedema \[/b\] +┃ said no", console.export_text())
 
