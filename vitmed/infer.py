@@ -32,6 +32,7 @@ BATCH = 128
 # resolution, which are those of masks and a CNN's.
 TOKENS = 2**15
 VOXELS = 2**20
+_TICK = 8  # batches between two ticks of a progress bar
 EVALUATION_SEED = 0  # masks are a function of the example alone
 
 
@@ -95,6 +96,12 @@ class Model:
         else:
             most = VOXELS // math.prod(size)
         return max(1, min(BATCH, most))
+
+    def stretches(self, count: int) -> Iterator[np.ndarray]:
+        """Indices of ``count`` examples, a few batches at a time: what is done between two ticks of a progress bar."""
+        stride = _TICK * self.batch
+        for start in range(0, count, stride):
+            yield np.arange(start, min(start + stride, count))
 
     @property
     def objective(self) -> str:

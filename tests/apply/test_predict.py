@@ -146,6 +146,9 @@ def test_a_dataset_has_metrics_that_count_as_a_look(classifier, segmenter, by_br
         for name, number in own["metrics"].items():
             assert found["metrics"][name] == pytest.approx(number, nan_ok=True), name
         assert found["opened"] == own["opened"] + 1 == len(ledger.entries(run))
+        chosen_by = predict(run, [model.dataset_path], tmp_path / f"{run.name}_val", split="val")
+        flattered = any("chosen on this same split" in note for note in chosen_by["notes"])
+        assert flattered is (run is classifier)
         some = predict(run, [model.dataset_path], tmp_path / f"{run.name}_3", count=3)
         assert some["examples"] == 3
         with pytest.raises(InputError, match="no split 'holdout'"):

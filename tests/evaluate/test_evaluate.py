@@ -99,6 +99,7 @@ def test_another_dataset_does_not_overwrite_the_own_test(trained, tiny_pngs, tmp
     (tmp_path / "d" / "datasheet.json").write_text(json.dumps(sheet | {"content_hash": "ab" * 32}))
     other = evaluate(trained, tmp_path / "d")
     assert other["folder"] == str(trained / "evaluations" / "test@abababababab") and other["opened"] == 1
+    assert any("predict says yes at those of the run's own" in note for note in other["notes"])
     assert (
         json.loads((trained / "evaluations" / "test" / "metrics.json").read_text())["opened"]
         == same["opened"]

@@ -13,7 +13,7 @@ from vitmed.apply.mask_files import names_of, write_mask
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.evaluate import masks, operating
-from vitmed.evaluate.evaluate import check_truth
+from vitmed.evaluate.evaluate import SAME_SPLIT, check_truth
 from vitmed.evaluate.measures import Judged
 from vitmed.evaluate.score import probabilities, score
 from vitmed.infer import Model
@@ -90,6 +90,9 @@ class Scores:
         given = (label, weight, who and who[:n], self._at)
         found = score(self._task, self._classes, logits, *given, order=self._order)
         self.notes += found["notes"]
+        own = data.datasheet["content_hash"] == self._model.datasheet["content_hash"]
+        if self._at and own and split == self._model.config["data"].get("val_split", "val"):
+            self.notes.append(SAME_SPLIT)
         return {name: found[name] for name in _KEPT}
 
     def _said(self, made: np.ndarray) -> tuple[list[list[str]], list[str]]:

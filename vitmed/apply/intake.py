@@ -22,7 +22,7 @@ from vitmed.data.held import SPLIT, held
 from vitmed.data.prepare import OTHER_MODALITY, Plan, Task
 from vitmed.data.spool import Stored
 from vitmed.errors import InputError
-from vitmed.infer import BATCH, Model
+from vitmed.infer import Model
 from vitmed.scans.find import survey
 from vitmed.scans.how import How
 from vitmed.scans.measure import measure
@@ -32,7 +32,6 @@ from vitmed.scans.scan import Refusals, Refused, Source
 Fed = Iterator[tuple[Dataset, str, np.ndarray]]
 
 _SAME = 1e-3  # spacings that differ by less, relatively, are one, as in a datasheet
-_AT_ONCE = 8 * BATCH  # examples of a split between two ticks of the progress bar
 
 
 class Asked:
@@ -73,7 +72,6 @@ class Split(Asked):
 
     def __init__(self, model: Model, path: Path, split: str, count: int | None, force: bool):
         data = Dataset.open(path)
-        self._indices = np.arange(data.size(split))[:count]
         ids = data.ids(split)[:count]
         told = {"dataset": str(path), "content_hash": data.datasheet["content_hash"], "split": split}
         super().__init__(ids, told, (data, split))
@@ -83,11 +81,12 @@ class Split(Asked):
             what = f"modality {theirs}; the run learned from {model.recipe.modality}"
             self.forced = {name: [what] for name in ids}
         model.check(data)
+        self._model = model
 
     def fed(self) -> Fed:
         data, split = self.truth
-        for start in range(0, len(self._indices), _AT_ONCE):
-            yield data, split, self._indices[start : start + _AT_ONCE]
+        for indices in self._model.stretches(len(self.ids)):
+            yield data, split, indices
 
 
 class Scans(Asked):

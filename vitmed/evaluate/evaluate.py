@@ -15,11 +15,11 @@ from vitmed.evaluate import guard, masks
 from vitmed.evaluate.predictions import Predictions, write
 from vitmed.evaluate.score import probabilities, score
 from vitmed.evaluate.subgroups import NOTE, subgroups
-from vitmed.infer import BATCH, Model
+from vitmed.infer import Model
 from vitmed.progress import Bar
 from vitmed.runs import ledger, step_of
 
-_AT_ONCE = 8 * BATCH  # examples between two ticks of the progress bar
+SAME_SPLIT = "thresholds were chosen on this same split: what depends on them is optimistic"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +117,18 @@ def evaluate(
     result["subgroups"] = {column: subgroups(names, *given, order=order) for column, names in groups.items()}
     if by:
         result["notes"].append(NOTE)
-    if split == val_split and result["threshold_from"] == "val":
-        result["notes"].append(
-            "thresholds were chosen on this same split: what depends on them is optimistic"
-        )
+    own = data.datasheet["content_hash"] == model.datasheet["content_hash"]
+    if result["threshold_from"] == "val":
+        if split == val_split:
+            result["notes"].append(SAME_SPLIT)
+        elif not own:
+            result["notes"].append(
+                f"thresholds were chosen on the {val_split} split of {data.path}; predict says yes at those of the run's "
+                "own dataset"
+            )
     decided = guard.told(model.run)
     if decided is not None:
         result["notes"].append(guard.sentence(decided))
-    own = data.datasheet["content_hash"] == model.datasheet["content_hash"]
     out = model.run / "evaluations" / (split if own else f"{split}@{data.datasheet['content_hash'][:12]}")
     with durable.disk(out, "the evaluation"):
         out.mkdir(parents=True, exist_ok=True)
@@ -215,8 +219,7 @@ def _labels(task: str | None, classes: list[str]) -> str:
 def logits_of(model: Model, data: Dataset, split: str, bar: Bar) -> np.ndarray:
     """Scores of a whole split, (n, K), with the bar moving on."""
     parts = []
-    for start in range(0, data.size(split), _AT_ONCE):
-        indices = np.arange(start, min(start + _AT_ONCE, data.size(split)))
+    for indices in model.stretches(data.size(split)):
         parts.append(model.logits(data, split, indices))
         bar.advance(len(indices))
     return np.concatenate(parts)
