@@ -10,7 +10,8 @@ the rate that it wants), `:resnet18` or `:resnet10` (the CNN baseline), or `:tin
 attends over all patches) and `:lora` (a low-rank change of its queries and values). A label budget:
 `--config.data.labels=0.1` (a fraction) or `=40` (a count). Rare classes: `--config.data.sampling=balanced`, or
 `--config.objective.class_weights=balanced`. Grades: `--config.objective.task=ordinal
---config.objective.order="('none', 'mild', 'severe')"`.
+--config.objective.order="('none', 'mild', 'severe')"`. Numbers are learned, and the loss is given, in standard
+deviations from the mean of the budget's labels; `mae` and `val/mae` are in their unit, as are evaluations and predictions.
 
 The head starts as a linear probe of the pretrained features, and the rate is low, so that few labels do not spoil
 what the encoder knows. On PneumoniaMNIST's validation split with 1% of the labels (3 draws): AUROC .981 at a rate of
