@@ -56,6 +56,12 @@ def test_a_gpu_s_roofline_is_marked_as_an_estimate(planned):
         ("finetune_segment.py:ti8,32x32x32", ("--config.objective.class_weights=(1.0,2.0,2.0)",)),
         ("semi_teacher_segment.py:ti8,32x32x32", ("--config.data.sampling=balanced",)),
         ("finetune_classify.py:ti8,32x32x32", ("--config.objective.class_weights=balanced",)),
+        ("finetune_classify.py:ti16,64", ("--config.objective.task=regression",)),
+        ("finetune_classify.py:ti16,64", ("--config.objective.task=multilabel",)),
+        (
+            "finetune_classify.py:ti16,64",
+            ("--config.objective.task=ordinal", "--config.objective.order=('low','middle','high')"),
+        ),
     ],
 )
 def test_what_learns_from_labels_or_masks_is_planned_without_them(planned, config, keys):

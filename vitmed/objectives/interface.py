@@ -42,6 +42,8 @@ class ObjectiveConfig:
         labelled: it learns from labels or masks: ``main`` then holds the label budget's examples alone, and otherwise
             all, whatever their labels.
         of_masks: what it learns is a mask, a class a voxel.
+        task: what it learns, where its config says so and does not leave it to the dataset.
+        order: the names of the classes from the lowest rank to the highest, where they have ranks.
         streams: ``("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose
             ``label`` and ``label_weight`` are ``(B, 0)``, and which has a ``mask`` only where ``excluded`` names
             structures to leave out. With ``train=False`` a batch holds ``main`` alone.
@@ -56,6 +58,8 @@ class ObjectiveConfig:
 
     labelled: ClassVar[bool] = False
     of_masks: ClassVar[bool] = False
+    task: ClassVar[str | None] = None
+    order: ClassVar[tuple[str, ...]] = ()
     streams: ClassVar[tuple[str, ...]] = ("main",)
     excluded: ClassVar[tuple[str, ...]] = ()
     averages: ClassVar[bool] = False

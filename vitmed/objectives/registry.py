@@ -49,7 +49,7 @@ def section(values: dict) -> Any:
 
 def build(config: Any, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
     """The objective of a checked section, for images of ``spec``."""
-    return _module(config.name, getattr(config, "task", None)).build(config, model, spec, remat)
+    return _module(config.name, config.task).build(config, model, spec, remat)
 
 
 def _module(name: str, task: str | None) -> Any:

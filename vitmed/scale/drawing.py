@@ -1,8 +1,8 @@
 """A training on paper: the very step of a config, for scans of which only the size is known.
 
 No dataset is opened. Scans are taken to be stored as 16-bit integers, as CT and MR are, and to be of two classes where
-labels are learned from (of masks: one structure and the background) unless there are weights for more; none of it weighs
-much in time or memory.
+labels are learned from (of masks: one structure and the background; of numbers: one) unless there are weights for more, or
+an order; none of it weighs much in time or memory.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from vitmed.errors import InputError
 from vitmed.job.config import Config
 from vitmed.job.job import Job
-from vitmed.objectives.interface import Spec
+from vitmed.objectives.interface import ObjectiveConfig, Spec
 from vitmed.parallel.engine import engine
 from vitmed.scans.recipe import Recipe
 
@@ -55,7 +55,6 @@ def draw(config: Config, devices: Sequence[jax.Device] | None = None) -> Drawing
             "with 'jit', whose result is the same"
         )
     channels = config.data.channels or 1
-    labelled, masks = config.objective.labelled, config.objective.of_masks
     recipe = Recipe(
         modality="unknown",
         channels=channels,
@@ -68,18 +67,12 @@ def draw(config: Config, devices: Sequence[jax.Device] | None = None) -> Drawing
         patch_size=config.model.patch_size or None,
         model=dataclasses.asdict(config.model),
     )
-    weights = config.objective.class_weights
-    classes = CLASSES if weights == "balanced" else len(weights) or CLASSES
-    sheet = {"task": None, "classes": None}
-    if masks:
-        sheet["structures"] = {str(n): [n] for n in range(1, classes)}
-    elif labelled:
-        sheet = {"task": "multiclass", "classes": [str(n) for n in range(classes)]}
+    sheet, classes, columns = _learned(config.objective)
     spec = Spec.of(recipe, sheet, config.train.steps or 1)
     spec = dataclasses.replace(spec, counts=((1, classes - 1),) * classes)
     job = Job.on_paper(config, recipe, spec, engine(config.parallel, config.train.batch_size, devices))
     state = jax.eval_shape(job.fresh_state, job.seed)
-    return Drawing(job, *job.engine.on_paper(state, _batch(config, size, channels, labelled, masks)))
+    return Drawing(job, *job.engine.on_paper(state, _batch(config, size, channels, columns)))
 
 
 def steps_of(config: Config, examples: int | None) -> int:
@@ -95,14 +88,28 @@ def steps_of(config: Config, examples: int | None) -> int:
     return config.train.total(examples or 0)
 
 
-def _batch(config: Config, size: tuple[int, ...], channels: int, labelled: bool, masks: bool) -> dict:
+def _learned(objective: ObjectiveConfig) -> tuple[dict, int, int]:
+    """What a datasheet would say of the truth that is learned from, of how many classes it is, and columns of labels."""
+    weights = objective.class_weights
+    classes = len(objective.order) or (CLASSES if weights == "balanced" else len(weights) or CLASSES)
+    if objective.of_masks or not objective.labelled:
+        structures = {str(n): [n] for n in range(1, classes)} if objective.of_masks else {}
+        return {"task": None, "classes": None, "structures": structures}, classes, 0
+    if objective.task == "regression":
+        return {"task": "regression", "classes": ["0"]}, classes, 1
+    names = list(objective.order) or [str(n) for n in range(classes)]
+    if objective.task == "multilabel":
+        return {"task": "multilabel", "classes": names}, classes, classes
+    return {"task": "multiclass", "classes": names}, classes, 1
+
+
+def _batch(config: Config, size: tuple[int, ...], channels: int, columns: int) -> dict:
     sizes = {name: config.train.batch_size for name in config.objective.streams}
     if "unlabelled" in sizes and config.data.unlabelled_batch:
         sizes["unlabelled"] = config.data.unlabelled_batch
+    main, masks = "main", config.objective.of_masks
     return {
-        name: _stream(
-            count, size, channels, int(labelled and not masks and name == "main"), masks and name == "main"
-        )
+        name: _stream(count, size, channels, columns * (name == main), masks and name == main)
         for name, count in sizes.items()
     }
 
