@@ -59,7 +59,7 @@ def test_bytes_of_the_state(feet):
     """Parameters, two moments, and what counts steps; the batch as it is stored: 16-bit pixels and a few words."""
     foot = feet["none"]
     assert foot.state == pytest.approx(3 * foot.parameters, rel=1e-3) and foot.state > 3 * foot.parameters
-    assert foot.fed == 16 * 24 * 2 + 4 * (1 + 1 + 2 + 0 + 0 + 1 + 2)
+    assert foot.fed == 16 * 24 * 2 + 4 * (1 + 1 + 2 + 0 + 0 + 1 + 3)
 
 
 def test_memory_by_shards_and_parts():
