@@ -12,6 +12,7 @@ import pytest
 from vitmed import config
 from vitmed import train as training
 from vitmed.job.config import Config
+from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
 from vitmed.runs.late_metrics import LateMetrics
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -31,6 +32,12 @@ def settings(spec, dataset, **keys):
 
 def train(spec, dataset, workdir, **keys):
     return training.train(settings(spec, dataset, **keys), workdir, quiet=True)
+
+
+def state_of(run, step="last", part=None):
+    """What a checkpoint of a run holds, or a part of it, as NumPy."""
+    with Checkpoints(run, CheckpointConfig()) as checkpoints:
+        return checkpoints.restore(step, part=part)
 
 
 def same(a, b):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from short_runs import MAE, same, train
+from short_runs import MAE, same, state_of, train
 
 from vitmed.data import loader
 from vitmed.data.dataset import Dataset
@@ -16,15 +16,10 @@ from vitmed.errors import DiskFull, InputError
 from vitmed.job import postmortem
 from vitmed.job.job import Job
 from vitmed.runs import metrics as run_metrics
-from vitmed.runs.checkpoint import CheckpointConfig, Checkpoints
+from vitmed.runs.checkpoint import Checkpoints
 from vitmed.runs.metrics import MetricsWriter
 
 pytestmark = pytest.mark.usefixtures("small_nano")
-
-
-def _state(run, step):
-    with Checkpoints(run, CheckpointConfig()) as checkpoints:
-        return checkpoints.restore(step)
 
 
 def test_a_full_disk_ends_a_run_or_not_as_it_is_asked(tiny_dataset, tmp_path, monkeypatch, capfd):
@@ -79,7 +74,7 @@ def test_a_step_that_is_not_finite_stops_the_run_on_the_state_before_it(
     with pytest.raises(InputError, match=said):
         train(MAE, tiny_dataset, tmp_path / "run", **keys)
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["3", "4"]
-    assert same(_state(tmp_path / "run", 4), _state(tmp_path / "whole", 4))
+    assert same(state_of(tmp_path / "run", 4), state_of(tmp_path / "whole", 4))
 
     told = json.loads((tmp_path / "run" / "nonfinite" / "5.json").read_text())
     assert told["step"] == 5 and told["metrics"]["gradient_norm"] == "nan"
@@ -109,7 +104,7 @@ def test_steps_that_are_not_finite_are_left_out_where_that_is_asked_for(
     spoiled(2, 3, 6)
     result = train(MAE, tiny_dataset, tmp_path / "two", train__skip_nonfinite=2, **keys)
     assert result["step"] == 6
-    at = {step: _state(tmp_path / "two", step) for step in (1, 3, 4, 5, 6)}
+    at = {step: state_of(tmp_path / "two", step) for step in (1, 3, 4, 5, 6)}
     learned = ("params", "ema", "memory")
     assert same([at[3][name] for name in learned], [at[1][name] for name in learned])
     assert same(*([x for x in jax.tree.leaves(at[k]["opt_state"]) if x.dtype == float] for k in (3, 1)))

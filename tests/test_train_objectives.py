@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from short_runs import CLASSIFY, MAE, PROJECT, cut_after, same, settings, train
+from short_runs import CLASSIFY, MAE, PROJECT, cut_after, same, settings, state_of, train
 
 import vitmed.runs
 from vitmed import train as training
@@ -121,18 +121,16 @@ def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bi
     }
     result = train(spec, tiny_dataset, tmp_path / "jit", **keys)
 
-    def state(run, part):
-        with checkpoint.Checkpoints(run, checkpoint.CheckpointConfig()) as checkpoints:
-            return checkpoints.restore("last", part=part)
-
-    whole = state(tmp_path / "jit", "memory")["teacher"]
+    whole = state_of(tmp_path / "jit", part="memory")["teacher"]
     assert same(vitmed.runs.load(tmp_path / "jit")["encoder"], whole["encoder"])
-    assert not same(whole["encoder"], state(tmp_path / "jit", "params")["encoder"])
+    assert not same(whole["encoder"], state_of(tmp_path / "jit", part="params")["encoder"])
     replicas = train(spec, tiny_dataset, tmp_path / "pmap", **keys, **{"parallel.engine": "pmap"})
     for metric, value in result["metrics"].items():
         close = 0.05 if "auroc" in metric else 2e-4  # two scans may change places by rounding
         assert replicas["metrics"][metric] == pytest.approx(value, rel=2e-3, abs=close), metric
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(state(tmp_path / "pmap", "memory")["teacher"])):
+    for a, b in zip(
+        jax.tree.leaves(whole), jax.tree.leaves(state_of(tmp_path / "pmap", part="memory")["teacher"])
+    ):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
     job = Job(check(settings(spec, tiny_dataset, **keys, **{"init_from": tmp_path / "jit"})))
@@ -144,7 +142,7 @@ def test_teachers_are_the_same_under_both_engines_and_survive_a_resume_to_the_bi
         train(spec, tiny_dataset, tmp_path / "cut", **keys)
     assert train(spec, tiny_dataset, tmp_path / "cut", **keys)["resumed_from"] == 2
     for part in ("memory", "params", "opt_state"):
-        assert same(state(tmp_path / "jit", part), state(tmp_path / "cut", part))
+        assert same(state_of(tmp_path / "jit", part=part), state_of(tmp_path / "cut", part=part))
 
 
 def test_a_modern_vit_with_a_learned_table_is_the_same_under_both_engines(tiny_dataset, tmp_path):
@@ -302,20 +300,16 @@ def test_semi_supervised_runs_agree_under_both_engines_and_resume_to_the_bit(
     if name == "semi_teacher":
         keys["objective.threshold"] = 0.5  # an untrained teacher is not sure of much
 
-    def state(run, part):
-        with checkpoint.Checkpoints(run, checkpoint.CheckpointConfig()) as checkpoints:
-            return checkpoints.restore("last", part=part)
-
     result = train(spec, tiny_dataset, tmp_path / "jit", **keys)
     replicas = train(spec, tiny_dataset, tmp_path / "pmap", **keys, **{"parallel.engine": "pmap"})
     for metric, value in result["metrics"].items():
         assert replicas["metrics"][metric] == pytest.approx(value, rel=2e-3, abs=2e-4), metric
     assert "val/accuracy" in result["metrics"]
     if name == "semi_teacher":
-        memory = state(tmp_path / "jit", "memory")
+        memory = state_of(tmp_path / "jit", part="memory")
         assert same(vitmed.runs.load(tmp_path / "jit"), memory["teacher"])
-        assert not same(memory["teacher"], state(tmp_path / "jit", "params"))
-        for a, b in zip(*(jax.tree.leaves(state(tmp_path / e, "memory")) for e in ("jit", "pmap"))):
+        assert not same(memory["teacher"], state_of(tmp_path / "jit", part="params"))
+        for a, b in zip(*(jax.tree.leaves(state_of(tmp_path / e, part="memory")) for e in ("jit", "pmap"))):
             np.testing.assert_allclose(a, b, atol=1e-4)
         job = Job(check(settings(spec, tiny_dataset, **keys, init_from=tmp_path / "jit")))
         begun = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))
@@ -329,7 +323,7 @@ def test_semi_supervised_runs_agree_under_both_engines_and_resume_to_the_bit(
         train(spec, tiny_dataset, tmp_path / "cut", **keys)
     assert train(spec, tiny_dataset, tmp_path / "cut", **keys)["resumed_from"] == 2
     for part in ("params", "memory", "opt_state"):
-        assert same(state(tmp_path / "jit", part), state(tmp_path / "cut", part)), part
+        assert same(state_of(tmp_path / "jit", part=part), state_of(tmp_path / "cut", part=part)), part
 
 
 def test_semi_supervised_masks_agree_under_both_engines(marked_dataset, tmp_path):
@@ -342,8 +336,7 @@ def test_semi_supervised_masks_agree_under_both_engines(marked_dataset, tmp_path
         assert replicas["metrics"][metric] == pytest.approx(value, rel=2e-3, abs=2e-4), metric
     assert 0 < result["metrics"]["kept"] <= 1 and "val/dice" in result["metrics"]
     given = vitmed.runs.load(tmp_path / "jit")
-    with checkpoint.Checkpoints(tmp_path / "jit", checkpoint.CheckpointConfig()) as checkpoints:
-        parts = checkpoints.restore("last", part=("params", "memory"))
+    parts = state_of(tmp_path / "jit", part=("params", "memory"))
     assert same(given, parts["memory"]["teacher"]) and not same(given, parts["params"])
     for a, b in zip(*(jax.tree.leaves(vitmed.runs.load(tmp_path / e)) for e in ("jit", "pmap"))):
         np.testing.assert_allclose(a, b, atol=1e-4)

@@ -111,7 +111,7 @@ def test_every_box_is_that_of_the_whole(pair):
     """Otherwise a crop that begins or ends at a chunk's edge is shifted or torn."""
     opened = Dataset.open(pair / "chunked")
     whole = opened.record("train", 2)
-    reader, first = opened._chunks, int(opened._decoder(opened._records("train", [2])[0])["chunks"][0])
+    reader, first = opened._chunks, int(opened._decoder(opened._shards.records("train", [2])[0])["chunks"][0])
     spans = [
         [(0, 1), (0, n), (n - 1, n), (c - 1, min(n, 2 * c + 1)), (c, min(n, 2 * c))]
         for n, c in zip(SIZE, CHUNK)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vitmed.data import dataset as module
+from vitmed.data import shards
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
 from vitmed.scans.recipe import normalise
@@ -79,11 +80,11 @@ def test_groups_are_of_a_column_of_words_or_a_label(opened, write_labels, tmp_pa
 @pytest.mark.parametrize(("fit", "runs"), [(0.5, [1] * 50), (3.5, [1, *[3] * 16, 1]), (1000, [1, 20, 20, 9])])
 def test_a_whole_split_is_read_as_many_records_at_a_time_as_fit(opened, monkeypatch, fit, runs):
     """Otherwise reading the ids of a set of volumes takes gigabytes."""
-    source, asked = opened._sources["train"], []
+    source, asked = opened._shards._sources["train"], []
     fetch = source.__getitems__
     monkeypatch.setattr(source, "__getitems__", lambda indices: asked.append(len(indices)) or fetch(indices))
-    monkeypatch.setattr(module, "RUN_BYTES", int(fit * len(source[0])))
-    monkeypatch.setattr(module, "RUN", 20)
+    monkeypatch.setattr(shards, "RUN_BYTES", int(fit * len(source[0])))
+    monkeypatch.setattr(shards, "RUN", 20)
     assert opened.ids("train") == [f"train{i:03d}" for i in range(50)] and asked == runs
     asked.clear()
     assert [int(r["image"].max()) for r in opened.records("train")] == list(range(50)) and asked == runs
@@ -118,7 +119,7 @@ def test_decodes_what_tfds_decodes(encoding, write_dataset, tmp_path, rng):
                 np.testing.assert_array_equal(values[i], theirs[name])
         np.testing.assert_array_equal(stream["image"][i], examples[i]["image"])
         np.testing.assert_array_equal(stream["mask"][i], examples[i]["mask"])
-        record = dataset._decoder(dataset._sources["train"][i])
+        record = dataset._decoder(dataset._shards._sources["train"][i])
         np.testing.assert_array_equal(record["affine"], examples[i]["affine"])
     assert dataset.ids("train") == ["é0", "é1", "é2"] and dataset.patients("train") == ["p1"] * 3
 

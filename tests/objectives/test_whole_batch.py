@@ -57,8 +57,10 @@ def test_koleo_and_its_gradient_cross_devices(rows):
         for i in kept
     ]
     wanted = -np.log(nearest).mean()
-    for made in both_engines(koleo, features, weight, example):
-        assert float(made) == pytest.approx(wanted, rel=1e-5)
+    again = np.column_stack([example, np.arange(16, dtype=np.uint32) == 9]).astype(np.uint32)
+    for names in (example, again):  # the second row of an example is not another one
+        for made in both_engines(koleo, features, weight, names):
+            assert float(made) == pytest.approx(wanted, rel=1e-5)
 
     def slope(x, w, e, axis):
         return jax.grad(lambda s: koleo(s * x, w, e, axis))(jnp.linspace(1.0, 2.0, 6))

@@ -11,28 +11,23 @@ by batch, and so are all whose images are stored in chunks: of these, a crop rea
 """
 
 import functools
-import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from vitmed.data import chunks, datasheet
 from vitmed.data.annotations import TOLD
 from vitmed.data.chunks import Chunks
 from vitmed.data.crops import Crop
-from vitmed.data.decode import Decoder
+from vitmed.data.shards import Shards
 from vitmed.data.structures import class_table, structures_of
 from vitmed.errors import InputError
 from vitmed.scans.recipe import Recipe
 
 CACHE_BYTES = 256 * 2**20
 VOXELS = 1000  # of a structure of a scan that are kept, for boxes about them
-# Records of a split that are fetched at a time where all are read, at most. ArrayRecord takes up to five times their bytes.
-RUN, RUN_BYTES = 1024, 16 * 2**20
 
 Stream = dict[str, np.ndarray]
 
@@ -48,33 +43,26 @@ class Dataset:
         path: the folder.
         datasheet: what ingest wrote about it.
         splits: names of the splits that hold examples.
-        bytes_read: of records, so far.
     """
 
     def __init__(
         self,
         path: Path,
         sheet: dict,
-        decoder: Decoder,
-        sources: dict[str, ArrayRecordDataSource],
+        shards: Shards,
         cache: int | None = None,
-        pixels: tuple[Decoder, dict[str, ArrayRecordDataSource]] | None = None,
+        pixels: Shards | None = None,
     ):
         self.path = path
         self.datasheet = sheet
-        self.splits = tuple(sources)
-        self._decoder = decoder
-        self._sources = sources
+        self.splits = shards.splits
+        self._shards, self._pixels = shards, pixels
+        self._decoder = shards.decoder
         self._cache_bytes = cache
-        self.bytes_read = 0
-        self._counting = threading.Lock()
         self._chunks = None
         if pixels is not None:
-            decode, blocks = pixels
             size, chunk = tuple(sheet["size"]), tuple(sheet["chunk"])
-            self._chunks = Chunks(
-                size, chunk, decode, lambda split, at: self._fetch(blocks[split], split, at)
-            )
+            self._chunks = Chunks(size, chunk, pixels.decoder, pixels.records)
         self._lock = threading.Lock()
         self._cached: dict[str, Stream | None] = {}
         self._columns = functools.cache(self._read_columns)
@@ -95,9 +83,14 @@ class Dataset:
         """
         path = Path(path)
         sheet = datasheet.read(path)
-        decoder, sources = _shards(path)
-        pixels = _shards(path, f"{chunks.FOLDER}/") if "chunk" in sheet else None
-        return cls(path, sheet, decoder, sources, cache, pixels)
+        shards = Shards.open(path)
+        pixels = Shards.open(path, f"{chunks.FOLDER}/") if "chunk" in sheet else None
+        return cls(path, sheet, shards, cache, pixels)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of records, so far."""
+        return self._shards.bytes_read + (self._pixels.bytes_read if self._pixels else 0)
 
     @property
     def image_dtype(self) -> np.dtype:
@@ -115,11 +108,11 @@ class Dataset:
 
     def has_split(self, split: str) -> bool:
         """Whether ``split`` holds any example."""
-        return split in self._sources
+        return split in self.splits
 
     def size(self, split: str) -> int:
         """Number of examples in ``split``; InputError where the dataset has no such split."""
-        return len(self._source(split))
+        return self._shards.size(split)
 
     def read(
         self,
@@ -165,7 +158,7 @@ class Dataset:
                 }
         else:
             chosen = [int(i) for i in indices]
-            stream = self._stack(split, self._records(split, chosen), crop, chosen, visits)
+            stream = self._stack(split, self._shards.records(split, chosen), crop, chosen, visits)
         stream["weight"] = np.ones(len(indices), np.float32)
         return stream
 
@@ -185,7 +178,7 @@ class Dataset:
         """How many voxels of these examples' masks have each value, ``(256,)`` int64; all these masks are gone through."""
         found = np.zeros(256, np.int64)
         for index in indices if self.has_masks else ():
-            mask = self._mask(split, self._records(split, [int(index)])[0])
+            mask = self._mask(split, self._shards.records(split, [int(index)])[0])
             found += np.bincount(mask.ravel(), minlength=256)
         return found
 
@@ -225,7 +218,9 @@ class Dataset:
 
     def spacings(self, split: str) -> np.ndarray:
         """Millimetres a voxel of each example, (n, axes) float32, array order; nan where unknown."""
-        return np.stack([self._decoder(record, ["spacing"])["spacing"] for record in self._whole(split)])
+        return np.stack(
+            [self._decoder(record, ["spacing"])["spacing"] for record in self._shards.whole(split)]
+        )
 
     def sites(self, split: str) -> list[str]:
         """The site of each example, "" where unknown."""
@@ -244,7 +239,7 @@ class Dataset:
         """
         texts = sorted(set(self._decoder.texts) - {"id", "patient"})
         if column in texts:
-            return [self._decoder(record, [column])[column] for record in self._whole(split)]
+            return [self._decoder(record, [column])[column] for record in self._shards.whole(split)]
         labels = list(self.datasheet["classes"]) if self.datasheet["task"] == "multilabel" else []
         if column not in labels:
             raise InputError(
@@ -260,11 +255,11 @@ class Dataset:
 
     def records(self, split: str) -> Iterator[dict[str, np.ndarray | str]]:
         """Every example of a split, whole, in the order they are stored."""
-        return (self._joined(split, self._decoder(record)) for record in self._whole(split))
+        return (self._joined(split, self._decoder(record)) for record in self._shards.whole(split))
 
     def record(self, split: str, index: int) -> dict[str, np.ndarray | str]:
         """One example, whole."""
-        return self._joined(split, self._decoder(self._records(split, [index])[0]))
+        return self._joined(split, self._decoder(self._shards.records(split, [index])[0]))
 
     def recipe(self, size: tuple[int, ...] | None = None) -> Recipe:
         """How a model fed from this dataset gets its input, from the datasheet.
@@ -297,25 +292,6 @@ class Dataset:
             patch_size=None,
             model=None,
         )
-
-    def _source(self, split: str) -> ArrayRecordDataSource:
-        if split not in self._sources:
-            raise InputError(f"dataset {self.path} has no split {split!r}; it has {', '.join(self.splits)}")
-        return self._sources[split]
-
-    def _records(self, split: str, indices: Sequence[int]) -> Sequence[bytes]:
-        return self._fetch(self._source(split), split, indices)
-
-    def _fetch(self, source: ArrayRecordDataSource, split: str, indices: Sequence[int]) -> Sequence[bytes]:
-        try:
-            records = source.__getitems__(indices)
-        except RuntimeError as error:  # the shards carry checksums, and ArrayRecord verifies them
-            raise InputError(
-                f"split {split!r} of {self.path} is damaged; ingest it again ({error})"
-            ) from None
-        with self._counting:
-            self.bytes_read += sum(map(len, records))
-        return records
 
     def _joined(self, split: str, example: dict, crop: Crop | None = None, index: int = 0) -> dict:
         """An example with its pixels: those of its chunks where it has any, those of the crop where one is asked.
@@ -375,35 +351,19 @@ class Dataset:
         n = self.size(split)
         if self._chunks:
             return None
-        first = self._stack(split, self._records(split, [0]))
+        first = self._stack(split, self._shards.records(split, [0]))
         size = n * sum(values.nbytes for values in first.values())
         if self.datasheet["size"] is None or size > self._most_cached:
             return None
         whole = {name: np.empty((n, *v.shape[1:]), v.dtype) for name, v in first.items()}
-        for start, records in self._runs(split):
+        for start, records in self._shards.runs(split):
             for name, values in self._stack(split, records).items():
                 whole[name][start : start + len(records)] = values
         return whole
 
-    def _whole(self, split: str) -> Iterator[bytes]:
-        return itertools.chain.from_iterable(records for _, records in self._runs(split))
-
-    def _runs(self, split: str) -> Iterator[tuple[int, Sequence[bytes]]]:
-        """Every record of a split, a run at a time, with the index of its first: as many as take ``RUN_BYTES``.
-
-        How large a record is, is known by those before it; so the first comes alone.
-        """
-        start, count, largest = 0, 1, 1
-        while start < self.size(split):
-            records = self._records(split, range(start, min(start + count, self.size(split))))
-            yield start, records
-            start += len(records)
-            largest = max(largest, *map(len, records))
-            count = max(1, min(RUN, RUN_BYTES // largest))
-
     def _read_columns(self, split: str) -> dict[str, np.ndarray | list[str]]:
         names = [*_COLUMNS, *(name for name in TOLD if name in self._decoder.names)]
-        examples = [self._decoder(record, names) for record in self._whole(split)]
+        examples = [self._decoder(record, names) for record in self._shards.whole(split)]
         columns = {name: [example[name] for example in examples] for name in names}
         return columns | {name: np.stack(columns[name]) for name in ("label", "label_weight", "example")}
 
@@ -411,7 +371,7 @@ class Dataset:
         held = np.zeros((self.size(split), 256), bool)
         if not self.has_masks:
             return held
-        for row, record in zip(held, self._whole(split), strict=True):
+        for row, record in zip(held, self._shards.whole(split), strict=True):
             row[np.unique(self._mask(split, record))] = True
         return held
 
@@ -426,7 +386,7 @@ class Dataset:
         if not self.has_masks:
             return ()
         structures = structures_of(self.datasheet)
-        classes = class_table(structures)[self._mask(split, self._records(split, [index])[0])]
+        classes = class_table(structures)[self._mask(split, self._shards.records(split, [index])[0])]
         found = []
         for k in range(1, len(structures) + 1):
             places = np.flatnonzero(classes == k)
@@ -435,27 +395,6 @@ class Dataset:
                 kept = places[np.arange(few) * len(places) // few]
                 found.append(np.stack(np.unravel_index(kept, classes.shape), axis=-1).astype(np.int32))
         return tuple(found)
-
-
-def _shards(folder: Path, inside: str = "") -> tuple[Decoder, dict[str, ArrayRecordDataSource]]:
-    """The decoder and the splits of a TFDS folder ``inside`` a dataset.
-
-    Raises:
-        InputError: a file of it is missing.
-    """
-    for name in ("dataset_info.json", "features.json"):
-        if not (folder / inside / name).is_file():
-            raise InputError(f"dataset {folder} lacks its {inside}{name}; ingest it again")
-    info = tfds.builder_from_directory(folder / inside).info
-    sources = {}
-    for name, split in info.splits.items():
-        if not split.num_examples:
-            continue
-        for shard in (Path(part.filename) for part in split.file_instructions):
-            if not shard.is_file():
-                raise InputError(f"dataset {folder} lacks its shard {inside}{shard.name}; ingest it again")
-        sources[name] = ArrayRecordDataSource(split.file_instructions)
-    return Decoder(info.features), sources
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from vitmed.data.dataset import Dataset
 from vitmed.data.records import identity
+from vitmed.data.shards import Shards
 from vitmed.data.spool import Stored
 
 SPLIT = "scans"
@@ -26,7 +27,7 @@ def held(scans: Sequence[Stored], sheet: dict, path: Path) -> Dataset:
     own = {k: v for k, v in sheet.items() if k not in ("chunk", "marked")}
     own |= {"size": size, "examples": {SPLIT: len(scans)}, "masks": False}
     # Nothing is kept a second time.
-    return Dataset(path, own, _Told(examples[0]), {SPLIT: _Rows(examples)}, cache=0)
+    return Dataset(path, own, Shards(path, _Told(examples[0]), {SPLIT: _Rows(examples)}), cache=0)
 
 
 class _Rows(list):

@@ -158,10 +158,10 @@ class Feed:
 def _visits(which: np.ndarray, index: np.ndarray) -> np.ndarray:
     """How many earlier rows of a global batch are of the same example of the same part, (B,) uint32."""
     names = which * (index.max() + 1) + index
-    rows = np.argsort(names, kind="stable")
-    alike = names[rows]
+    together = np.argsort(names, kind="stable")
+    ordered = names[together]
     visits = np.empty(len(names), np.uint32)
-    visits[rows] = np.arange(len(names)) - np.searchsorted(alike, alike)
+    visits[together] = np.arange(len(names)) - np.searchsorted(ordered, ordered)
     return visits
 
 
