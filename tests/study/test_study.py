@@ -153,9 +153,20 @@ def test_gpus_are_those_that_the_parent_may_see(tmp_path):
     assert workers.visible_gpus({"PATH": str(tmp_path / "nowhere")}) == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_study_leaves_no_process(config, tmp_path, how):
-    """Otherwise an orphan trains on, and the study that goes on trains the same run beside it."""
+@pytest.mark.parametrize(
+    "how,background",
+    [
+        (signal.SIGINT, False),
+        (signal.SIGTERM, False),
+        pytest.param(signal.SIGTERM, True, id="in the background of a script"),
+        (signal.SIGKILL, False),
+    ],
+)
+def test_a_stopped_study_leaves_no_process(config, tmp_path, how, background):
+    """Otherwise an orphan trains on, and the study that goes on trains the same run beside it.
+
+    What a script starts in its background ignores ctrl-C; so did the workers, which the parent ends by it.
+    """
     (tmp_path / "config.json").write_text(config.to_json())
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "wait").write_text("")
@@ -166,6 +177,7 @@ def test_a_stopped_study_leaves_no_process(config, tmp_path, how):
         env=os.environ | {"PYTHONPATH": path},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if background else None,
     )
     noted = tmp_path / "study" / "pretrain" / "calls"
     assert _soon(lambda: noted.exists() and noted.read_text().endswith("\n")), "the worker never started"

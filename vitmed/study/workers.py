@@ -141,6 +141,8 @@ def _pool(jobs: int, cache: Path):
 def _serve(pipe, cores: list[int], gpus: list[str], cache: str, jobs: int, command: list[str]) -> None:
     sys.orig_argv = command  # what a person typed: it is what a run's environment.json has to say
     os.setpgid(0, 0)
+    # What a script starts in its background ignores ctrl-C, and so would this, which is how the parent ends it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if cores:
         os.sched_setaffinity(0, cores)  # XLA makes as many threads as it may use cores
