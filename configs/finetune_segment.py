@@ -7,8 +7,9 @@
 Arguments: `:VARIANT+PATCH,SIZE` as for configs/pretrain_mae.py, `:scratch` (the same ViT without pretraining), `:unet`
 (the U-Net), or `:tiny` (seconds, for tests). From a run also `--config.finetune.method=probe` (its encoder stays as it
 is) or `=lora`. Large scans: `--config.data.crop=64,64,64`, and where structures are small
-`--config.data.crop_foreground=0.33`; `--config.objective.class_weights=0.5,1,2` weighs the background and each structure
-in the cross-entropy.
+`--config.data.crop_foreground=0.33`. Without class weights a short training may give up a structure for another one that
+looks like it (the two halves of the hippocampus); `--config.objective.class_weights=0.5,1,2` weighs the background and
+each structure in the cross-entropy by numbers of your own.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ def get_config(arg=None):
     config = ConfigDict()
     config.data = ConfigDict(dict(path="", split="train", val_split="val", workers=2))
     config.model = ConfigDict(dict(variant="nano", patch_size=(8, 8, 8), drop_path=0.1, width=16))
-    config.objective = ConfigDict(dict(name="supervised", task="segmentation"))
+    config.objective = ConfigDict(dict(name="supervised", task="segmentation", class_weights="root"))
     config.train = ConfigDict(dict(steps=400, batch_size=8, seed=0, log_every=20, val_every=200))
     config.optim = ConfigDict(
         dict(name="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75, warmup=0.1, clip=1.0, ema=0.99)

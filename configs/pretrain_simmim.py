@@ -4,7 +4,9 @@
 
 Arguments: `:VARIANT+PATCH,SIZE` (`:b16,224`, `:b8,96x96x96`) or `:tiny` (seconds, for tests). Without one: small scans
 such as MedMNIST's 28x28, patch 4. The encoder computes hidden patches too, so a step costs more than that of
-configs/pretrain_mae.py. Fine-tune what it learned with configs/finetune_classify.py.
+configs/pretrain_mae.py. Fine-tune what it learned with configs/finetune_classify.py. For segmentation give
+`--config.objective.head=segmenter --config.model.width=16` too: the decoder of configs/finetune_segment.py, of the same
+width, is then pretrained with the encoder (in 3D also `--config.model.patch_size=8,8,8` and a batch that fits).
 """
 
 from ml_collections import ConfigDict

@@ -20,7 +20,14 @@ def get_config(arg=None):
     config.data = ConfigDict(dict(path="", split="train", val_split="val", unlabelled="", workers=2))
     config.model = ConfigDict(dict(variant="nano", patch_size=(8, 8, 8), drop_path=0.1, width=16))
     config.objective = ConfigDict(
-        dict(name="semi_teacher", task="segmentation", threshold=0.8, unlabelled_weight=1.0, momentum=0.99)
+        dict(
+            name="semi_teacher",
+            task="segmentation",
+            class_weights="root",
+            threshold=0.8,
+            unlabelled_weight=1.0,
+            momentum=0.99,
+        )
     )
     config.objective.strong = ConfigDict(dict(brightness=0.3, contrast=0.4, blur=0.7, cutout=0.1))
     config.train = ConfigDict(dict(steps=400, batch_size=8, seed=0, log_every=20, val_every=200))

@@ -214,8 +214,9 @@ def test_a_table_of_slices_learns_with_the_encoder(way, learned):
 
 # --- masks -----------------------------------------------------------------------------------------------------------
 
-SEGMENT, TEACHER = (
-    str(PROJECT / "configs" / f"{name}.py:tiny") for name in ("finetune_segment", "semi_teacher_segment")
+SEGMENT, TEACHER, SIMMIM = (
+    str(PROJECT / "configs" / f"{name}.py:tiny")
+    for name in ("finetune_segment", "semi_teacher_segment", "pretrain_simmim")
 )
 PATCH = {"model.patch_size": (4, 4)}
 FIRST = {"finetune.frozen_blocks": 1, "finetune.head_first": 0.5}
@@ -264,6 +265,34 @@ def test_of_masks_too_what_is_frozen_stays_to_the_bit(masked_former, marked_data
     moments = {path: leaf for path, leaf in flat(state["opt_state"]).items() if np.ndim(leaf)}
     for part, trained in (("encoder", way is FIRST), ("lora", way is LORA), ("segmenter", True)):
         assert any(np.any(leaf) for path, leaf in moments.items() if part in path) == trained, part
+
+
+def test_a_pretrained_decoder_comes_along_but_for_its_scores(marked_dataset, tmp_path, capsys):
+    """The scores are of voxels there and of structures here; a decoder of another width cannot come, which is told."""
+    whole, other, run = tmp_path / "whole", tmp_path / "other", tmp_path / "run"
+    train(
+        SIMMIM,
+        marked_dataset,
+        whole,
+        **{"train.steps": 2, "objective.head": "segmenter", "model.width": 4, **PATCH},
+    )
+    learned = flat(vitmed.runs.load(whole)["segmenter"])
+    assert not Model.open(whole).gives_masks
+
+    keys = {**FAST, **PATCH, "data.labels": 6, "init_from": whole}
+    job = Job(check(settings(SEGMENT, marked_dataset, **keys)))
+    state = jax.device_get(job.fresh_state(job.seed))
+    own, begun = (flat(s["params"]["segmenter"]) for s in (state, job.with_former(state)))
+    assert begun.keys() == own.keys()
+    for path, leaf in begun.items():
+        its = own if "scores" in path else learned
+        assert np.array_equal(leaf, its[path]), path
+    assert "its decoder comes along, but for the scores" in capsys.readouterr().err
+
+    train(SEGMENT, marked_dataset, other, **{**keys, "model.width": 8})
+    assert "its decoder is of another shape" in capsys.readouterr().err
+    train(SEGMENT, marked_dataset, run, **{**keys, "finetune.method": "probe"})
+    assert flat(vitmed.runs.load(run)["segmenter"]).keys() == own.keys()
 
 
 @pytest.mark.parametrize(

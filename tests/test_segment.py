@@ -62,6 +62,8 @@ def test_what_is_balanced_are_the_structures_of_the_masks(marked_dataset):
         Job(check(settings(f"{SEGMENT}:tiny", marked_dataset, **{key: "balanced"}, **FLAT)))
         for key in ("objective__class_weights", "data__sampling")
     )
+    rooted = Job(check(settings(f"{SEGMENT}:tiny", marked_dataset, objective__class_weights="root", **FLAT)))
+    assert rooted.spec.counts == weighed.spec.counts
     (part,) = job.feeds["main"].parts
     masks = job.dataset.read("train", part.members)["mask"]
     shown = np.bincount(masks.ravel(), minlength=256)[:3]
@@ -70,6 +72,16 @@ def test_what_is_balanced_are_the_structures_of_the_masks(marked_dataset):
     assert 2 * with_box.sum() != len(masks)
     drawn = next(job.batches(0))["main"]["mask"]
     assert 2 * (drawn == 1).any(axis=(1, 2)).sum() == len(drawn)
+
+
+def test_counting_the_voxels_of_many_masks_says_how_far_it_is(marked_dataset, monkeypatch, capsys):
+    """The shipped config weighs by them: of thousands of volumes a training would begin with minutes of silence."""
+    config = check(settings(f"{SEGMENT}:tiny", marked_dataset, **FLAT))
+    Job(config, quiet=False)
+    assert "counting" not in capsys.readouterr().err, "a dozen take no time"
+    monkeypatch.setattr("vitmed.job.job._TOLD", 1)
+    Job(config, quiet=False)
+    assert "counting voxels: 11/11 masks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["marked_dataset", "marked_volumes"])

@@ -121,7 +121,7 @@ class Model:
     @property
     def gives_masks(self) -> bool:
         """Whether the run learned from masks and gives some."""
-        return "segmenter" in self.params
+        return registry.section(self.config["objective"].to_dict()).of_masks
 
     @property
     def has_head(self) -> bool:

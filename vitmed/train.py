@@ -63,7 +63,8 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
             )
         values = guard.choose(values, config, Path(workdir), lambda one, run: train(one, run, quiet), quiet)
         return {**train(values, workdir, quiet), "guard": guard.told(Path(workdir))}
-    job = Job(config, begun(Path(workdir)) if config.init_from else None, made(Path(workdir)))
+    quiet = quiet or processes.index() > 0
+    job = Job(config, begun(Path(workdir)) if config.init_from else None, made(Path(workdir)), quiet)
     processes.agree("data", job.data())
     run = Path(
         processes.first(
@@ -73,7 +74,6 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
     processes.check_shared_folder(run)
     checkpoints = Checkpoints(run, config.checkpoint)
     state, start = begin(job, checkpoints)
-    quiet = quiet or processes.index() > 0
     if not quiet:
         print(job.summary(start), file=sys.stderr, flush=True)
     if show_sharding:

@@ -144,11 +144,14 @@ def test_the_weights_are_of_the_background_and_each_structure():
         segmentation.build(segmentation.Config(class_weights=(1.0, 2.0, 3.0)), model, spec)
 
 
-def test_balanced_weights_are_of_the_voxels_counted():
-    """Each class as much as another, however small; 1 of what is never shown."""
+def test_weights_by_a_word_are_of_the_voxels_counted():
+    """Balanced, each class as much as another, however small, and 1 of what is never shown; or the roots of that."""
     spec = Spec((8, 8), 1, structures=STRUCTURES[:2], counts=((96, 4), (4, 96), (0, 100)))
     weights = segmentation.class_weights_of(segmentation.Config(class_weights="balanced"), spec)
     np.testing.assert_allclose(weights, [100 / 192, 12.5, 1])
+    roots = segmentation.class_weights_of(segmentation.Config(class_weights="root"), spec)
+    np.testing.assert_allclose(roots / roots[2], np.sqrt([100 / 192, 12.5, 1]), rtol=1e-6)
+    assert 0.96 * roots[0] + 0.04 * roots[1] == pytest.approx(1), "the loss is as large as it was"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """SimMIM: a token stands where a patch is hidden, and the loss is the absolute error there."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import numpy_vit
 import pytest
 
 from vitmed.data.keys import example_keys, step_key
-from vitmed.models.build import ModelConfig
+from vitmed.errors import InputError
+from vitmed.models.build import ModelConfig, encoder, segmenter
 from vitmed.objectives import masking, simmim
 from vitmed.objectives.interface import Spec
 
@@ -42,8 +45,6 @@ def test_loss_and_gradients_are_numpys(rng, shape, batch_of, mite):
 
 def test_hidden_pixels_do_not_reach_the_encoder(rng, mite):
     """Else it would copy what it is asked for."""
-    from vitmed.models.build import encoder
-
     network = encoder(mite((4, 4)), (8, 8))
     image = rng.normal(size=(1, 8, 8, 1)).astype(np.float32)
     params = network.init(jax.random.key(0), image)
@@ -67,3 +68,33 @@ def test_paths_are_dropped_in_training_alone(batch_of):
         for train in (True, False):
             losses[rate, train] = float(objective.loss(params, {}, batch, key, train=train)[0])
     assert losses[0.9, False] == losses[0.0, False] == losses[0.0, True] != losses[0.9, True]
+
+
+def test_with_the_decoder_of_masks_as_head_the_loss_is_of_hidden_voxels_and_none_is_seen(rng, mite):
+    """Its stem sees the image at full resolution: hidden voxels left in there would be copied, and nothing learned."""
+    spec, key, patch = Spec((8, 12), 2), step_key(0, 5), (4, 4)
+    model = dataclasses.replace(mite(patch), width=4)
+    objective = simmim.build(simmim.Config(head="segmenter", mask="uniform"), model, spec)
+    params, _ = objective.init(jax.random.key(0), spec)
+    image = rng.normal(size=(2, 8, 12, 2)).astype(np.float32)
+    batch = {"main": {"image": jnp.asarray(image), "example": jnp.zeros((2, 3), int), "weight": jnp.ones(2)}}
+    loss = jax.jit(lambda batch: objective.loss(params, {}, batch, key)[0])
+
+    keys = example_keys(key, batch["main"]["example"])
+    hidden = np.asarray(masking.draw(simmim.Config(mask="uniform"), keys, (2, 3)).hidden)
+    voxels = np.kron(hidden.reshape(2, 2, 3), np.ones((1, 4, 4))).astype(bool)
+    network, (decoder, depths) = encoder(model, spec.size), segmenter(model, spec.size, 2)
+    blanks = (jnp.asarray(hidden), params["mask_token"])
+    _, features = network.apply({"params": params["encoder"]}, image, blanks=blanks, depths=depths)
+    shown = np.where(voxels[..., None], 0, image)
+    made = np.asarray(decoder.apply({"params": params["segmenter"]}, shown, features))
+    assert float(loss(batch)) == pytest.approx(np.abs(made - image)[voxels].mean(), rel=1e-5)
+
+    far = np.where(voxels[..., None], 100 + image, image)
+    batch["main"]["image"] = jnp.asarray(far)
+    assert float(loss(batch)) == pytest.approx(np.abs(made - far)[voxels].mean(), rel=1e-5)
+
+
+def test_the_decoder_of_masks_needs_a_vit(mite):
+    with pytest.raises(InputError, match="variant"):
+        simmim.build(simmim.Config(head="segmenter"), ModelConfig("resnet18", ()), Spec((8, 8), 1))

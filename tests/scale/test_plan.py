@@ -52,7 +52,7 @@ def test_a_gpu_s_roofline_is_marked_as_an_estimate(planned):
 @pytest.mark.parametrize(
     ("config", "keys"),
     [
-        ("finetune_segment.py:ti8,32x32x32", ("--config.objective.class_weights=balanced",)),
+        ("finetune_segment.py:ti8,32x32x32", ("--config.objective.class_weights=root",)),
         ("finetune_segment.py:ti8,32x32x32", ("--config.objective.class_weights=(1.0,2.0,2.0)",)),
         ("semi_teacher_segment.py:ti8,32x32x32", ("--config.data.sampling=balanced",)),
         ("finetune_classify.py:ti8,32x32x32", ("--config.objective.class_weights=balanced",)),

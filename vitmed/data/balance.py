@@ -9,6 +9,8 @@ Where masks are learned from, the structures that a mask holds are the findings 
 voxels.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from vitmed.data.dataset import Dataset
@@ -27,16 +29,18 @@ def counts(dataset: Dataset, split: str, indices: np.ndarray) -> np.ndarray:
     return np.stack([shown.sum(axis=0), (known & ~shown).sum(axis=0)], axis=1)
 
 
-def voxels(dataset: Dataset, split: str, indices: np.ndarray) -> np.ndarray:
+def voxels(
+    dataset: Dataset, split: str, indices: np.ndarray, told: Callable[[], None] = lambda: None
+) -> np.ndarray:
     """How many voxels of these examples' masks are of each class, and how many marked ones are not: (1 + K, 2) int64.
 
-    The background's come first. All these masks are gone through.
+    The background's come first. All these masks are gone through, and ``told`` is called after each.
 
     Raises:
         InputError: structures that overlap.
     """
     classes = class_table(structures_of(dataset.datasheet))
-    counted, marked = dataset.value_counts(split, indices), classes != UNMARKED
+    counted, marked = dataset.value_counts(split, indices, told), classes != UNMARKED
     found = np.zeros(1 + int(classes[marked].max()), np.int64)
     np.add.at(found, classes[marked], counted[marked])
     return np.stack([found, found.sum() - found], axis=1)

@@ -12,7 +12,7 @@ by batch, and so are all whose images are stored in chunks: of these, a crop rea
 
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -174,12 +174,18 @@ class Dataset:
         """
         return self._marked(split)
 
-    def value_counts(self, split: str, indices: np.ndarray) -> np.ndarray:
-        """How many voxels of these examples' masks have each value, ``(256,)`` int64; all these masks are gone through."""
+    def value_counts(
+        self, split: str, indices: np.ndarray, told: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        """How many voxels of these examples' masks have each value, ``(256,)`` int64; all these masks are gone through.
+
+        ``told`` is called after each.
+        """
         found = np.zeros(256, np.int64)
         for index in indices if self.has_masks else ():
             mask = self._mask(split, self._shards.records(split, [int(index)])[0])
             found += np.bincount(mask.ravel(), minlength=256)
+            told()
         return found
 
     def voxels(self, split: str, index: int) -> tuple[np.ndarray, ...]:

@@ -34,12 +34,14 @@ from vitmed.optim.optimiser import ema_update, schedule
 from vitmed.parallel import processes, rules, shown
 from vitmed.parallel.engine import Engine, engine
 from vitmed.parallel.microbatches import microbatches
+from vitmed.progress import Bar
 from vitmed.runs import averaged, units
 from vitmed.runs.finetune import Stage
 from vitmed.runs.transfer import adaptations, start_from
 from vitmed.scans.recipe import Recipe, normalise
 
 _AUGMENT, _OBJECTIVE = 0, 1  # separate streams of randomness within a step
+_TOLD = 100  # masks, fewer of which are counted without a word
 
 
 class Job:
@@ -50,9 +52,16 @@ class Job:
             it started from is asked for nothing any more and need not be there.
         former_sheet: of a run that has been made, its datasheet: numbers go on to be learned in its scale, or as they are
             where it names none.
+        quiet: no progress on standard error, where voxels are counted.
     """
 
-    def __init__(self, config: Config, recipe: Recipe | None = None, former_sheet: dict | None = None):
+    def __init__(
+        self,
+        config: Config,
+        recipe: Recipe | None = None,
+        former_sheet: dict | None = None,
+        quiet: bool = True,
+    ):
         self.config = config
         self.dataset = config.data.open()
         own = config.data.recipe(self.dataset)
@@ -73,7 +82,7 @@ class Job:
         self.examples = self.feeds["main"].examples
         spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples))
         scale = self._label_scale() if former_sheet is None else units.scale_of(former_sheet)
-        self._build(described, dataclasses.replace(spec, **self._shown(), label_scale=scale), made)
+        self._build(described, dataclasses.replace(spec, **self._shown(quiet), label_scale=scale), made)
         probe, data = config.probe, config.data
         self._looked = health.choose(self.dataset, data.split, probe.examples) if probe.every else None
 
@@ -136,8 +145,10 @@ class Job:
         }
 
     def with_former(self, state: dict) -> dict:
-        """The state with the encoder of the run that ``config.init_from`` names, and what follows from it."""
+        """The state with what the run that ``config.init_from`` names has learned, and what follows from it."""
         params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
+        if "segmenter" in params:
+            params["segmenter"] = self.former.segmenter(params["segmenter"])
         if self.objective.after_transfer is not None:
             if processes.index() == 0:
                 # A low-rank change is nothing yet: the former encoder is what the head is fitted to.
@@ -152,15 +163,20 @@ class Job:
             "ema": self.split.trained(params) if self.config.optim.ema else {},
         }
 
-    def _shown(self) -> dict[str, tuple]:
+    def _shown(self, quiet: bool) -> dict[str, tuple]:
         """What of the labels that are trained on the objective asks for: ``counts`` and ``frequencies`` of a ``Spec``."""
         objective = self.config.objective
-        weighs = objective.class_weights == "balanced"
+        weighs = isinstance(objective.class_weights, str)
         aligns = self.config.data.sampling == "balanced" and objective.alignment
         if not (weighs or aligns):
             return {}
-        count = balance.voxels if self.config.objective.of_masks else balance.counts
-        found = sum(count(part.dataset, part.split, part.members) for part in self.feeds["main"].parts)
+        parts = self.feeds["main"].parts
+        if objective.of_masks:
+            total = sum(len(part.members) for part in parts)
+            with Bar("counting voxels", total, "masks", quiet=quiet or total < _TOLD) as bar:
+                found = sum(balance.voxels(p.dataset, p.split, p.members, bar.advance) for p in parts)
+        else:
+            found = sum(balance.counts(p.dataset, p.split, p.members) for p in parts)
         asked = {}
         if weighs:
             asked["counts"] = tuple((int(shown), int(rest)) for shown, rest in found)

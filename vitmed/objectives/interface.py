@@ -52,7 +52,7 @@ class ObjectiveConfig:
         finetunes: ``config.finetune`` may choose what of the parameters is trained; the loss is given plain ones all
             the same.
         drops_paths: False where it trains without stochastic depth, so that ``config.model.drop_path`` must be 0.
-        class_weights: of each class in the loss; where they are "balanced" the ``counts`` of a ``Spec`` are asked for.
+        class_weights: of each class in the loss; where they are a word the ``counts`` of a ``Spec`` are asked for.
         alignment: where it is not 0 and classes are drawn equally often, its ``frequencies`` are.
     """
 
@@ -158,9 +158,21 @@ def balanced(counts: Sequence[tuple[int, int]]) -> tuple[float, ...]:
     return tuple((shown + rest) / (present * shown) if shown else 1.0 for shown, rest in counts)
 
 
+def rooted(counts: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    """The roots of ``balanced``, scaled so that the weights of all that is shown are 1 on average.
+
+    Args:
+        counts: how many show each class, and how many do not; each shows one class.
+    """
+    roots = [weight**0.5 for weight in balanced(counts)]
+    total = sum(shown for shown, _ in counts)
+    mean = sum(root * shown for root, (shown, _) in zip(roots, counts)) / total if total else 1.0
+    return tuple(root / mean for root in roots)
+
+
 def check_class_weights(given: tuple[float, ...] | str) -> None:
-    """ValueError where weights of classes, numbers or "balanced", would turn a class's loss round, or weigh nothing."""
-    if given and given != "balanced" and (min(given) < 0 or not any(given)):
+    """ValueError where weights of classes, numbers or a word, would turn a class's loss round, or weigh nothing."""
+    if given and not isinstance(given, str) and (min(given) < 0 or not any(given)):
         raise ValueError(f"class_weights is {given}; one of them must be positive, none negative")
 
 

@@ -26,6 +26,7 @@ from vitmed.objectives.interface import (
     balanced,
     check_class_weights,
     keep_memory,
+    rooted,
 )
 from vitmed.objectives.tallies import Mean, Sum, mean
 from vitmed.scans.layout import UNMARKED
@@ -39,7 +40,9 @@ class Config(ObjectiveConfig):
         dice_weight: of the Dice loss, beside the cross-entropy's 1.
         class_weights: of a voxel in the cross-entropy, by its class: the background's first, then one for each structure
             in the datasheet's order; () weighs all alike. Their mean over the voxels is not divided out. "balanced" makes
-            every class weigh the same, however few voxels it has of the masks that are trained on.
+            every class weigh the same, however few voxels it has of the masks that are trained on, and "root" takes the
+            roots of these weights: enough for a structure that looks like a larger one not to be given up for it, and not
+            so much that all are drawn too large.
     """
 
     labelled: ClassVar[bool] = True
@@ -49,7 +52,7 @@ class Config(ObjectiveConfig):
     name: Literal["supervised"] = "supervised"
     task: Literal["segmentation"] = "segmentation"
     dice_weight: float = 1.0
-    class_weights: tuple[float, ...] | Literal["balanced"] = ()
+    class_weights: tuple[float, ...] | Literal["balanced", "root"] = ()
 
     def __post_init__(self):
         if self.dice_weight < 0:
@@ -125,8 +128,9 @@ def class_weights_of(config: Config, spec: Spec) -> jax.Array:
     Raises:
         InputError: a wrong number of them.
     """
-    if config.class_weights == "balanced":
-        return jnp.asarray(balanced(spec.counts), jnp.float32)
+    if isinstance(config.class_weights, str):
+        weights = {"balanced": balanced, "root": rooted}[config.class_weights]
+        return jnp.asarray(weights(spec.counts), jnp.float32)
     classes = ["background", *(name for name, _ in spec.structures)]
     if config.class_weights and len(config.class_weights) != len(classes):
         raise InputError(

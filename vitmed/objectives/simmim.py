@@ -3,6 +3,10 @@
 The encoder sees every place of the grid, a learned token standing where a patch is hidden; one linear layer on its
 tokens gives the pixels; the loss is the mean absolute error on the hidden patches alone. With
 ``config.model.drop_path`` paths are dropped, as the paper's code does of its ViT (0.1).
+
+With ``head="segmenter"`` what gives the pixels is the decoder of segmentation (``vitmed.models.segmenter``), whose stem sees
+the image with its hidden patches at zero, so that a fine-tuning from masks starts from a whole network and not from an
+encoder under fresh convolutions, as Models Genesis do (Zhou et al. 2021, arXiv:2004.07882).
 """
 
 import math
@@ -14,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from vitmed.data.keys import example_keys
-from vitmed.models.build import ModelConfig, cells_to_mask, encoder
+from vitmed.models.build import ModelConfig, cells_to_mask, encoder, segmenter
 from vitmed.models.linear import Linear
+from vitmed.models.patches import patchify, unpatchify
 from vitmed.models.transformer import Remat
 from vitmed.objectives import masking
 from vitmed.objectives.interface import Objective, ObjectiveConfig, Spec, keep_memory
@@ -31,12 +36,15 @@ class Config(ObjectiveConfig, MaskConfig):
 
     Attributes:
         target: "raw" pixels, as in the paper, or "patch": normalised within each patch, as in MAE.
+        head: "linear", as in the paper, or "segmenter": the decoder that ``config.model.width`` describes, which a
+            segmentation with ``config.init_from`` goes on with.
     """
 
     name: Literal["simmim"] = "simmim"
     mask_ratio: float = 0.6
     mask: Literal["uniform", "block", "tube"] = "block"
     target: Literal["patch", "raw"] = "raw"
+    head: Literal["linear", "segmenter"] = "linear"
 
 
 class Pixels(nn.Module):
@@ -50,7 +58,7 @@ class Pixels(nn.Module):
 
 
 def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
-    """The objective for images of ``spec``; parameters are ``{encoder, pixels, mask_token}``.
+    """The objective for images of ``spec``; parameters are ``{encoder, mask_token}`` and ``pixels`` or ``segmenter``.
 
     Raises:
         InputError: an encoder without patches, a patch that does not fit the size or has too few values for the target,
@@ -60,26 +68,37 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
     check_target(config.target, model, spec)
     masking.check(config, spec, model.patch_size)
     network = encoder(model, spec.size, remat)
-    pixels = Pixels(math.prod(model.patch_size) * spec.channels)
+    if config.head == "segmenter":
+        part, (head, depths) = "segmenter", segmenter(model, spec.size, spec.channels, remat)
+    else:
+        part, head, depths = "pixels", Pixels(math.prod(model.patch_size) * spec.channels), ()
+
+    def predict(params, image, mask, keys):
+        """What the patches of ``image`` hold, (B, N, P), from those that ``mask`` leaves visible."""
+        blanks = (mask.hidden, params["mask_token"])
+        encoded = network.apply({"params": params["encoder"]}, image, keys=keys, blanks=blanks, depths=depths)
+        own = {"params": params[part]}
+        if config.head == "linear":
+            return head.apply(own, encoded[:, 1:])
+        patches = jnp.where(mask.hidden[:, :, None], 0.0, patchify(image, model.patch_size))
+        shown = unpatchify(patches, cells, model.patch_size, spec.channels)
+        return patchify(head.apply(own, shown, encoded[1]), model.patch_size)
 
     def init(key, spec):
-        encoder_key, pixels_key, token_key = jax.random.split(key, 3)
+        encoder_key, head_key, token_key = jax.random.split(key, 3)
         image = jnp.zeros((1, *spec.size, spec.channels))
-        tokens, params = network.init_with_output(encoder_key, image)
+        encoded, params = network.init_with_output(encoder_key, image, depths=depths)
         token = 0.02 * jax.random.normal(token_key, (model.vit.dim,))
-        made = pixels.init(pixels_key, tokens)["params"]
-        return {"encoder": params["params"], "pixels": made, "mask_token": token}, {}
+        made = head.init(head_key, image, encoded[1]) if depths else head.init(head_key, encoded)
+        return {"encoder": params["params"], part: made["params"], "mask_token": token}, {}
 
     def loss(params, memory, batch, key, axis=None, train=True):
         stream = batch["main"]
         targets = target_patches(stream["image"], model.patch_size, config.target)
         counted = masking.counted(config, stream, spec, model.patch_size)
         mask = masking.draw(config, example_keys(key, stream["example"]), cells, counted)
-        blanks = (mask.hidden, params["mask_token"])
         keys = example_keys(jax.random.fold_in(key, _DROP_PATH), stream["example"]) if train else None
-        tokens = network.apply({"params": params["encoder"]}, stream["image"], keys=keys, blanks=blanks)
-        predicted = pixels.apply({"params": params["pixels"]}, tokens[:, 1:])
-        error = jnp.mean(jnp.abs(predicted - targets), axis=-1)
+        error = jnp.mean(jnp.abs(predict(params, stream["image"], mask, keys) - targets), axis=-1)
         found, metrics = masking.mean_where_hidden(error, mask, counted, stream["weight"], axis)
         return found.value, ({"loss": found, **metrics}, memory)
 

@@ -38,6 +38,7 @@ class Former:
         run: its folder.
         recipe: how its input was prepared; the new run prepares its own in the same way.
         params: its encoder's parameters, as NumPy, the embedding adapted.
+        decoder: those of what makes masks, or voxels, of the encoder's features; {} where it has none.
         cells: the grid that it was trained on.
         said: what was adapted.
         scale: its ``config.model.position_scale``.
@@ -47,10 +48,36 @@ class Former:
     run: Path
     recipe: Recipe
     params: dict
+    decoder: dict = dataclasses.field(default_factory=dict)
     cells: tuple[int, ...] = ()
     said: tuple[str, ...] = ()
     scale: tuple[float, ...] = ()
     extent: tuple[float, ...] = ()
+
+    def segmenter(self, fresh: dict) -> dict:
+        """``fresh``, but for its scores as the former run left it; as it is where that has none of this shape, which is said.
+
+        The scores are of this run's own structures and stay fresh.
+        """
+        if not self.decoder:
+            return fresh
+        expansion = {**self.decoder["expansion"], "scores": fresh["expansion"]["scores"]}
+        former = {**self.decoder, "expansion": expansion}
+        here, there = ({name: np.shape(x) for name, x in leaves(side).items()} for side in (fresh, former))
+        differing = next((name for name in {**here, **there} if here.get(name) != there.get(name)), None)
+        if differing:
+            shapes = [side.get(differing, "absent") for side in (here, there)]
+            print(
+                f"init_from {self.run}: its decoder is of another shape ({differing} is {shapes[0]} here and {shapes[1]} "
+                "there), so this run's starts fresh",
+                file=sys.stderr,
+                flush=True,
+            )
+            return fresh
+        print(
+            f"init_from {self.run}: its decoder comes along, but for the scores", file=sys.stderr, flush=True
+        )
+        return jax.tree.map(np.asarray, former)
 
     def encoder(self, fresh: dict) -> dict:
         """The former encoder in the form of ``fresh``: layers stacked or not as there, positions of its grid.
@@ -104,7 +131,8 @@ def start_from(run: str, data: Recipe, model: ModelConfig, allowed: frozenset[st
             ``config.init_adapt`` could do about it.
     """
     path = Path(run)
-    params = load(path)["encoder"]
+    learned = load(path)
+    params, decoder = learned["encoder"], learned.get("segmenter", {})
     recipe = Recipe.from_json(path / "recipe.json")
     wanted = dataclasses.replace(data, patch_size=model.patch_size or None)
     differences = _allowing(recipe, wanted, allowed).differences(wanted)
@@ -124,12 +152,13 @@ def start_from(run: str, data: Recipe, model: ModelConfig, allowed: frozenset[st
                 f"config.init_adapt has 'millimetres', but {path} and config.model.variant {model.variant!r} do not "
                 "both have patches, whose places could be kept; leave it out"
             )
-        return Former(path, recipe, params)
+        return Former(path, recipe, params, decoder)
     places.check(path, recipe, wanted, former, model, millimetres)
     made = Former(
         path,
         recipe,
         params,
+        decoder,
         cells=tuple(s // p for s, p in zip(recipe.size, recipe.patch_size)),
         said=places.told(recipe, wanted, model.positions, millimetres),
         scale=former.position_scale if former else (),

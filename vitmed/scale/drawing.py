@@ -91,7 +91,7 @@ def steps_of(config: Config, examples: int | None) -> int:
 def _learned(objective: ObjectiveConfig) -> tuple[dict, int, int]:
     """What a datasheet would say of the truth that is learned from, of how many classes it is, and columns of labels."""
     weights = objective.class_weights
-    classes = len(objective.order) or (CLASSES if weights == "balanced" else len(weights) or CLASSES)
+    classes = len(objective.order) or (CLASSES if isinstance(weights, str) else len(weights) or CLASSES)
     if objective.of_masks or not objective.labelled:
         structures = {str(n): [n] for n in range(1, classes)} if objective.of_masks else {}
         return {"task": None, "classes": None, "structures": structures}, classes, 0
