@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from vitmed.config import load
 
 CONFIGS = Path(__file__).parent.parent
-STEPS = (600, 1000, 2000)  # one a budget, the same for every arm
+STEPS = (600, 1000, 2500)  # one a budget, the same for every arm
 PATCH = (8, 8, 8)
 # At full width and batch a step of the U-Net is 437 GFLOP, and the study takes days of two cores.
 WIDTH, TINY_WIDTH = 8, 4
