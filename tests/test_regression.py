@@ -15,6 +15,7 @@ from vitmed.data.ingest import ingest
 from vitmed.evaluate.evaluate import evaluate
 from vitmed.evaluate.predictions import read
 from vitmed.infer import Model
+from vitmed.job import truth
 from vitmed.job.config import check
 from vitmed.job.job import Job
 from vitmed.runs import folder, units
@@ -115,7 +116,7 @@ def test_a_run_goes_on_in_the_scale_that_it_began_in(heights, tmp_path, monkeypa
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for run in (whole, cut):
         with monkeypatch.context() as patch:
-            patch.setattr(Job, "_label_scale", lambda job: ())
+            patch.setattr(truth, "scale", lambda config, task, parts: ())
             with cut_after(3, monkeypatch) if run == cut else contextlib.nullcontext():
                 train(CLASSIFY, heights, run)
     assert units.KEY not in folder.datasheet_of(cut)

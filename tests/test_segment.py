@@ -79,7 +79,7 @@ def test_counting_the_voxels_of_many_masks_says_how_far_it_is(marked_dataset, mo
     config = check(settings(f"{SEGMENT}:tiny", marked_dataset, **FLAT))
     Job(config, quiet=False)
     assert "counting" not in capsys.readouterr().err, "a dozen take no time"
-    monkeypatch.setattr("vitmed.job.job._TOLD", 1)
+    monkeypatch.setattr("vitmed.job.truth._TOLD", 1)
     Job(config, quiet=False)
     assert "counting voxels: 11/11 masks" in capsys.readouterr().err
 

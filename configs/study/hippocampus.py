@@ -72,7 +72,7 @@ def _segment(tiny, arg=None):
     config.model.width = TINY_WIDTH if tiny else WIDTH
     config.train.batch_size = 2
     config.optim.lr = 3e-3
-    del config.objective.class_weights
+    del config.objective.class_weights  # the README's table is of the loss without
     if tiny:
         config.train.log_every = 1
     return config

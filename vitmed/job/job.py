@@ -16,14 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vitmed.data import balance, budget, loader, mirrors
+from vitmed.data import budget, loader, mirrors
 from vitmed.data.augment import augment
 from vitmed.data.keys import example_keys, step_key
-from vitmed.data.label_scale import label_scale
 from vitmed.data.streams import Feed
 from vitmed.evaluate import health
 from vitmed.infer import EVALUATION_SEED
-from vitmed.job import nonfinite
+from vitmed.job import nonfinite, truth
 from vitmed.job.config import Config
 from vitmed.job.feeds import feeds_of
 from vitmed.models.cost import matmul_flops, short, state_bytes
@@ -34,14 +33,12 @@ from vitmed.optim.optimiser import ema_update, schedule
 from vitmed.parallel import processes, rules, shown
 from vitmed.parallel.engine import Engine, engine
 from vitmed.parallel.microbatches import microbatches
-from vitmed.progress import Bar
 from vitmed.runs import averaged, units
 from vitmed.runs.finetune import Stage
 from vitmed.runs.transfer import adaptations, start_from
 from vitmed.scans.recipe import Recipe, normalise
 
 _AUGMENT, _OBJECTIVE = 0, 1  # separate streams of randomness within a step
-_TOLD = 100  # masks, fewer of which are counted without a word
 
 
 class Job:
@@ -81,8 +78,10 @@ class Job:
         self.feeds = feeds_of(self.dataset, config, made)
         self.examples = self.feeds["main"].examples
         spec = Spec.of(described, self.dataset.datasheet, config.train.total(self.examples))
-        scale = self._label_scale() if former_sheet is None else units.scale_of(former_sheet)
-        self._build(described, dataclasses.replace(spec, **self._shown(quiet), label_scale=scale), made)
+        parts, task = self.feeds["main"].parts, self.dataset.datasheet["task"]
+        scale = truth.scale(config, task, parts) if former_sheet is None else units.scale_of(former_sheet)
+        told = truth.shown(config, parts, quiet)
+        self._build(described, dataclasses.replace(spec, **told, label_scale=scale), made)
         probe, data = config.probe, config.data
         self._looked = health.choose(self.dataset, data.split, probe.examples) if probe.every else None
 
@@ -162,37 +161,6 @@ class Job:
             "memory": teacher.begin(state["memory"], params),
             "ema": self.split.trained(params) if self.config.optim.ema else {},
         }
-
-    def _shown(self, quiet: bool) -> dict[str, tuple]:
-        """What of the labels that are trained on the objective asks for: ``counts`` and ``frequencies`` of a ``Spec``."""
-        objective = self.config.objective
-        weighs = isinstance(objective.class_weights, str)
-        aligns = self.config.data.sampling == "balanced" and objective.alignment
-        if not (weighs or aligns):
-            return {}
-        parts = self.feeds["main"].parts
-        if objective.of_masks:
-            total = sum(len(part.members) for part in parts)
-            with Bar("counting voxels", total, "masks", quiet=quiet or total < _TOLD) as bar:
-                found = sum(balance.voxels(p.dataset, p.split, p.members, bar.advance) for p in parts)
-        else:
-            found = sum(balance.counts(p.dataset, p.split, p.members) for p in parts)
-        asked = {}
-        if weighs:
-            asked["counts"] = tuple((int(shown), int(rest)) for shown, rest in found)
-        if aligns:
-            asked["frequencies"] = tuple(float(share) for share in found[:, 0] / found[:, 0].sum())
-        return asked
-
-    def _label_scale(self) -> tuple[tuple[float, float], ...]:
-        """``label_scale`` of a ``Spec``, where numbers are learned."""
-        objective = self.config.objective
-        if not objective.labelled or objective.of_masks or self.dataset.datasheet["task"] != "regression":
-            return ()
-        parts = self.feeds["main"].parts
-        found = [[x[part.members] for x in part.dataset.labels(part.split)] for part in parts]
-        label, weight = map(np.concatenate, zip(*found))
-        return label_scale(label, weight > 0)
 
     def update_at(self, step: int) -> Callable:
         """The compiled update of the stretch of training that ``step`` lies in."""
