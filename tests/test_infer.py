@@ -76,7 +76,8 @@ def test_a_batch_is_what_the_size_of_the_scans_leaves_memory_for(classifier, siz
     """Otherwise 128 volumes at once want 25 GB for attention scores, or small scans are asked about one by one."""
     asked = Model.open(classifier)
     asked.recipe, asked._model = dataclasses.replace(asked.recipe, size=size), ModelConfig(*model)
-    asked.params = {"segmenter": {}} if masks else {}
+    if masks:
+        asked.config = config.load(f"{CONFIGS}/finetune_segment.py:tiny")
     assert asked.batch == batch
 
 
