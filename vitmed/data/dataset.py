@@ -326,20 +326,35 @@ class Dataset:
         visits: np.ndarray | None = None,
     ) -> Stream:
         """The examples of these records, stacked; ``indices`` are theirs, which a crop needs."""
-        names = [name for name in (*_ARRAYS, "chunks") if name in self._decoder.names]
-        told = [self._decoder(record, names) for record in records]
-        for example, visit in zip(told, () if visits is None else visits):
-            example["example"] = np.append(example["example"], np.uint32(visit))
-        examples = [
-            self._joined(split, example, crop, index)
-            for example, index in zip(told, indices or [0] * len(told), strict=True)
-        ]
-        sizes = sorted({example["image"].shape[:-1] for example in examples})
-        if len(sizes) > 1:
-            raise InputError(
-                f"images of {self.path} differ in size ({sizes[0]} and {sizes[-1]}); ingest again with --size"
-            )
-        return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+        known = self._decoder.names
+        large = [name for name in (*_PIXELS, "chunks", "example") if name in known]
+        numbers = {name: [] for name in _ARRAYS if name in known and name not in large}
+        identities, pixels = [], {}
+        for row, record in enumerate(records):
+            told = self._decoder(record, large, numbers)
+            for name, values in numbers.items():
+                values.append(told.pop(name))
+            own = told["example"]
+            identities.append(own if visits is None else np.append(own, visits[row]))
+            told["example"] = identities[-1]
+            held = self._joined(split, told, crop, indices[row] if indices else 0)
+            # Into its row at once: of a batch whose pixels are there twice the memory costs as much as the copy.
+            for name in _PIXELS:
+                if name not in held:
+                    continue
+                if row == 0:
+                    pixels[name] = np.empty((len(records), *held[name].shape), held[name].dtype)
+                if pixels[name].shape[1:] != held[name].shape:
+                    sizes = sorted([pixels["image"].shape[1:-1], held["image"].shape[:-1]])
+                    raise InputError(
+                        f"images of {self.path} differ in size ({sizes[0]} and {sizes[1]}); ingest again with --size"
+                    )
+                pixels[name][row] = held[name]
+        return (
+            pixels
+            | {name: self._decoder.stacked(name, values) for name, values in numbers.items()}
+            | {"example": np.stack(identities)}
+        )
 
     def _cache(self, split: str) -> Stream | None:
         """The whole split decoded, or None where it is too large or its images differ in size."""
