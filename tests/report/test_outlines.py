@@ -82,7 +82,28 @@ def test_a_segmentation_has_its_table_and_its_outlines(name, request, tmp_path):
         page.write(tmp_path / "other.html", runs=[run])
     finally:
         file.write_text(sheet)
-    assert "True and predicted outlines" not in (tmp_path / "other.html").read_text()
+    other = (tmp_path / "other.html").read_text()
+    assert "True and predicted outlines" not in other
+    assert "The dataset has changed since this evaluation, so no outlines are shown." in other
+
+
+def test_a_page_says_why_outlines_are_not_there(segmenter, tmp_path):
+    """Otherwise they vanish without a word, and one looks for what one has done wrong."""
+    evaluate(segmenter)
+    for change, reason in [
+        ({"checkpoint": 10**6}, "The run no longer keeps what was evaluated"),
+        ({"dataset": str(tmp_path / "gone")}, "The dataset is no longer where it was"),
+        ({"dataset": str(tmp_path)}, "Outlines are shown where the page is told of this dataset too"),
+    ]:
+        (file,) = segmenter.glob("evaluations/*/metrics.json")
+        told = file.read_text()
+        try:
+            file.write_text(json.dumps(json.loads(told) | change))
+            page.write(tmp_path / "report.html", runs=[segmenter])
+        finally:
+            file.write_text(told)
+        text = (tmp_path / "report.html").read_text()
+        assert reason in text and "True and predicted outlines" not in text
 
 
 def _pixels(src):

@@ -70,7 +70,7 @@ def write(
         ],
         "studies": [sections.study(s, home) for s in studied],
         "evaluated": [
-            sections.evaluated(run, [_outlined(run, e, by_path) for e in run["evaluations"]])
+            sections.evaluated(run, [_outlines(run, e, by_path) for e in run["evaluations"]])
             for run in shown
             if run["supervised"]
         ],
@@ -154,15 +154,25 @@ def _changed(run: dict[str, Any], datasets: dict[Path, dict]) -> bool:
     return found is not None and found["sheet"]["content_hash"] != run["datasheet"]["content_hash"]
 
 
-def _outlined(run: dict[str, Any], evaluation: dict[str, Any], datasets: dict[Path, dict]) -> dict | None:
-    """Pictures of an evaluation of masks, where its dataset is still what it was."""
+def _outlines(run: dict[str, Any], evaluation: dict[str, Any], datasets: dict[Path, dict]) -> dict:
+    """Pictures of an evaluation of masks as ``outlined``, or None; and ``unshown``, why there are none that one expects."""
+    made: dict[str, Any] = {"outlined": None, "unshown": ""}
     if evaluation.get("task") != "segmentation":
-        return None
-    found = datasets.get(Path(evaluation["dataset"]).resolve())
+        return made
+    path = Path(evaluation["dataset"])
+    found = datasets.get(path.resolve())
     content = evaluation["content"] or run["datasheet"]["content_hash"]
-    if found is None or not found["sheet"]["content_hash"].startswith(content):
-        return None
-    return outlines.outlines(run["path"], found["opened"], evaluation)
+    if found is None and path.exists():
+        made["unshown"] = "Outlines are shown where the page is told of this dataset too."
+    elif found is None:
+        made["unshown"] = "The dataset is no longer where it was, so no outlines are shown."
+    elif not found["sheet"]["content_hash"].startswith(content):
+        made["unshown"] = "The dataset has changed since this evaluation, so no outlines are shown."
+    else:
+        made["outlined"] = outlines.outlines(run["path"], found["opened"], evaluation)
+        if made["outlined"] is None:
+            made["unshown"] = "The run no longer keeps what was evaluated, so no outlines are shown."
+    return made
 
 
 def _title(datasets: list[dict], runs: list[dict], studies: list[dict]) -> str:

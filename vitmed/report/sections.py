@@ -113,15 +113,14 @@ def pretraining(run: dict[str, Any], triples: dict[str, Any] | None, changed: bo
     }
 
 
-def evaluated(run: dict[str, Any], outlined: list[dict[str, Any] | None]) -> dict[str, Any]:
-    """A supervised run: its losses and each of its evaluations, with what is shown of each beside the numbers."""
+def evaluated(run: dict[str, Any], outlines: list[dict[str, Any]]) -> dict[str, Any]:
+    """A supervised run: its losses and each of its evaluations, with the ``outlines`` of each beside the numbers."""
     return {
         "name": run["name"],
         "facts": _model_facts(run),
         "curves": charts.curves(run["curves"], "training steps", "loss (lower is better)"),
         "evaluations": [
-            _evaluation(e) | {"outlined": shown}
-            for e, shown in zip(run["evaluations"], outlined, strict=True)
+            _evaluation(e) | shown for e, shown in zip(run["evaluations"], outlines, strict=True)
         ],
     }
 
