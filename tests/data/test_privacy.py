@@ -203,6 +203,21 @@ def test_members_of_an_archive_that_are_refused_are_not_named(tmp_path, capsys):
     assert not [where for where, content in found.items() if b"Zorkmund" in content]
 
 
+@pytest.mark.parametrize("called", ["in/Zorkmund_Alice.zip", "Zorkmund_Alice.zip", "in/Zorkmund_Alice/export.zip"])
+def test_an_archive_that_is_called_by_a_person_is_not_named(called, tmp_path):
+    """Otherwise the id of each scan in it, or the dataset's name, says who it is of."""
+    archive = tmp_path / called
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive, "w") as packed:
+        for k in range(2):
+            plant(tmp_path / "x" / f"{k}.dcm", k, PatientName="Zorkmund^Alice", SeriesInstanceUID="1.2.1")
+            packed.write(tmp_path / "x" / f"{k}.dcm", f"{k}.dcm")
+    source = tmp_path / "in" if called.startswith("in/") else archive
+    made = ingest(source, tmp_path / "out", progress=False, key=tmp_path / "key")
+    assert sum(made["examples"].values()) == 1
+    assert not [where for where, content in everything(tmp_path / "out").items() if b"Zorkmund" in content]
+
+
 def test_a_scan_of_somebody_else_does_not_tell_whose_folder_it_lies_in(tmp_path):
     """Otherwise a stray scan of B in the folder of A carries A's name into its id."""
     for k in range(2):
@@ -218,6 +233,19 @@ def test_a_scan_of_somebody_else_does_not_tell_whose_folder_it_lies_in(tmp_path)
     made = ingest(tmp_path / "x", tmp_path / "out", progress=False, key=tmp_path / "key")
     assert sum(made["examples"].values()) == 2 and made["refused"] != {}
     assert not [where for where, content in everything(tmp_path / "out").items() if b"Zorkmund" in content]
+
+
+def test_an_id_is_searched_for_what_the_file_that_it_is_made_of_says(tmp_path):
+    """Otherwise a series that begins with another file, or the second of its stacks, shows the UID of an instance."""
+    for series in range(2):
+        for k in range(4):
+            for echo in range(2 - series):
+                uid = f"1.2.826.0.1.77{series}{echo}{9 - k}1"  # the last in place is the first by name
+                named = {"SOPInstanceUID": uid, "SeriesInstanceUID": f"1.2.{series}", "EchoNumbers": str(echo)}
+                plant(tmp_path / "x" / "flat" / f"{uid}.dcm", k, Modality="MR", **named)
+    made = ingest(tmp_path / "x", tmp_path / "out", modality="mr", progress=False, key=tmp_path / "key")
+    assert sum(made["examples"].values()) == 3
+    assert not [where for where, content in everything(tmp_path / "out").items() if b"826.0.1.77" in content]
 
 
 def test_a_folder_of_which_nothing_can_be_used_does_not_say_whose_it_is(tmp_path, capsys):
@@ -263,6 +291,7 @@ def test_pseudonyms_are_one_to_one_and_need_the_key(tmp_path):
         ("2001.png", ["01"], False),
         ("scan.png", [""], False),
         ("malignant (145).png", ["DOE", "19700101"], False),
+        ("Mu\u0308ller_1.dcm", ["M\u00fcller^Ed", "M\u00fcller"], True),
     ],
 )
 def test_a_value_is_seen_in_a_name_however_it_is_written(text, values, told):

@@ -46,6 +46,17 @@ def test_zips_in_a_folder_go_in_and_nothing_unpacked_stays(tmp_path, series, rng
     assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["studies.zip"]
 
 
+def test_members_whose_names_begin_with_a_dot_and_a_slash_are_scans(tmp_path):
+    """Otherwise all that such an archive holds is taken for hidden files, and is gone without a word."""
+    np.save(tmp_path / "a.npy", np.zeros((4, 5), np.uint8))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.npy", "./x/a.npy")
+        archive.writestr("./.hidden.npy", b"x")
+    (tmp_path / "to").mkdir()
+    sources, refused = find(tmp_path / "a.zip", how=How(unpack=str(tmp_path / "to")))
+    assert [s.id for s in sources] == ["x/a.npy"] and refused == []
+
+
 def test_a_member_without_a_name_is_refused(tmp_path):
     """Otherwise one archive ends the ingest of a folder: zipfile does not expect it."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -105,6 +105,18 @@ def test_volumes_are_cut_around_the_foreground_and_padded():
     np.testing.assert_allclose(place(out.affine, bright), (20, 4, 1))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "fill"), [(np.uint8, -1.0), (np.uint8, -0.5), (np.uint16, -1000.0), (np.int16, -40000.0)]
+)
+def test_padding_is_what_was_asked_for_whatever_type_the_scan_is_of(dtype, fill):
+    """Cast to the scan's type, air would wrap around to the brightest there is, and black to white."""
+    scan = Scan(np.full((4, 6, 1), 9, dtype))
+    padded, _ = fit(scan, None, (6, 6), fill)
+    assert (padded.array[[0, -1]] == fill).all() and (padded.array[1:-1] == 9).all()
+    kept, _ = fit(scan, None, (6, 6), 3.0)
+    assert kept.array.dtype == dtype and (kept.array[0] == 3).all(), "what fits stays as it was"
+
+
 def test_a_mask_goes_with_its_scan():
     """Otherwise a mask marks another place than the finding, or has values between its labels."""
     volume = np.zeros((24, 24, 24, 1), np.float32)

@@ -141,6 +141,23 @@ def test_a_mask_in_jpeg_that_is_black_and_white_is_taken(busi, tmp_path):
     assert made["refused"] == {} and sum(made["examples"].values()) == 6
 
 
+def test_a_mask_that_does_not_say_how_it_lies_is_laid_on_no_scan_that_was_turned(tmp_path):
+    """Otherwise the scan is turned to S, P, L, the array is not, and what is learned lies on the other side."""
+    volumes = tmp_path / "volumes"
+    volumes.mkdir()
+    image = np.arange(6**3, dtype=np.int16).reshape(6, 6, 6)
+    nib.save(nib.Nifti1Image(image, np.diag([-1.0, 1, 1, 1])), volumes / "a.nii.gz")
+    np.save(volumes / "a_mask.npy", (image == 31).astype(np.uint8))
+    np.save(volumes / "b.npy", image)
+    nib.save(nib.Nifti1Image((image == 31).astype(np.uint8), np.eye(4)), volumes / "b_mask.nii.gz")
+    np.save(volumes / "c.npy", image + 1)
+    np.save(volumes / "c_mask.npy", (image == 31).astype(np.uint8))
+    made = ingest(volumes, tmp_path / "set", modality="mr", split="train", progress=False)
+    assert made["refused"] == {"mask that cannot be laid on its scan": 2} and made["examples"]["train"] == 1
+    (record,) = Dataset.open(tmp_path / "set").records("train")
+    assert record["mask"].sum() == record["mask"][record["image"][..., 0] == np.sort(record["image"], None)[31]].sum() == 1
+
+
 @pytest.mark.parametrize("size", [(6, 5, 4), (256, 256, 16)])
 def test_masks_of_another_grid_are_refused(tmp_path, size):
     """Otherwise voxels are learned as what lies beside them, of a large volume as of a small one."""

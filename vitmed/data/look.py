@@ -64,7 +64,7 @@ def look(
         subjects = {s.id: found.told.patients[s.id] for s in sources if s.id in found.told.patients}
         table = source / "labels.csv"
         if labels is None and label_from is None and table.is_file():
-            note = f"{table} was not used; if it holds the labels, give --labels."
+            note = f"{table.name} in the source was not used; if it holds the labels, give --labels."
             told = dataclasses.replace(told, notes=(*told.notes, note))
         if label_from is not None and found.told.layout:
             raise InputError(

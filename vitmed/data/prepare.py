@@ -9,7 +9,7 @@ from vitmed.data import alike, exposed
 from vitmed.scans import geometry, intensity
 from vitmed.scans.kinds import kind_of
 from vitmed.scans.layout import UNMARKED, Mask
-from vitmed.scans.read import read, read_mask, same_place
+from vitmed.scans.read import half_told, read, read_mask, same_place
 from vitmed.scans.recipe import window_of
 from vitmed.scans.scan import Refused, Scan, Source
 
@@ -157,11 +157,16 @@ def _header(source: Source) -> tuple[tuple[str, ...], bool | None]:
     """
     from vitmed.scans import dicom_header
 
+    first = source.files[0]
     if source.parts and source.parts[0][0].said is not None:
         header = source.parts[0][0].said
     else:
-        header = dicom_header.said(source.files[0]).in_path(source.files[0])
-    return tuple(source.id.split("/")) if header.values is None else header.values, header.burned_in
+        header = dicom_header.said(first).in_path(first)
+    values = header.values
+    if values is not None and source.named_by not in ("", first):
+        named = dicom_header.said(source.named_by).in_path(source.named_by).values
+        values = None if named is None else (*values, *named)
+    return tuple(source.id.split("/")) if values is None else values, header.burned_in
 
 
 def _agreed(file: str | None, row: str | None, given: str | None) -> str:
@@ -208,6 +213,12 @@ def _values(file: str, mask: Mask, scan: Scan) -> np.ndarray:
         )
     if found.size != scan.size:
         raise Refused("mask of another shape", f"{found.size}, the scan has {scan.size}")
+    if half_told(found, scan):
+        which, other = ("mask", "scan") if found.affine is None else ("scan", "mask")
+        raise Refused(
+            "mask that cannot be laid on its scan",
+            f"the file of the {which} does not say how it lies, that of the {other} does; give both as NIfTI, MHA or NRRD",
+        )
     if not same_place(found, scan):
         raise Refused("mask that lies elsewhere", "its position, orientation or spacing is not the scan's")
     values = found.array[..., 0]

@@ -103,7 +103,7 @@ def _check(members: list[zipfile.ZipInfo], packed: int) -> None:
 def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path, changed: int, bar: Bar):
     kept, refused = [], []
     for member in members:
-        name = member.filename
+        name = PurePosixPath(member.filename).as_posix()  # without the "./" that some packers begin with
         try:
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise Refused("link in an archive")
@@ -133,4 +133,4 @@ def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: P
 
 def _beside(name: str) -> bool:
     """Hidden files, and what macOS packs along."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))

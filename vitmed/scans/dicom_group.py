@@ -182,10 +182,8 @@ def _scans(group: list[Image], called: str, names: dict[str, str], how: How) -> 
         made = stacks(slices)
         for label, parts in made:
             files = tuple(image.path for image, _ in parts)
-            if len(made) == 1:
-                found.append(Source(called, "dicom", files, None, tuple(parts)))
-            else:
-                found.append(Source(f"{called}#{label}", "dicom", files, None, tuple(parts), called))
+            name, whole = (called, "") if len(made) == 1 else (f"{called}#{label}", called)
+            found.append(Source(name, "dicom", files, None, tuple(parts), whole, named_by=group[0].path))
     return found, refused
 
 

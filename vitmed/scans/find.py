@@ -186,7 +186,9 @@ def _unpacked(names: dict[str, str], how: How, root: Path, refused: list) -> dic
         try:
             if how.unpack is None:
                 raise Refused("zip archive", "unpack it first")
-            folder = Path(how.unpack) / f"{len(os.listdir(how.unpack)):04d}"
+            # Under the archive's own name, so that a path shows whatever of a person the scan's id does.
+            called = os.path.relpath(path, root.parent if root.is_file() else root)
+            folder = Path(how.unpack, f"{len(os.listdir(how.unpack)):04d}", called)
             members, bad = archives.unpack(path, folder, how.quiet)
             found |= {str(file): prefix + _printable(member) for file, member in members}
             refused += [(prefix + _printable(member), *why) for member, *why in bad]

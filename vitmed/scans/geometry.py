@@ -176,10 +176,13 @@ def crop_or_pad(
     """Cuts a window of ``size`` voxels around the foreground; axes that are too short are padded evenly.
 
     The foreground is what is brighter than the mean; the window is centred on its centre of mass, but never
-    leaves the scan where it need not.
+    leaves the scan where it need not. A padded scan whose values are of a type that cannot hold ``fill`` (air in a CT
+    of unsigned ones, a window that begins below the black of 8 bits) becomes float32, or float64 as in ``resample``.
     """
     if scan.size == tuple(size):
         return scan, mask
+    if any(want > have for have, want in zip(scan.size, size, strict=True)):
+        scan = _holding(scan, fill)
     start = []
     foreground = None
     for axis, (have, want) in enumerate(zip(scan.size, size, strict=True)):
@@ -241,6 +244,18 @@ def _summed_by_planes(array: np.ndarray, axis: int, taps: np.ndarray, weights: n
                 )
                 target += weighted
     return out
+
+
+def _holding(scan: Scan, fill: float | np.ndarray) -> Scan:
+    """The scan with values of a type that ``fill`` is one of; cast to another one it would wrap around."""
+    array, wanted = scan.array, np.asarray(fill)
+    if array.dtype.kind == "f":
+        return scan
+    ends = np.iinfo(array.dtype)
+    if (wanted == np.rint(wanted)).all() and ends.min <= wanted.min() and wanted.max() <= ends.max:
+        return scan
+    wide = precision.working(array.dtype, float(array.min()), float(array.max()))
+    return dataclasses.replace(scan, array=array.astype(wide))
 
 
 def _window(array: np.ndarray, start, size, fill: float | np.ndarray) -> np.ndarray:

@@ -77,6 +77,11 @@ def _stacked(source: Source) -> Scan:
             raise Refused(
                 "channels of different sizes", f"{first.size} and, in channel {number}, {scan.size}"
             )
+        if half_told(scan, first):
+            raise Refused(
+                "channels of which one says no place",
+                f"channel {number} or channel 0 does not say which way it lies; give all in a format that does",
+            )
         if not same_place(scan, first):
             raise Refused(
                 "channels that lie elsewhere",
@@ -101,6 +106,11 @@ def same_place(one: Scan, other: Scan) -> bool:
     if one.spacing is not None and other.spacing is not None:
         return bool(np.allclose(one.spacing, other.spacing, rtol=0.01))
     return True
+
+
+def half_told(one: Scan, other: Scan) -> bool:
+    """Whether of two volumes one alone says how it lies, so that it was turned to S, P, L and the other was not."""
+    return len(one.size) == 3 and (one.affine is None) != (other.affine is None)
 
 
 def _checked(scan: Scan) -> Scan:

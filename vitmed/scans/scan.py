@@ -39,6 +39,8 @@ class Source:
         parts: what the reader noted when it looked, so that it need not look again.
         part_of: the file or series of which this is one of several scans; "" where it is the only one.
         chosen: why this series of its study was taken, "" where no rule was given.
+        named_by: the file whose path the id is made of, "" for the first of ``files``: what may tell who a person is
+            stands in its header (an instance's UID is often its file's name).
     """
 
     id: str
@@ -48,6 +50,7 @@ class Source:
     parts: tuple = dataclasses.field(default=(), repr=False, compare=False)
     part_of: str = ""
     chosen: str = ""
+    named_by: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

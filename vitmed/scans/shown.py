@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 
 _SHORT = 4  # a value of fewer letters is looked for as a whole word only
@@ -34,7 +35,7 @@ def _stands(wanted: str, whole: str, words: frozenset[str]) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _written(text: str) -> tuple[str, frozenset[str]]:
     """A text without case and punctuation, and the words in it, also those that digits and letters part."""
-    words = set(re.findall(r"[^\W_]+", text.casefold()))
+    words = set(re.findall(r"[^\W_]+", _plain(text)))
     return _squash(text), frozenset(words | {run for word in words for run in re.findall(r"\d+|\D+", word)})
 
 
@@ -47,4 +48,9 @@ def _parts(folder: str) -> tuple[str, frozenset[str]]:
 
 @functools.lru_cache(maxsize=4096)  # values come again with every file of a patient
 def _squash(text: str) -> str:
-    return _BESIDE.sub("", text.casefold())
+    return _BESIDE.sub("", _plain(text))
+
+
+def _plain(text: str) -> str:
+    """A text whatever its case and however its letters are put together: macOS writes ü as u and two dots."""
+    return unicodedata.normalize("NFKC", text).casefold()
