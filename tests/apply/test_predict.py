@@ -84,6 +84,21 @@ def test_scores_of_new_scans_are_those_of_the_evaluation(classifier, tiny_pngs, 
     assert [scan["id"] for scan in told["scans"]] == [file.name for file in files]
 
 
+def test_a_scan_of_16_bits_is_answered_the_same_beside_one_of_8(classifier, tmp_path):
+    """Otherwise values are cut to the type of whichever scan comes first in the batch, and answers with them."""
+    rng = np.random.Generator(np.random.Philox(key=1))
+    for folder in ("alone", "beside"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray((100 * np.arange(28 * 28).reshape(28, 28) % 65536).astype(np.uint16)).save(
+            tmp_path / folder / "b.png"
+        )
+    Image.fromarray(rng.integers(0, 256, (28, 28)).astype(np.uint8)).save(tmp_path / "beside" / "a.png")
+    for folder in ("alone", "beside"):
+        predict(classifier, [tmp_path / folder], tmp_path / f"of-{folder}")
+    (alone,), beside = table(tmp_path / "of-alone"), table(tmp_path / "of-beside")
+    assert alone == next(row for row in beside if row["id"] == "b.png")
+
+
 def test_a_classifier_of_boxes_looks_where_it_was_judged(tiny_niftis, tmp_path):
     """Otherwise the box is the middle of the file, air perhaps, and not that of what ingest kept around the tissue."""
     scans = tmp_path / "scans"

@@ -15,10 +15,12 @@ from PIL import Image
 
 from vitmed.cli.main import main
 from vitmed.data import spool
+from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
 from vitmed.data.prepare import Plan, Task
 from vitmed.data.spool import SMALL, run, shared_out
 from vitmed.errors import InputError
+from vitmed.phantoms import files
 from vitmed.scans import find
 from vitmed.scans.how import How
 from vitmed.scans.layout import UNMARKED
@@ -350,3 +352,26 @@ def test_no_pass_over_many_scans_is_silent(folders, tmp_path, capsys, monkeypatc
     find.find(tmp_path / "more")
     ingest(folders, tmp_path / "again", modality="us", size="auto", workers=1, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_who_is_in_the_table_with_one_scan_and_in_a_header_with_another_is_one_patient(tmp_path, rng):
+    """Otherwise the scans that the table leaves out are of another patient, and one person lies on both sides."""
+    lines = ["path,patient,label"]
+    (tmp_path / "x").mkdir()
+    for person in range(12):
+        for k in range(2):
+            image = rng.integers(0, 4096, (12, 10)).astype(np.uint16)
+            files.dicom(tmp_path / "x" / f"{person}_{k}.dcm", "xray", image, (1, 1), f"H{person}", "A", k)
+        lines.append(f"{person}_0.dcm,told {person},{'ab'[person % 2]}")
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(lines) + "\n")
+    how = dict(labels=table, progress=False, key=tmp_path / "key")
+    made = ingest(tmp_path / "x", tmp_path / "set", **how)
+    assert sum(made["patients"].values()) == 12
+    data = Dataset.open(tmp_path / "set")
+    sides = [{name.split("_")[0] for name in map(str, data.ids(split))} for split in ("train", "val", "test")]
+    assert sum(map(len, sides)) == 12, "somebody is on two sides"
+    table.write_text(table.read_text() + "2_1.dcm,somebody else,a\n")
+    files.dicom(tmp_path / "x" / "2_2.dcm", "xray", image[::-1], (1, 1), "H2", "A", 2)
+    with pytest.raises(InputError, match="nobody says whose 2_2.dcm is.*2_0.dcm and of 2_1.dcm"):
+        ingest(tmp_path / "x", tmp_path / "other", **how)

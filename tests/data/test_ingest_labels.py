@@ -101,6 +101,26 @@ def test_rows_of_refused_files_are_no_fault(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("refused", "row"),
+    [
+        ("x/bad.nii.gz", "bad"),
+        ("x/bad.nii.gz", "x/bad"),
+        ("s2", "s2/7.dcm"),
+        ("s2#echo-1", "s2"),
+        ("x/bad.dcm", "{root}/x/bad.dcm"),
+        ("x/bad.dcm", "x"),
+    ],
+)
+def test_a_row_may_call_what_was_refused_as_it_may_call_a_scan(tmp_path, refused, row):
+    """Otherwise one broken file, or a series that the rule left out, ends an ingest with "not found"."""
+    row = row.format(root=tmp_path)
+    told = table(tmp_path, f"path,label\n{row},a\na.png,b\n", sources("a.png"), {refused})
+    assert told.rows.keys() == {"a.png"}
+    with pytest.raises(InputError, match="1 scan not found.*first 'x/other.dcm'"):
+        table(tmp_path, "path,label\nx/other.dcm,a\na.png,b\n", sources("a.png"), {refused})
+
+
 def test_one_class_is_refused_when_labels_are_asked(tmp_path):
     """Otherwise a classifier is trained that can only say one thing."""
     with pytest.raises(InputError, match="labels.csv are of one class only, 'x'.*needs two"):

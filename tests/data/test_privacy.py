@@ -203,7 +203,9 @@ def test_members_of_an_archive_that_are_refused_are_not_named(tmp_path, capsys):
     assert not [where for where, content in found.items() if b"Zorkmund" in content]
 
 
-@pytest.mark.parametrize("called", ["in/Zorkmund_Alice.zip", "Zorkmund_Alice.zip", "in/Zorkmund_Alice/export.zip"])
+@pytest.mark.parametrize(
+    "called", ["in/Zorkmund_Alice.zip", "Zorkmund_Alice.zip", "in/Zorkmund_Alice/export.zip"]
+)
 def test_an_archive_that_is_called_by_a_person_is_not_named(called, tmp_path):
     """Otherwise the id of each scan in it, or the dataset's name, says who it is of."""
     archive = tmp_path / called
@@ -241,7 +243,11 @@ def test_an_id_is_searched_for_what_the_file_that_it_is_made_of_says(tmp_path):
         for k in range(4):
             for echo in range(2 - series):
                 uid = f"1.2.826.0.1.77{series}{echo}{9 - k}1"  # the last in place is the first by name
-                named = {"SOPInstanceUID": uid, "SeriesInstanceUID": f"1.2.{series}", "EchoNumbers": str(echo)}
+                named = {
+                    "SOPInstanceUID": uid,
+                    "SeriesInstanceUID": f"1.2.{series}",
+                    "EchoNumbers": str(echo),
+                }
                 plant(tmp_path / "x" / "flat" / f"{uid}.dcm", k, Modality="MR", **named)
     made = ingest(tmp_path / "x", tmp_path / "out", modality="mr", progress=False, key=tmp_path / "key")
     assert sum(made["examples"].values()) == 3

@@ -63,6 +63,26 @@ def test_pictures_that_are_only_called_so_are_scans(tmp_path):
     assert len(held.sources) == 3 and held.told.masks == {}
 
 
+def test_masks_beside_scans_of_several_kinds_are_no_scans(tmp_path):
+    """As in BraTS, where no file is called as the mask says: its structures would be learned from as brightness."""
+    for n, case in enumerate(("p0", "p1")):
+        for k, kind in enumerate(("t1", "t2", "seg")):
+            values = np.roll(np.arange(120, dtype=np.int16), 7 * n + k).reshape(4, 5, 6)
+            image = nib.Nifti1Image(values, np.eye(4))
+            (tmp_path / "x" / case).mkdir(parents=True, exist_ok=True)
+            nib.save(image, tmp_path / "x" / case / f"{case}_{kind}.nii.gz")
+    held = survey(tmp_path / "x")
+    assert len(held.sources) == 4 and [r[:2] for r in held.refused] == [
+        (f"{case}/{case}_seg.nii.gz", "mask without a scan") for case in ("p0", "p1")
+    ]
+    table = tmp_path / "masks.csv"
+    table.write_text("path,mask\np0/p0_t1.nii.gz,p0/p0_seg.nii.gz\n")
+    made = ingest(
+        tmp_path / "x", tmp_path / "set", labels=table, modality="mr", split="train", progress=False
+    )
+    assert made["refused"].get("mask without a scan") == 1, "that of p0 is told"
+
+
 @pytest.mark.parametrize("ending", ["_seg.nii.gz", "-label.nii", "_MASK.nii.gz"])
 def test_volumes_too(tmp_path, ending):
     for k in range(2):
@@ -155,7 +175,11 @@ def test_a_mask_that_does_not_say_how_it_lies_is_laid_on_no_scan_that_was_turned
     made = ingest(volumes, tmp_path / "set", modality="mr", split="train", progress=False)
     assert made["refused"] == {"mask that cannot be laid on its scan": 2} and made["examples"]["train"] == 1
     (record,) = Dataset.open(tmp_path / "set").records("train")
-    assert record["mask"].sum() == record["mask"][record["image"][..., 0] == np.sort(record["image"], None)[31]].sum() == 1
+    assert (
+        record["mask"].sum()
+        == record["mask"][record["image"][..., 0] == np.sort(record["image"], None)[31]].sum()
+        == 1
+    )
 
 
 @pytest.mark.parametrize("size", [(6, 5, 4), (256, 256, 16)])

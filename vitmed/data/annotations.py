@@ -160,7 +160,10 @@ def with_patients(annotations: Annotations, sources: list[Source], pattern: str)
         raise InputError(f"--patient-pattern {pattern!r} matches no scan's path, such as {sources[0].id!r}")
     notes = annotations.notes
     if matched < len(sources):
-        notes += (f"--patient-pattern matches {matched} of {len(sources)} scans; the rest have none.",)
+        notes += (
+            f"--patient-pattern matches {matched} of {len(sources)} scans; of the rest their own headers say whose they are, "
+            "or nobody.",
+        )
     return dataclasses.replace(annotations, rows=rows, notes=notes)
 
 

@@ -349,7 +349,7 @@ class Dataset:
                     raise InputError(
                         f"images of {self.path} differ in size ({sizes[0]} and {sizes[1]}); ingest again with --size"
                     )
-                pixels[name][row] = held[name]
+                np.copyto(pixels[name][row], held[name], casting="no")
         return (
             pixels
             | {name: self._decoder.stacked(name, values) for name, values in numbers.items()}

@@ -23,6 +23,10 @@ def held(scans: Sequence[Stored], sheet: dict, path: Path) -> Dataset:
         path: what it is called in messages.
     """
     examples = [_example(scan) for scan in scans]
+    # Scans of 8 and of 16 bits may be asked about side by side; each keeps its own scale.
+    dtype = np.result_type(*(example["image"].dtype for example in examples))
+    for example in examples:
+        example["image"] = example["image"].astype(dtype, copy=False)
     size = list(scans[0].shape[:-1])
     own = {k: v for k, v in sheet.items() if k not in ("chunk", "marked")}
     own |= {"size": size, "examples": {SPLIT: len(scans)}, "masks": False}
@@ -45,8 +49,11 @@ class _Told:
         self.texts = tuple(name for name, value in example.items() if isinstance(value, str))
         self.dtypes = {name: v.dtype for name, v in example.items() if isinstance(v, np.ndarray)}
 
-    def __call__(self, example: dict, names: Iterable[str] | None = None) -> dict:
-        return {name: example[name] for name in (self.names if names is None else names)}
+    def __call__(self, example: dict, names: Iterable[str] | None = None, lists: Iterable[str] = ()) -> dict:
+        return {name: example[name] for name in (*(self.names if names is None else names), *lists)}
+
+    def stacked(self, name: str, values: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(values)
 
 
 def _example(scan: Stored) -> dict:

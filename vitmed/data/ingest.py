@@ -19,7 +19,7 @@ import numpy as np
 
 from vitmed.data import annotations as known
 from vitmed.data import as_before, chunks, datasheet, fingerprint, living, resume, splits, spool
-from vitmed.data.annotations import Row
+from vitmed.data.annotations import Annotations, Row
 from vitmed.data.appended import appended
 from vitmed.data.assembly import Entry, assemble
 from vitmed.data.look import look
@@ -177,10 +177,21 @@ def ingest(
         del tasks
         sources = [dataclasses.replace(s, parts=()) for s in sources]
         by_id = {s.id: s for s in sources}
+        people = _people(fresh, told)
         neighbours = Neighbours()
         for m in fresh:
             neighbours.add(m.id, (*m.telling, m.patient, told.rows.get(m.id, Row()).patient))
-        entries = [_entry(m, by_id[m.id], told.rows.get(m.id, Row()), names, neighbours) for m in fresh]
+        entries = [
+            _entry(
+                m,
+                by_id[m.id],
+                told.rows.get(m.id, Row()),
+                people.get(m.patient, m.patient),
+                names,
+                neighbours,
+            )
+            for m in fresh
+        ]
         there = living.entries(old, kept)
         compared = appended(old, there, entries)
         passed = len(entries) - len(compared.new)
@@ -326,8 +337,32 @@ def _nothing(source: Path, refused: int, first: Refusals) -> str:
     return f"{source} holds no scan that can be used: {refused} refused, the first is {file}: {why}"
 
 
-def _entry(meta: Stored, source: Source, row: Row, names: Names, neighbours: Neighbours) -> Entry:
-    patient = row.patient or meta.patient
+def _people(fresh: list[Stored], told: Annotations) -> dict[str, str]:
+    """What the patients of headers are called in a table (or by a pattern), where scans of theirs are in it.
+
+    Else somebody of whom one scan is in the table and another is not would be two patients, one in each split.
+
+    Raises:
+        InputError: a scan that is not in the table, of a patient who has several names in it.
+    """
+    called: dict[str, dict[str, str]] = {}
+    for m in fresh:
+        patient = told.rows.get(m.id, Row()).patient
+        if m.patient and patient:
+            called.setdefault(m.patient, {}).setdefault(patient, m.id)
+    for m in fresh:
+        several = list(called.get(m.patient, {}).values())
+        if len(several) > 1 and not told.rows.get(m.id, Row()).patient:
+            raise InputError(
+                f"nobody says whose {m.id} is: its header names the patient of {several[0]} and of {several[1]}, who are "
+                "two people by what was told of them; tell its patient too"
+            )
+    return {patient: next(iter(names)) for patient, names in called.items()}
+
+
+def _entry(meta: Stored, source: Source, row: Row, whose: str, names: Names, neighbours: Neighbours) -> Entry:
+    """What the set is to know of a scan; ``whose`` it is where its row does not say."""
+    patient = row.patient or whose
     values = (*meta.telling, patient) if patient else meta.telling
     if others := neighbours.of(meta.id) - set(values):
         values = (*values, *sorted(others))

@@ -82,6 +82,9 @@ def look(
     masks = {os.path.realpath(f) for row in told.rows.values() if row.mask for f in row.mask.files}
     if masks:  # a mask that lies among the scans is not one of them
         sources = [s for s in sources if not masks.intersection(map(os.path.realpath, s.files))]
+        rows = [told.rows[s.id] for s in sources if s.id in told.rows]
+        laid = {os.path.realpath(f) for row in rows if row.mask for f in row.mask.files}
+        refused = [one for one in refused if os.path.realpath(named_from / one[0]) not in laid]
     return sources, list(refused), told, plan, named_from
 
 

@@ -4,7 +4,7 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vitmed.data.annotations import DATE, TOLD, Annotations, Row
 from vitmed.errors import InputError
@@ -78,6 +78,7 @@ def from_table(
         notes.append(f"Labels are the column label of {path.name}; not used: {others}.")
         columns = ("label",)
     where, unclear = _lookup(sources, base or root)
+    left_out = _LeftOut(refused, base or root)
     rows: dict[str, Row] = {}
     missing = []
     for number, line in _each(enumerate(lines, 2), key, sources):
@@ -89,7 +90,7 @@ def from_table(
                     f"{path} names {line[key]} in line {number}, which may be any of {_some(unclear[name])}; write more of "
                     "its path"
                 )
-            if name not in refused and not any(r.startswith(name + "/") for r in refused):
+            if name not in left_out:
                 missing.append(line[key])
             continue
         if scan in rows:
@@ -278,6 +279,29 @@ def _lookup(sources: list[Source], root: Path) -> tuple[dict[str, str], dict[str
         if len(scans) == 1:
             exact.setdefault(name, next(iter(scans)))
     return exact, {name: scans for name, scans in loose.items() if name not in exact}
+
+
+class _LeftOut:
+    """What was refused, by every name a table may call it by: as scans are called, a folder that it lies in, or a file of it.
+
+    Args:
+        refused: the names it has.
+        root: the folder that they are relative to.
+    """
+
+    def __init__(self, refused: set[str], root: Path):
+        # A word follows where one file or series holds several scans.
+        self._whole = {_normal(name.partition("#")[0]) for name in refused}
+        self._called = {_normal(name) for name in refused} | self._whole
+        self._root = root
+        for name in self._whole:
+            bare = os.path.splitext(name.removesuffix(".gz"))[0]
+            self._called |= {bare, bare.rsplit("/", 1)[-1], *map(str, PurePosixPath(name).parents)}
+
+    def __contains__(self, name: str) -> bool:
+        if os.path.isabs(name):
+            name = _normal(os.path.relpath(name, self._root))
+        return name in self._called or any(str(f) in self._whole for f in PurePosixPath(name).parents)
 
 
 def _normal(name: str) -> str:

@@ -18,7 +18,9 @@ def match(names: Names) -> tuple[Told, Refusals, Names]:
     """The masks that lie beside their scans, which are taken out of ``names``.
 
     A file called as a mask is one where the scan that it names is there. Where some are, the rest are refused: they would
-    be learned from as pictures. Where none is, all are scans, whatever they are called; so is what a mask is named after.
+    be learned from as pictures. Where none is, so are those beside scans whose names begin as theirs do (``p1_t1``,
+    ``p1_t2`` and ``p1_seg``, as in BraTS), of which nobody has said whose they are; all others are scans, whatever they
+    are called. So is what a mask is named after.
 
     Returns:
         What is told, what is refused, and the files that are taken as masks, with their names.
@@ -45,7 +47,16 @@ def match(names: Names) -> tuple[Told, Refusals, Names]:
         elif places[path] not in wanted:
             refused.append((names[path], "mask without a scan", "no scan of that name lies beside it"))
     if not masks:
-        return Told(), [], {}
+        begun = {
+            (folder, stem[: part.start()])
+            for path, (folder, stem) in places.items()
+            if path not in called
+            for part in re.finditer(r"[ _.-]", stem)
+        }
+        unsaid = [path for path, scan in called.items() if scan in begun]
+        why = "scans whose names begin so lie beside it; name the mask of each in a manifest"
+        refused = [(names.pop(path), "mask without a scan", why) for path in unsaid]
+        return Told(), refused, {}
     taken = {path: names[path] for files in masks.values() for path in files}
     scans_of_their_own = {
         path for path, scan in called.items() if scan not in scans and places[path] in wanted
