@@ -33,6 +33,7 @@ BATCH = 128
 TOKENS = 2**15
 VOXELS = 2**20
 _TICK = 8  # batches between two ticks of a progress bar
+SAME_SPACING = 1e-3  # spacings that differ by less, relatively, are one, as in a datasheet
 EVALUATION_SEED = 0  # masks are a function of the example alone
 
 
@@ -121,7 +122,9 @@ class Model:
     @property
     def gives_masks(self) -> bool:
         """Whether the run learned from masks and gives some."""
-        return registry.section(self.config["objective"].to_dict()).of_masks
+        settings = self.config["objective"].to_dict()
+        # Weights that were published have an objective that is none of ours.
+        return settings["name"] in registry.OBJECTIVES and registry.section(settings).of_masks
 
     @property
     def has_head(self) -> bool:
@@ -282,6 +285,14 @@ class Model:
                 f"dataset {dataset.path} does not fit the run {self.run}: {'; '.join(differences)} "
                 "(here: the run, there: the dataset)"
             )
+
+    def beside(self, dataset: Dataset) -> list[str]:
+        """What should be said of a dataset that fits: its voxels may be of another size than those learned from."""
+        own, theirs = self.recipe.spacing, dataset.recipe().spacing
+        if own is None or theirs is None or np.allclose(own, theirs, rtol=SAME_SPACING):
+            return []
+        theirs, own = (" x ".join(f"{step:g}" for step in spacing) for spacing in (theirs, own))
+        return [f"Voxels of {dataset.path} are of {theirs} mm, those that the run learned from of {own} mm."]
 
     def _classifier(self) -> Classifier:
         settings = registry.section(self.config["objective"].to_dict())

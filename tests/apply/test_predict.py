@@ -1,6 +1,7 @@
 """``predict`` on real runs and files: what is written, where it lies, what is refused, and that it is whole or not there."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
@@ -282,6 +283,47 @@ def test_a_file_and_its_example_have_the_same_mask(volume_segmenter, marked_volu
 
     files = written(tmp_path / "files")
     assert len(set(files)) > 4 and set(written(tmp_path / "dataset")) <= set(files)
+
+
+def test_files_are_read_as_those_of_the_runs_dataset_were(tmp_path):
+    """Otherwise a run of contrasts as channels, or of so many frames, says nothing of the very files it learned from."""
+    rng = np.random.Generator(np.random.Philox(key=2))
+    (tmp_path / "x").mkdir()
+    lines = ["path,label"]
+    for k in range(12):
+        save(
+            tmp_path / "x" / f"p{k}.nii.gz", rng.integers(0, 900, (16, 16, 16, 2)).astype(np.int16), np.eye(4)
+        )
+        lines.append(f"p{k}.nii.gz,{'ab'[k % 2]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    how = dict(labels=tmp_path / "labels.csv", frames="channels", modality="mr", progress=False)
+    ingest(tmp_path / "x", tmp_path / "set", **how)
+    keys = {"train.steps": 1, "model.patch_size": "8,8,8", "train.batch_size": 8}
+    short_runs.train(short_runs.CLASSIFY, tmp_path / "set", tmp_path / "run", **keys)
+    scans = [tmp_path / "x" / "p3.nii.gz"]
+    found = predict(tmp_path / "run", scans, tmp_path / "out")
+    assert found["examples"] == 1 and found["refused"] == {}
+    weights = tmp_path / "run.safetensors"
+    assert main(["convert", str(tmp_path / "run"), "--to", "safetensors", "--out", str(weights)]) == 0
+    assert main(["convert", str(weights), "--out", str(tmp_path / "again")]) == 0
+    predict(tmp_path / "again", scans, tmp_path / "later")
+    assert table(tmp_path / "later") == table(tmp_path / "out")
+
+
+def test_voxels_of_another_size_are_told_of(classifier, tiny_dataset, monkeypatch, tmp_path):
+    """Otherwise numbers of scans six times as coarse stand there as if they were of the same kind."""
+    opened = Dataset.open(tiny_dataset)
+    coarse = opened.datasheet | {"spacing": [6.0, 6.0]}
+    own = Model.open(classifier)
+    own.recipe = dataclasses.replace(own.recipe, spacing=(2.0, 2.0))
+    monkeypatch.setattr(Model, "open", classmethod(lambda cls, *given: own))
+    monkeypatch.setattr(Dataset, "open", classmethod(lambda cls, *given, **more: opened))
+    monkeypatch.setattr(opened, "datasheet", coarse)
+    for notes in (
+        evaluate(classifier)["notes"],
+        predict(classifier, [tiny_dataset], tmp_path / "out")["notes"],
+    ):
+        assert any("of 6 x 6 mm, those that the run learned from of 2 x 2 mm" in note for note in notes)
 
 
 def test_what_does_not_fit_is_refused_and_the_rest_goes_on(

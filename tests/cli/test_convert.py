@@ -84,6 +84,10 @@ def test_training_starts_from_it_by_the_keys_it_prints(source, tiny_dataset, tmp
     keys = dict(word.removeprefix("--config.").split("=", 1) for word in printed)
     keys = {key: value.strip('"') for key, value in keys.items()}
     assert keys["init_from"] == str(run) and keys["model.patch_size"] == "(4,4)"
+    # Asked for what it cannot say, a run of weights alone says what to do, and names no key that nobody set.
+    for verb in (["evaluate", run], ["predict", run, tiny_dataset, "--out", tmp_path / "out"]):
+        assert main([str(word) for word in verb]) == 2
+        assert "fine-tune it" in capsys.readouterr().err
     job = Job(check(settings(CLASSIFY, tiny_dataset, **keys, **{"model.scan": False})))
     assert job.recipe.mean == folder.recipe_of(run).mean
     state = job.with_former(job.engine.to_host(job.engine.init(job.fresh_state, job.seed)))

@@ -122,6 +122,19 @@ def test_intervals_are_by_patient_and_hold_the_mean(rng):
         assert b == pytest.approx(a, rel=0.15)
 
 
+def test_the_interval_of_a_mean_does_not_depend_on_the_order_of_the_structures(rng):
+    """Otherwise a mean of a structure of sixty patients and one of two is as sure as whichever is named first."""
+    (found, voxels, weight), _ = several(rng, n=30)
+    found[2:, [1, 3, 5]] = np.nan  # the second structure is in two scans
+    found[:2, 5] = 1.0, 8.0
+    patients = [f"p{i}" for i in range(30)]
+    swapped = [found[:, [1, 0, 3, 2, 5, 4, 7, 6]], voxels[:, ::-1], weight[:, ::-1]]
+    one = score("segmentation", STRUCTURES, found, voxels, weight, patients, resamples=500)
+    other = score("segmentation", STRUCTURES[::-1], *swapped, patients, resamples=500)
+    for end in ("value", "low", "high"):
+        assert one["metrics"]["hd95"][end] == pytest.approx(other["metrics"]["hd95"][end]), end
+
+
 def test_one_patient_has_no_interval(rng):
     """Otherwise a distance of one patient is sure to the last digit, and so is a structure that one of ten has."""
     (found, voxels, weight), _ = several(rng, n=6)

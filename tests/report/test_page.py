@@ -9,6 +9,7 @@ import pytest
 from vitmed import config, durable
 from vitmed.cli import report as verb
 from vitmed.cli.main import main
+from vitmed.data.ingest import ingest
 from vitmed.errors import InputError
 from vitmed.job.config import resolve
 from vitmed.report import findings, gather, page, reconstructions, words
@@ -204,6 +205,18 @@ def test_no_scan_is_shown_of_a_dataset_that_has_changed(drawn):
     text = (folder / "report.html").read_text()
     assert "which the model did not learn from" not in text and "what it saw" not in text
     assert "The dataset has changed since this run learned from it" in text
+
+
+def test_a_dataset_that_is_only_tested_on_is_shown_too(tiny_pngs, tmp_path):
+    """Otherwise the set from another hospital, which nobody learns from, has no page."""
+    ingest(tiny_pngs, tmp_path / "set", modality="xray", split="train", progress=False)
+    for name in ("datasheet.json", "dataset_info.json"):
+        file = tmp_path / "set" / name
+        file.write_text(file.read_text().replace('"train"', '"test"'))
+    (shard,) = (tmp_path / "set").glob("scans-train*")
+    shard.rename(shard.with_name(shard.name.replace("-train", "-test")))
+    page.write(tmp_path / "report.html", datasets=[tmp_path / "set"])
+    assert "From the test split, chosen" in (tmp_path / "report.html").read_text()
 
 
 def test_a_pretraining_without_a_checkpoint_is_still_a_page(home, monkeypatch):

@@ -1,6 +1,7 @@
 """What a run is asked about: scans that were never ingested, or a split of a dataset; and what of it is refused.
 
-A scan is prepared as ingest prepared the run's own dataset: the run's modality, the spacing of its recipe, and its size.
+A scan is read and prepared as ingest did the run's own dataset: frames and series chosen alike, the run's modality, the
+spacing of its recipe, and its size.
 A run that learned masks from boxes of scans (``config.data.crop``) is asked about the whole of each, at least one box
 large; one that scores them about the box in the middle of what ingest would have kept.
 What does not fit is refused with a reason that names both sides; ``force`` takes it all the same where that has a
@@ -16,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmed.data import spool
+from vitmed.data import as_before, spool
 from vitmed.data.dataset import Dataset
 from vitmed.data.held import SPLIT, held
 from vitmed.data.prepare import OTHER_MODALITY, Plan, Task
 from vitmed.data.spool import Stored
 from vitmed.errors import InputError
-from vitmed.infer import Model
+from vitmed.infer import SAME_SPACING, Model
 from vitmed.scans.find import survey
 from vitmed.scans.how import How
 from vitmed.scans.measure import measure
@@ -30,8 +31,6 @@ from vitmed.scans.recipe import unit_of, window_of
 from vitmed.scans.scan import Refusals, Refused, Source
 
 Fed = Iterator[tuple[Dataset, str, np.ndarray]]
-
-_SAME = 1e-3  # spacings that differ by less, relatively, are one, as in a datasheet
 
 
 class Asked:
@@ -112,7 +111,10 @@ class Scans(Asked):
         force: bool = False,
         workers: int | None = None,
     ):
-        self._sources, refused = _sources(paths, How().unpacking(folder / "unpacked", workers))
+        how = as_before.how_of(model.datasheet) or How()
+        # A contrast was chosen of a BIDS folder; what is asked about now need not lie in one.
+        how = dataclasses.replace(how, elsewhere=bool(how.suffixes))
+        self._sources, refused = _sources(paths, how.unpacking(folder / "unpacked", workers))
         self._sources = self._sources[:count]
         super().__init__([s.id for s in self._sources], {"scans": [str(path) for path in paths]})
         self.refused += refused
@@ -152,7 +154,7 @@ class Scans(Asked):
                 return None
             self._forced(source.id, f"no voxel spacing: taken as {_by(wanted)} mm")
             wanted = None
-        if wanted is not None and np.allclose(spacing, wanted, rtol=_SAME):
+        if wanted is not None and np.allclose(spacing, wanted, rtol=SAME_SPACING):
             wanted = None
         if model.crop is None:
             return _plan(recipe.modality, wanted, recipe.size)

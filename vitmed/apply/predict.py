@@ -101,7 +101,8 @@ def predict(
             # A split whose numbers are shown has been looked at.
             data, name = asked.truth
             result |= {"opened": ledger.record(model.run, data.datasheet["content_hash"], name, step)} | truth
-        result["notes"] = answers.notes + _forced(asked)
+        beside = model.beside(asked.truth[0]) if asked.truth else []
+        result["notes"] = beside + answers.notes + _forced(asked)
         listed = {
             "scans": [scan | {"forced": asked.forced.get(scan["id"], [])} for scan in answers.scans],
             "refused_scans": [dict(zip(("id", "reason", "detail"), fault)) for fault in asked.refused],

@@ -56,6 +56,7 @@ def _export(run, out, args) -> dict:
     from vitmed.data.structures import structures_of
     from vitmed.errors import InputError
     from vitmed.runs import folder, load
+    from vitmed.scans.how import How
     from vitmed.weights import ours
 
     folder.locate(run)
@@ -68,7 +69,7 @@ def _export(run, out, args) -> dict:
     # Structures that nobody named are called by the values that are counted in the scans.
     kept |= {"structures": dict(structures_of(sheet))}
     if "plan" in sheet:
-        kept |= {"plan": {key: sheet["plan"].get(key) for key in ("spacing", "size")}}
+        kept |= {"plan": {k: v for k, v in sheet["plan"].items() if k in ("spacing", "size", *How().told())}}
     about = {
         "format": 1,
         "recipe": folder.recipe_of(run).to_json(),

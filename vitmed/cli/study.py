@@ -30,7 +30,10 @@ def goes_on(args) -> str:
 
 def arguments(parser):
     parser.add_argument(
-        "--config", required=True, metavar="FILE.py[:ARG]", help="the study, e.g. configs/study/labels.py"
+        "--config",
+        required=True,
+        metavar="FILE.py[:ARG]",
+        help="the study, e.g. configs/study/label_efficiency.py",
     )
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="folder of the study; made if it is not there"

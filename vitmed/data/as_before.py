@@ -77,6 +77,14 @@ def reading_of(dataset: Dataset) -> dict:
     return {name: plan[name] for name in How().told() if name in plan}
 
 
+def how_of(sheet: dict) -> How | None:
+    """How the files of the dataset of a datasheet were read; None where it does not say so."""
+    held = sheet.get("plan") or {}
+    if not How().told().keys() <= held.keys():
+        return None
+    return How(held["frames"], tuple(held["include"]), held["series"], tuple(held["bids_suffix"]))
+
+
 def same_reading(dataset: Dataset, how: How) -> How:
     """What was decided about reading the dataset's files, if what is asked for is nothing else.
 
@@ -86,10 +94,9 @@ def same_reading(dataset: Dataset, how: How) -> How:
     Raises:
         InputError: something else is asked for.
     """
-    held = reading_of(dataset)
-    if not held:
+    own = how_of(dataset.datasheet)
+    if own is None:
         return how
-    own = How(held["frames"], tuple(held["include"]), held["series"], tuple(held["bids_suffix"]))
     if how.frames not in (None, own.frames) and (how.frames, own.frames) != ("each", None):
         raise _otherwise("--frames", how.frames, own.frames, dataset)
     if how.include and set(how.include) != set(own.include):

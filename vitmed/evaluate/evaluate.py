@@ -113,7 +113,7 @@ def evaluate(
     order = [found.classes.index(name) for name in model.order]
     result = score(*given, order=order)
     result |= found.beside
-    result["notes"] += found.notes
+    result["notes"] += model.beside(data) + found.notes
     result["subgroups"] = {column: subgroups(names, *given, order=order) for column, names in groups.items()}
     if by:
         result["notes"].append(NOTE)

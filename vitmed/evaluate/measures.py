@@ -415,11 +415,24 @@ def _means(names: Sequence[str], made: Sequence[Measure]) -> list[Measure]:
         if not parts:
             means.append(_nothing(name))
         elif parts[0].method in ("bootstrap", "percentile", "log"):
-            whole = Measure(name, parts[0].method, interval=parts[0].interval)
+            # Some columns rest on fewer patients than others: the mean is no surer than the least sure of them.
+            whole = Measure(name, parts[0].method, interval=_widest([m.interval for m in parts]))
             means.append(dataclasses.replace(whole, parts=tuple(m.name for m in parts)))
         else:
             means.append(Measure(name, "MOVER", parts=tuple(m.name for m in parts)))
     return means
+
+
+def _widest(made: Sequence[Callable | None]) -> Callable | None:
+    """The interval that reaches as far either way as any of these; None where one of them is none."""
+    if None in made:
+        return None
+
+    def interval(value: float, resampled: Array) -> intervals.Interval:
+        low, high = zip(*(one(value, resampled) for one in made), strict=True)
+        return min(low), max(high)
+
+    return interval
 
 
 def _not_judged(columns: list[str], made: Sequence[Measure]) -> list[str]:

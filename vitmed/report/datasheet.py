@@ -28,7 +28,7 @@ def write(dataset: str | Path, out: str | Path | None = None) -> Path:
     out = Path(dataset) / PAGE if out is None else Path(out)
     sheet = found["sheet"]
     series = sheet.get("series") or []
-    split = "train" if found["opened"].has_split("train") else found["opened"].splits[0]
+    split = pictures.shown_split(found["opened"])
     context = {
         "title": f"Datasheet of {sheet['name']}",
         "banner": words.SIMULATED if sheet.get("simulated") else "",

@@ -61,7 +61,7 @@ def write(
         "banner": words.SIMULATED if simulated else "",
         "lead": findings.lead(opened, shown, studied),
         "tiles": findings.tiles(opened, shown, studied),
-        "datasets": [sections.dataset(d, pictures.samples(d["opened"])) for d in opened],
+        "datasets": [_dataset(d) for d in opened],
         "missing": [str(path) for path in missing],
         "pretraining": [
             sections.pretraining(run, _triples(run, by_path), _changed(run, by_path))
@@ -107,6 +107,11 @@ def environment() -> jinja2.Environment:
     }
     made.globals |= {"interval": words.interval, "plural": words.plural, "times": words.times}
     return made
+
+
+def _dataset(found: dict[str, Any]) -> dict[str, Any]:
+    split = pictures.shown_split(found["opened"])
+    return sections.dataset(found, pictures.samples(found["opened"], split)) | {"split": split}
 
 
 def _datasets(

@@ -19,8 +19,13 @@ _LEAST_SIDE = 112  # pixels; smaller scans are enlarged by whole factors so that
 _MOST_SIDE = 320
 
 
-def samples(dataset: Dataset, split: str = "train", per_class: int = 5, unlabelled: int = 10) -> list[dict]:
-    """A few scans of each class, always the same ones, from the split that models learn from.
+def shown_split(dataset: Dataset) -> str:
+    """The split that scans are shown of: the one that models learn from, or the first of a set without it."""
+    return "train" if dataset.has_split("train") else dataset.splits[0]
+
+
+def samples(dataset: Dataset, split: str, per_class: int = 5, unlabelled: int = 10) -> list[dict]:
+    """A few scans of each class of a split, always the same ones.
 
     Returns:
         [{"name": class (or "" where there are no labels), "images": [{"src", "id"}]}]
