@@ -1,6 +1,7 @@
 """Ways of fine-tuning through the loop: what is frozen stays to the bit, what is learned is plain weights afterwards."""
 
 import csv
+import json
 
 import jax
 import numpy as np
@@ -214,6 +215,10 @@ def test_a_table_of_slices_learns_with_the_encoder(way, learned):
 
 # --- masks -----------------------------------------------------------------------------------------------------------
 
+IJEPA, SELF_DISTIL, SEMI_MASKED = (
+    str(PROJECT / "configs" / f"{name}.py:tiny")
+    for name in ("pretrain_ijepa", "pretrain_self_distil", "semi_masked")
+)
 SEGMENT, TEACHER, SIMMIM = (
     str(PROJECT / "configs" / f"{name}.py:tiny")
     for name in ("finetune_segment", "semi_teacher_segment", "pretrain_simmim")
@@ -291,11 +296,32 @@ def test_a_pretrained_decoder_comes_along_but_for_its_scores(marked_dataset, tmp
 
     train(SEGMENT, marked_dataset, other, **{**keys, "model.width": 8})
     assert "its decoder is of another shape" in capsys.readouterr().err
-    # A segmentation goes on with another's too.
+    # A segmentation goes on with another's too, and with its scores where these are of the same structures: a teacher
+    # that began with others would guess at random.
     job = Job(check(settings(SEGMENT, marked_dataset, **{**keys, "model.width": 8, "init_from": other})))
-    begun = flat(job.with_former(jax.device_get(job.fresh_state(job.seed)))["params"]["segmenter"])
-    its = flat(vitmed.runs.load(other)["segmenter"])
-    assert all(np.array_equal(begun[path], its[path]) for path in its if "scores" not in path)
+    fresh = jax.device_get(job.fresh_state(job.seed))
+    its, own = flat(vitmed.runs.load(other)["segmenter"]), flat(fresh["params"]["segmenter"])
+    begun = flat(job.with_former(fresh)["params"]["segmenter"])
+    assert all(np.array_equal(begun[path], its[path]) for path in its)
+    assert "its decoder comes along, scores and all" in capsys.readouterr().err
+    sheet = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps(sheet | {"structures": {"another": [1], "2": [2]}}))
+    begun = flat(job.with_former(fresh)["params"]["segmenter"])
+    assert all(np.array_equal(begun[path], (own if "scores" in path else its)[path]) for path in its)
+
+
+def test_masked_modelling_goes_on_with_the_decoder_that_it_was_pretrained_with(
+    tiny_dataset, tmp_path, capsys
+):
+    """Otherwise what is masked beside the labels teaches the encoder by way of a decoder that knows nothing."""
+    train(MAE, tiny_dataset, tmp_path / "mae", **{"train.steps": 2, **PATCH})
+    keys = {"objective.name": "semi_masked", "init_from": tmp_path / "mae", "data.labels": 6, **PATCH}
+    job = Job(check(settings(SEMI_MASKED, tiny_dataset, **keys)))
+    fresh = jax.device_get(job.fresh_state(job.seed))
+    begun = flat(job.with_former(fresh)["params"])
+    learned = flat(vitmed.runs.load(tmp_path / "mae"))
+    assert all(np.array_equal(begun[path], learned[path]) for path in learned)
+    assert "its decoder of hidden patches comes along" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -326,6 +352,14 @@ def test_a_pretrained_decoder_comes_along_but_for_its_scores(marked_dataset, tmp
             "are both 'balanced', which lifts rare classes twice",
         ),
         (MAE, {"data.sampling": "balanced"}, "config.data.sampling is balanced, but 'mae' uses no labels"),
+        (MAE, {"checkpoint.best": "val/loss"}, "config.checkpoint.best is 'val/loss'.*val_every is 0"),
+        (
+            MAE,
+            {"checkpoint.best": "val/loss", "train.val_every": 4, "checkpoint.every": 6},
+            "steps between validations are 4 and config.checkpoint.every is 6",
+        ),
+        (IJEPA, {"optim.ema": 0.9}, "'ijepa' keeps a slow average of its own"),
+        (SELF_DISTIL, {"optim.ema": 0.9}, "'self_distil' keeps a slow average of its own"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(tiny_dataset, former, tmp_path, spec, keys, message):

@@ -231,6 +231,31 @@ def test_delete_does_not_take_half_a_folder_for_the_truth(bucket, tmp_path):
         assert listed(bucket, "run") == ["checkpoints/5/manifest.json", "config.json"]
 
 
+def test_a_sending_that_is_slower_than_the_training_leaves_a_whole_checkpoint(bucket, tmp_path, monkeypatch):
+    """Otherwise all checkpoints that were there are removed for newer ones that gave way before they came."""
+    write(
+        tmp_path / "run",
+        **{"config.json": "{}", "checkpoints__5__a": "5", "checkpoints__5__manifest.json": "m"},
+    )
+    stage(str(tmp_path / "run"), f"{bucket}/run", progress=False)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "5")
+    write(tmp_path / "run", **{"checkpoints__9__a": "9", "checkpoints__9__manifest.json": "m"})
+    put = staging._Bucket.put
+
+    def meanwhile(self, name, path):
+        put(self, name, path)
+        if name == "checkpoints/9/a":
+            shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
+            write(tmp_path / "run", **{"checkpoints__12__a": "12", "checkpoints__12__manifest.json": "m"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging._Bucket, "put", meanwhile)
+        stage(str(tmp_path / "run"), f"{bucket}/run", delete=True, progress=False)
+    assert {"checkpoints/5/a", "checkpoints/5/manifest.json"} <= set(listed(bucket, "run"))
+    stage(str(tmp_path / "run"), f"{bucket}/run", delete=True, progress=False)
+    assert listed(bucket, "run") == ["checkpoints/12/a", "checkpoints/12/manifest.json", "config.json"]
+
+
 def test_a_run_that_was_never_sent_whole_is_none(bucket, tmp_path):
     """Otherwise a run whose first sending was cut cannot be started again."""
     write(tmp_path / "run", **{"config.json": "{}", "metrics.csv": "1"})

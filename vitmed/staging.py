@@ -152,6 +152,7 @@ def _copy(
         name for name, file in held.items() if name not in there or not file.is_as(there[name], outward)
     ]
     strays = sorted(there.keys() - held.keys())
+    gone: list[str] = []  # what gave way before it was copied
     done = {"copied": 0, "there": len(held) - len(wanted), "bytes": 0, "deleted": 0}
     called = f"{folder} to" if outward else "from"
     with Bar(
@@ -180,15 +181,30 @@ def _copy(
         for last in (False, True):
             names = [name for name in wanted if _comes_last(name) == last]
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                for size in pool.map(one, names):
+                for name, size in zip(names, pool.map(one, names), strict=True):
                     done["copied"] += size is not None
                     done["bytes"] += size or 0
+                    gone += [name] if size is None else []
                     bar.advance()
     if delete:
+        if outward:
+            strays = _but_the_last_whole(strays, there, held, gone)
         for name in sorted(strays, key=_comes_last, reverse=True):  # first what makes it whole
             remote.remove(name) if outward else (folder / name).unlink(missing_ok=True)
             done["deleted"] += 1
     return {**done, "strays": len(strays) - done["deleted"]}
+
+
+def _but_the_last_whole(strays: list[str], there: dict, held: dict, gone: list[str]) -> list[str]:
+    """``strays`` without the last whole checkpoint of a run where no other whole one has come.
+
+    A training goes on while it is sent: whatever checkpoints it had may have given way to newer ones meanwhile.
+    """
+    broken = {name.split("/")[1] for name in gone if name.startswith("checkpoints/")}
+    arrived = {name: file for name, file in held.items() if broken.isdisjoint(name.split("/")[1:2])}
+    if not broken or _steps(arrived) >= 0 or _steps(there) < 0:
+        return strays
+    return [name for name in strays if not name.startswith(f"checkpoints/{_steps(there)}/")]
 
 
 def _comes_last(name: str) -> bool:

@@ -29,6 +29,9 @@ def test_only_matrices_decay():
     }
     assert names and all(name.endswith("/kernel") for name in names)
     assert "encoder/patches/kernel" in names
+    assert decayed({"image": {"mlp1": {"bias": 0}, "prototypes": 0}}) == {
+        "image": {"mlp1": {"bias": False}, "prototypes": True}
+    }
 
 
 def test_rate_warms_up_and_ends_at_its_floor():

@@ -122,6 +122,19 @@ def test_a_low_rank_change_has_gradients_of_its_own_alone():
     assert 2 / 3 * full.flops < lora.flops < 0.85 * full.flops
 
 
+def test_the_second_stream_is_as_large_as_it_was_asked_for():
+    """Otherwise a plan says that eight unlabelled scans beside each labelled one cost nothing."""
+
+    def of(beside):
+        data = {**TINY["data"], "unlabelled": "split", "unlabelled_batch": beside}
+        keys = {**TINY, "data": data, "objective": {"name": "semi_masked"}}
+        return footprint(check(configs.tree(keys)), 4)
+
+    alike, same, more = of(None), of(8), of(64)
+    assert alike == same
+    assert 2 * alike.flops < more.flops and 2 * alike.kept < more.kept and 3 * alike.fed < more.fed
+
+
 def test_what_is_kept_of_weights_does_not_grow_with_the_batch():
     """Otherwise a batch of 64 is said to keep the weights of a layer 64 times."""
     keys = {

@@ -209,6 +209,9 @@ def test_faults_come_before_work(config, tmp_path):
     config.study.metrics = ("aurok",)
     with pytest.raises(InputError, match="aurok.*auroc, balanced_accuracy"):
         study(config, tmp_path / "study", work=WORK)
+    config.study.update({"metrics": ("auroc",), "checkpoint": "best"})
+    with pytest.raises(InputError, match="checkpoint is 'best', but config.arms.* by no config.checkpoint.best"):
+        study(config, tmp_path / "study", work=WORK)
     with pytest.raises(InputError, match="--jobs is 0"):
         study(config, tmp_path / "study", jobs=0, work=WORK)
     (tmp_path / "file").write_text("")

@@ -89,7 +89,8 @@ def check(values: ConfigDict) -> Config:
     """The config as dataclasses.
 
     Raises:
-        InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, a way of fine-tuning
+        InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, a best checkpoint by what
+            is not measured where one is saved, a way of fine-tuning
             where there is nothing to fine-tune, rare classes lifted twice, a pool that nothing would learn, or a pool
             or drop path of a model or objective without. Another pool than the mean is every ViT's to have: the
             features of a run are asked for whatever its objective, by ``config.probe`` while it trains and of whoever
@@ -109,6 +110,14 @@ def check(values: ConfigDict) -> Config:
             f"config.init_adapt is {config.init_adapt!r}, but there is no config.init_from to adapt"
         )
     config.finetune.check(config.objective, config.init_from)
+    best, val_every = config.checkpoint.best or "", config.train.val_every
+    if best.startswith("val/") and (not val_every or config.checkpoint.every % val_every):
+        often = f"steps between validations are {val_every}" if val_every else "config.train.val_every is 0"
+        raise InputError(
+            f"config.checkpoint.best is {best!r}, which is known where a run validates, but {often} and "
+            f"config.checkpoint.every is {config.checkpoint.every}; let it validate as often as it saves, or more often by a "
+            "whole number of times"
+        )
     if config.data.sampling == "balanced" and config.objective.class_weights == "balanced":
         raise InputError(
             "config.data.sampling and config.objective.class_weights are both 'balanced', which lifts rare classes "

@@ -20,6 +20,7 @@ from vitmed.data import budget, loader, mirrors
 from vitmed.data.augment import augment
 from vitmed.data.keys import example_keys, step_key
 from vitmed.data.streams import Feed
+from vitmed.data.structures import structures_of
 from vitmed.evaluate import health
 from vitmed.infer import EVALUATION_SEED
 from vitmed.job import nonfinite, truth
@@ -33,7 +34,7 @@ from vitmed.optim.optimiser import ema_update, schedule
 from vitmed.parallel import processes, rules, shown
 from vitmed.parallel.engine import Engine, engine
 from vitmed.parallel.microbatches import microbatches
-from vitmed.runs import averaged, units
+from vitmed.runs import averaged, folder, units
 from vitmed.runs.finetune import Stage
 from vitmed.runs.transfer import adaptations, start_from
 from vitmed.scans.recipe import Recipe, normalise
@@ -147,7 +148,9 @@ class Job:
         """The state with what the run that ``config.init_from`` names has learned, and what follows from it."""
         params = {**state["params"], "encoder": self.former.encoder(state["params"]["encoder"])}
         if "segmenter" in params:
-            params["segmenter"] = self.former.segmenter(params["segmenter"])
+            params["segmenter"] = self.former.segmenter(params["segmenter"], self._same_structures())
+        if "decoder" in params:
+            params["decoder"] = self.former.reconstructor(params["decoder"])
         if self.objective.after_transfer is not None:
             if processes.index() == 0:
                 # A low-rank change is nothing yet: the former encoder is what the head is fitted to.
@@ -161,6 +164,14 @@ class Job:
             "memory": teacher.begin(state["memory"], params),
             "ema": self.split.trained(params) if self.config.optim.ema else {},
         }
+
+    def _same_structures(self) -> bool:
+        """Whether the run that this one starts from learned to score the very structures that are learned here."""
+        run = self.former.run
+        settings = folder.config_of(run)["objective"].to_dict()
+        if settings["name"] not in registry.OBJECTIVES or not registry.section(settings).of_masks:
+            return False
+        return tuple(structures_of(folder.datasheet_of(run))) == self.spec.structures
 
     def update_at(self, step: int) -> Callable:
         """The compiled update of the stretch of training that ``step`` lies in."""

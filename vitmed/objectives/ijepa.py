@@ -41,6 +41,7 @@ class Config(ObjectiveConfig):
     """
 
     drops_paths: ClassVar[bool] = False
+    averages: ClassVar[bool] = True
 
     name: Literal["ijepa"] = "ijepa"
     targets: int = 4

@@ -3,14 +3,15 @@
 A slow teacher sees two large views of each scan, the student these with patches hidden and several small ones. The
 student's class token must tell the teacher's of another view (DINO, Caron et al. 2021, arXiv:2104.14294), its hidden
 patches the teacher's of the same place (iBOT, Zhou et al. 2022, arXiv:2111.07832). The teacher's scores become targets
-by Sinkhorn's iteration, and KoLeo spreads the class tokens, both over the whole global batch.
+by Sinkhorn's iteration, and KoLeo spreads the class tokens, both over the whole global batch. The prototypes learn from
+the first step on; in DINO they stand still for an epoch.
 
 ``config.augment`` changes a scan before its views are cut; ``config.objective.views`` each view on its own.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,8 @@ class Config(ObjectiveConfig):
         dino, ibot, koleo: weights of the three losses; 0 leaves one out.
         momentum: of the teacher at the first and at the last step, along half a cosine.
     """
+
+    averages: ClassVar[bool] = True
 
     name: Literal["self_distil"] = "self_distil"
     locals: int = 8

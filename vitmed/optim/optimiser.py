@@ -11,7 +11,7 @@ import optax
 from vitmed.optim.layers import ENCODER, layer_scales
 
 # What is not a matrix that mixes features is not decayed: biases, norms, tokens and embeddings (MAE, DeiT).
-DECAYED = ("kernel", "down", "up")
+DECAYED = ("kernel", "down", "up", "prototypes")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ KINDS = {kind.__name__: kind for kind in (KeyboardInterrupt, Preempted)}
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Asked]:
-    """Within it ctrl-C and SIGTERM ask to save and stop; a second one stops at once.
+    """Within it ctrl-C and SIGTERM ask to save and stop; a second one of the same kind stops at once.
+
+    Of the same kind, because one wish may come in both: a scheduler tells all processes, and a study then its workers.
 
     Yields a function that is called before each step, with its number, and returns the exception to raise, or None.
     """
@@ -28,7 +30,7 @@ def stop_requests() -> Iterator[Asked]:
 
     def handler(kind: type[BaseException]) -> Callable:
         def handle(number, frame):
-            if asked:
+            if kind in asked:
                 raise kind
             asked.append(kind)
             processes.ask_to_stop(kind.__name__)

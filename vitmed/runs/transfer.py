@@ -39,6 +39,7 @@ class Former:
         recipe: how its input was prepared; the new run prepares its own in the same way.
         params: its encoder's parameters, as NumPy, the embedding adapted.
         decoder: those of what makes masks, or voxels, of the encoder's features; {} where it has none.
+        reconstruction: those of MAE's decoder, which makes hidden patches of tokens; {} where it has none.
         cells: the grid that it was trained on.
         said: what was adapted.
         scale: its ``config.model.position_scale``.
@@ -49,35 +50,42 @@ class Former:
     recipe: Recipe
     params: dict
     decoder: dict = dataclasses.field(default_factory=dict)
+    reconstruction: dict = dataclasses.field(default_factory=dict)
     cells: tuple[int, ...] = ()
     said: tuple[str, ...] = ()
     scale: tuple[float, ...] = ()
     extent: tuple[float, ...] = ()
 
-    def segmenter(self, fresh: dict) -> dict:
-        """``fresh``, but for its scores as the former run left it; as it is where that has none of this shape, which is said.
+    def segmenter(self, fresh: dict, same_structures: bool) -> dict:
+        """``fresh`` as the former run left it; as it is where that has none of this shape, which is said.
 
-        The scores are of this run's own structures and stay fresh.
+        The scores are of a run's own structures: they stay fresh but for ``same_structures``.
         """
         if not self.decoder:
             return fresh
+        if same_structures:
+            return self._continued(fresh, self.decoder, "its decoder comes along, scores and all")
         expansion = {**self.decoder["expansion"], "scores": fresh["expansion"]["scores"]}
         former = {**self.decoder, "expansion": expansion}
+        return self._continued(fresh, former, "its decoder comes along, but for the scores")
+
+    def reconstructor(self, fresh: dict) -> dict:
+        """The same of MAE's decoder: what is masked beside labels, or further on, goes on to be filled in."""
+        if not self.reconstruction:
+            return fresh
+        return self._continued(fresh, self.reconstruction, "its decoder of hidden patches comes along")
+
+    def _continued(self, fresh: dict, former: dict, said: str) -> dict:
         here, there = ({name: np.shape(x) for name, x in leaves(side).items()} for side in (fresh, former))
         differing = next((name for name in {**here, **there} if here.get(name) != there.get(name)), None)
         if differing:
             shapes = [side.get(differing, "absent") for side in (here, there)]
-            print(
-                f"init_from {self.run}: its decoder is of another shape ({differing} is {shapes[0]} here and {shapes[1]} "
-                "there), so this run's starts fresh",
-                file=sys.stderr,
-                flush=True,
+            said = (
+                f"its decoder is of another shape ({differing} is {shapes[0]} here and {shapes[1]} there), so this run's "
+                "starts fresh"
             )
-            return fresh
-        print(
-            f"init_from {self.run}: its decoder comes along, but for the scores", file=sys.stderr, flush=True
-        )
-        return jax.tree.map(np.asarray, former)
+        print(f"init_from {self.run}: {said}", file=sys.stderr, flush=True)
+        return fresh if differing else jax.tree.map(np.asarray, former)
 
     def encoder(self, fresh: dict) -> dict:
         """The former encoder in the form of ``fresh``: layers stacked or not as there, positions of its grid.
@@ -133,6 +141,7 @@ def start_from(run: str, data: Recipe, model: ModelConfig, allowed: frozenset[st
     path = Path(run)
     learned = load(path)
     params, decoder = learned["encoder"], learned.get("segmenter", {})
+    pixels = learned.get("decoder", {})
     recipe = Recipe.from_json(path / "recipe.json")
     wanted = dataclasses.replace(data, patch_size=model.patch_size or None)
     differences = _allowing(recipe, wanted, allowed).differences(wanted)
@@ -152,13 +161,14 @@ def start_from(run: str, data: Recipe, model: ModelConfig, allowed: frozenset[st
                 f"config.init_adapt has 'millimetres', but {path} and config.model.variant {model.variant!r} do not "
                 "both have patches, whose places could be kept; leave it out"
             )
-        return Former(path, recipe, params, decoder)
+        return Former(path, recipe, params, decoder, pixels)
     places.check(path, recipe, wanted, former, model, millimetres)
     made = Former(
         path,
         recipe,
         params,
         decoder,
+        pixels,
         cells=tuple(s // p for s, p in zip(recipe.size, recipe.patch_size)),
         said=places.told(recipe, wanted, model.positions, millimetres),
         scale=former.position_scale if former else (),

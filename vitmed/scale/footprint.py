@@ -91,11 +91,17 @@ def footprint(config: Config, examples: int) -> Footprint:
 
 
 def _drawn(config: Config, examples: int, parallel: ParallelConfig) -> Drawing:
-    """The step on one device. Layers are scanned, which does and keeps the same and is traced in the time of one."""
+    """The step on one device, of ``examples`` of the main stream and as many of the other as belong to them.
+
+    Layers are scanned, which does and keeps the same and is traced in the time of one.
+    """
+    beside = config.data.unlabelled_batch
+    if beside is not None:
+        beside = max(1, round(beside * examples / config.train.batch_size))
     return draw(
         dataclasses.replace(
             config,
-            data=dataclasses.replace(config.data, unlabelled_batch=None),
+            data=dataclasses.replace(config.data, unlabelled_batch=beside),
             model=dataclasses.replace(config.model, scan=True),
             train=dataclasses.replace(
                 config.train, batch_size=examples, steps=config.train.steps or 1, epochs=None

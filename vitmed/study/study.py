@@ -149,6 +149,12 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
     with _locked(planned.workdir), _preemptible():
         # Configs, metrics, budgets and data are tried before any hour is spent: what cannot be had ends the study here.
         for cell in planned.everything:
+            best = cell.config.get("checkpoint", {}).get("best")
+            if cell.arm and planned.config.study.checkpoint == "best" and not best:
+                raise InputError(
+                    f"config.study.checkpoint is 'best', but config.arms.{cell.arm} says by no config.checkpoint.best "
+                    "which that is; give it, such as 'val/loss', or take 'last'"
+                )
             for trained in (cell.config, *(trial.config for trial in cell.trials)):
                 try:
                     work.check(trained)
