@@ -419,7 +419,7 @@ def test_labels_beside_the_budget_reach_no_batch(tiny_dataset, monkeypatch):
 def test_a_guarded_run_says_what_was_kept(tiny_dataset, tmp_path):
     """In its folder and wherever it is evaluated; it goes on as any run does, and is what its config says."""
     spec = str(PROJECT / "configs" / "semi_masked.py:tiny")
-    keys = {**SEMI, "train.steps": 2, "guard.folds": 2}
+    keys = {**SEMI, "train.steps": 2, "guard.folds": 2, "train.val_every": 2, "checkpoint.best": "val/loss"}
     result = train(spec, tiny_dataset, tmp_path / "run", **keys)
     kept = result["guard"]["chosen"]
     assert vitmed.runs.folder.config_of(tmp_path / "run").objective.name == kept

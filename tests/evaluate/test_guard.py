@@ -72,7 +72,8 @@ def judged(monkeypatch):
     [((0.9, 0.5), "semi_teacher"), ((0.5, 0.9), "supervised"), ((0.7, 0.7), "supervised")],
 )
 def test_the_better_is_kept_and_a_tie_is_for_the_supervised(tiny_dataset, tmp_path, judged, right, kept):
-    values = asked(tiny_dataset)
+    # What is left out judges the arms, whatever the run itself keeps its best by.
+    values = asked(tiny_dataset, **{"train.val_every": 1, "checkpoint.best": "val/loss"})
     chosen, trained = judged(values, tmp_path / "run", dict(zip(("semi_teacher", "supervised"), right)))
     assert chosen.objective.name == kept and chosen.guard.folds == 0
     assert check(chosen).data.fold == (), "the run itself learns from the whole budget"

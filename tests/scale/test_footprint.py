@@ -125,13 +125,15 @@ def test_a_low_rank_change_has_gradients_of_its_own_alone():
 def test_the_second_stream_is_as_large_as_it_was_asked_for():
     """Otherwise a plan says that eight unlabelled scans beside each labelled one cost nothing."""
 
-    def of(beside):
+    def of(beside, examples=4):
         data = {**TINY["data"], "unlabelled": "split", "unlabelled_batch": beside}
         keys = {**TINY, "data": data, "objective": {"name": "semi_masked"}}
-        return footprint(check(configs.tree(keys)), 4)
+        return footprint(check(configs.tree(keys)), examples)
 
     alike, same, more = of(None), of(8), of(64)
     assert alike == same
+    # Of few examples a device's share of the second stream would be a fraction of a scan.
+    assert of(3, 2).examples == 16 and of(3, 2).flops == pytest.approx(of(3, 16).flops)
     assert 2 * alike.flops < more.flops and 2 * alike.kept < more.kept and 3 * alike.fed < more.fed
 
 

@@ -69,6 +69,8 @@ def test_arms_that_learn_from_other_things_are_refused(asked, tmp_path):
 def test_a_real_study_of_masks_ends_in_its_table(asked, marked_dataset, tmp_path):
     """Otherwise all of this holds for studies of whole scans alone, and settings cannot be chosen by left-out masks."""
     asked.tune = {"by": "budget", "folds": 2}
+    asked.arms.scratch.config.checkpoint.best = "val/loss"
+    asked.arms.scratch.config.train.val_every = 1
     told = study(asked, tmp_path / "study", quiet=True)
     assert [row["arm"] for row in told["rows"]] == ["pretrained", "scratch"]
     assert all(0 <= row["dice"] <= 1 and row["labels"] == 6 for row in told["rows"])

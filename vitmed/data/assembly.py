@@ -30,6 +30,8 @@ class Entry:
         split: the split that its source gives, or None.
         fixed: the split that it has already and keeps, or None for a new one.
         drawn_by: the name that its patient is drawn by when splits are.
+        person: what its header calls its patient, "" unknown or of no use: a table may have another name for the same
+            person, and whoever shares either of the two comes to one split.
         part_of: the file or series of which it is one of several scans, "" where it is the only one.
         meta: what is known of the scan; ``load()`` gives its pixels (*S, C) and its mask (*S) or None.
     """
@@ -44,6 +46,7 @@ class Entry:
     split: str | None
     fixed: str | None
     drawn_by: str
+    person: str
     part_of: str
     meta: Described
 
@@ -101,6 +104,7 @@ def assemble(
         fixed=[e.fixed for e in entries],
         drawn_by=[e.drawn_by if e.patient else f"\0{o}" for e, o in zip(entries, own, strict=True)],
         too_few=too_few,
+        persons=[e.person for e in entries],
     )
     dtype = np.result_type(*{m.dtype for m in kept})
     masks = any(m.mask_bytes for m in kept)

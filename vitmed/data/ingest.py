@@ -170,27 +170,19 @@ def ingest(
         kept, refused = _one_kind_of_channels(kept, refused)
         fresh = [m for m in kept if isinstance(m, Stored)]
         if not fresh:
-            files = {s.id: s.files for s in sources}
+            files = {s.id: {s.files[0], s.named_by or s.files[0]} for s in sources}
             first = discreet(sorted(refused)[:1], files, named_from, told, names)
             raise InputError(_nothing(source, len(refused), first))
         # What the readers noted is let go: of many scans it is as much as all that is known of them.
         del tasks
         sources = [dataclasses.replace(s, parts=()) for s in sources]
         by_id = {s.id: s for s in sources}
-        people = _people(fresh, told)
+        shared, left_open = _shared_headers(fresh, told)
         neighbours = Neighbours()
         for m in fresh:
             neighbours.add(m.id, (*m.telling, m.patient, told.rows.get(m.id, Row()).patient))
         entries = [
-            _entry(
-                m,
-                by_id[m.id],
-                told.rows.get(m.id, Row()),
-                people.get(m.patient, m.patient),
-                names,
-                neighbours,
-            )
-            for m in fresh
+            _entry(m, by_id[m.id], told.rows.get(m.id, Row()), shared, names, neighbours) for m in fresh
         ]
         there = living.entries(old, kept)
         compared = appended(old, there, entries)
@@ -204,7 +196,7 @@ def ingest(
             raise InputError(f"all scans of {source} are in {out} already{withdrawn}; nothing to append")
         entries = there + new
         mixed = fingerprint.uneven(np.array([m.spacing for m in kept])) if plan.spacing is None else ""
-        notes = [*told.notes, *filter(None, [plan.why if old is None else "", mixed])]
+        notes = [*told.notes, *left_open, *filter(None, [plan.why if old is None else "", mixed])]
         if passed:
             notes.append(
                 f"{passed} scan{' was' if passed == 1 else 's were'} in the dataset already and passed over."
@@ -225,7 +217,7 @@ def ingest(
                 f"{back} scan{'s' * (back > 1)} of patients who were withdrawn from the dataset stay{'s' * (back == 1)} out."
             )
         split = _hidden_site(split, [f"site:{e.site}" for e in entries], names)
-        files = {s.id: s.files for s in sources}
+        files = {s.id: {s.files[0], s.named_by or s.files[0]} for s in sources}
         refused = [*{*discreet(refused, files, named_from, told, names, neighbours), *living.refused(old)}]
         chosen = [{"id": e.id, "chosen": by_id[e.meta.id].chosen} for e in new if by_id[e.meta.id].chosen]
         sheet = assemble(
@@ -337,32 +329,29 @@ def _nothing(source: Path, refused: int, first: Refusals) -> str:
     return f"{source} holds no scan that can be used: {refused} refused, the first is {file}: {why}"
 
 
-def _people(fresh: list[Stored], told: Annotations) -> dict[str, str]:
-    """What the patients of headers are called in a table (or by a pattern), where scans of theirs are in it.
+def _shared_headers(fresh: list[Stored], told: Annotations) -> tuple[set[str], tuple[str, ...]]:
+    """Patients of headers who are several people by what was told of their scans, and a note of whom that leaves open.
 
-    Else somebody of whom one scan is in the table and another is not would be two patients, one in each split.
-
-    Raises:
-        InputError: a scan that is not in the table, of a patient who has several names in it.
+    An anonymised set often has one patient in all headers.
     """
-    called: dict[str, dict[str, str]] = {}
+    called: dict[str, set[str]] = {}
     for m in fresh:
-        patient = told.rows.get(m.id, Row()).patient
-        if m.patient and patient:
-            called.setdefault(m.patient, {}).setdefault(patient, m.id)
-    for m in fresh:
-        several = list(called.get(m.patient, {}).values())
-        if len(several) > 1 and not told.rows.get(m.id, Row()).patient:
-            raise InputError(
-                f"nobody says whose {m.id} is: its header names the patient of {several[0]} and of {several[1]}, who are "
-                "two people by what was told of them; tell its patient too"
-            )
-    return {patient: next(iter(names)) for patient, names in called.items()}
+        called.setdefault(m.patient, set()).add(told.rows.get(m.id, Row()).patient)
+    shared = {header for header, people in called.items() if header and len(people - {""}) > 1}
+    left = sum(m.patient in shared and not told.rows.get(m.id, Row()).patient for m in fresh)
+    if not left:
+        return shared, ()
+    what = "1 scan has" if left == 1 else f"{left} scans have"
+    return shared, (
+        f"{what} no patient but the one in the header, which several people share: they count as one person's.",
+    )
 
 
-def _entry(meta: Stored, source: Source, row: Row, whose: str, names: Names, neighbours: Neighbours) -> Entry:
-    """What the set is to know of a scan; ``whose`` it is where its row does not say."""
-    patient = row.patient or whose
+def _entry(
+    meta: Stored, source: Source, row: Row, shared: set[str], names: Names, neighbours: Neighbours
+) -> Entry:
+    """What the set is to know of a scan; the patients of ``shared`` headers tell no people apart."""
+    patient = row.patient or meta.patient
     values = (*meta.telling, patient) if patient else meta.telling
     if others := neighbours.of(meta.id) - set(values):
         values = (*values, *sorted(others))
@@ -378,6 +367,7 @@ def _entry(meta: Stored, source: Source, row: Row, whose: str, names: Names, nei
         timepoint=row.timepoint,
         split=row.split,
         drawn_by=patient or meta.id,
+        person="" if meta.patient in shared else names.hide("patient", meta.patient),
         part_of=source.part_of,
         meta=meta,
         fixed=None,

@@ -126,6 +126,7 @@ def entries(dataset: Dataset | None, scans: list) -> list[Entry]:
             split=m.split,
             fixed=m.split,
             drawn_by=columns[m.split]["patient"][m.index] or m.id,
+            person=columns[m.split]["patient"][m.index],
             part_of=part_of(m.id),
             meta=m,
         )

@@ -93,7 +93,7 @@ def discreet(
         values |= neighbours.of(file) if neighbours else set()
         packed = ".zip" in file.lower() or named_from.is_file()
         if file in files:
-            asked = [str(files[file][0])]
+            asked = sorted(map(str, files[file]))
         else:  # a member of an archive that was not unpacked cannot be asked, nor a locked folder
             asked = None if packed else _files_of(file, named_from)
         if asked is None:

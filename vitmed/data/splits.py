@@ -104,6 +104,7 @@ def make(
     fixed: list[str | None] | None = None,
     drawn_by: list[str] | None = None,
     too_few: bool = False,
+    persons: list[str] | None = None,
 ) -> Splits:
     """Splits examples.
 
@@ -118,6 +119,8 @@ def make(
         clusters: one an example; those of one cluster come to one split. None does not look at them.
         fixed: the split an example must keep, or None; None for a new set.
         drawn_by: the name that an example's patient is drawn by, where it is not ``patients`` or ``ids``.
+        persons: what else an example's patient is called, "" nothing: who shares it comes to one split, whatever
+            ``patients`` says.
         too_few: whether those of ``fixed`` are in train because they were too few for ``asked`` until now.
 
     Raises:
@@ -145,6 +148,7 @@ def make(
     if not known:
         notes.append("No patients are known: splits are by image, so one person may be on both sides.")
     names = {g: n for g, n in zip(groups, drawn_by or groups, strict=True)}
+    groups = _together(groups, persons and [p or f"\0{i}" for i, p in enumerate(persons)], names)
     groups = _together(groups, clusters, names)
     count = len(set(groups))
     settled = _settled(groups, fixed)
@@ -188,14 +192,14 @@ def make(
     return Splits(where, chosen.text, by, (*notes, *(_leaks(patients, where) if settled else ())))
 
 
-def _together(groups: list[str], clusters: list[int] | None, names: dict[str, str]) -> list[str]:
+def _together(groups: list[str], clusters: list | None, names: dict[str, str]) -> list[str]:
     """Groups of which those that share a cluster are one, called as the first of them by ``names``."""
     if clusters is None:
         return groups
     number = {g: i for i, g in enumerate(sorted(set(groups), key=lambda g: (names[g], g)))}
     name = list(number)
     joined = Joined(len(number))
-    first: dict[int, int] = {}
+    first: dict[int | str, int] = {}
     for group, cluster in zip(groups, clusters, strict=True):
         joined.join(number[group], first.setdefault(cluster, number[group]))
     return [name[joined.of(number[g])] for g in groups]

@@ -92,7 +92,8 @@ def choose(
         for name, own in arms.items():
             fold = run / "guard" / f"{name}-{k}"
             length = {} if _counts_epochs(fold) else {"steps": steps, "epochs": None}
-            one = _changed(own, data={"fold": (k, folds)}, train={"val_every": 0, **length})
+            unjudged = {"train": {"val_every": 0, **length}, "checkpoint": {"best": None}}
+            one = _changed(own, data={"fold": (k, folds)}, **unjudged)
             extra += train(one, fold)["step"]
             found[name].append(_judged(Model.open(fold), dataset, data.split, part))
     means = {name: float(np.mean(numbers)) for name, numbers in found.items()}

@@ -111,12 +111,12 @@ def check(values: ConfigDict) -> Config:
         )
     config.finetune.check(config.objective, config.init_from)
     best, val_every = config.checkpoint.best or "", config.train.val_every
-    if best.startswith("val/") and (not val_every or config.checkpoint.every % val_every):
+    every = config.checkpoint.every
+    if best.startswith("val/") and (not val_every or (every % val_every and val_every % every)):
         often = f"steps between validations are {val_every}" if val_every else "config.train.val_every is 0"
         raise InputError(
             f"config.checkpoint.best is {best!r}, which is known where a run validates, but {often} and "
-            f"config.checkpoint.every is {config.checkpoint.every}; let it validate as often as it saves, or more often by a "
-            "whole number of times"
+            f"config.checkpoint.every is {every}; let one of the two be a multiple of the other"
         )
     if config.data.sampling == "balanced" and config.objective.class_weights == "balanced":
         raise InputError(

@@ -122,6 +122,7 @@ def loop(values: ConfigDict, steps: int = 200, repeats: int = 3, quiet: bool = F
     """
     values = values.to_dict()
     values["train"] = {**values["train"], "steps": steps, "epochs": None, "val_every": 0}
+    values["checkpoint"] = {**values.get("checkpoint", {}), "best": None}
     values = configs.tree(values)
     batch_size = check(values).train.batch_size
     job = Job(check(values))

@@ -68,6 +68,7 @@ class Footprint:
 def footprint(config: Config, examples: int) -> Footprint:
     """The footprint of ``config``'s step of ``examples``, whatever its own batch and mesh."""
     parallel = config.parallel
+    examples = _whole(config, examples)
     alone = ParallelConfig(engine=parallel.engine, remat=parallel.remat)
     drawing = _drawn(config, examples, alone)
     kept, fixed = _kept(config, examples, alone)
@@ -90,6 +91,15 @@ def footprint(config: Config, examples: int) -> Footprint:
     )
 
 
+def _whole(config: Config, examples: int) -> int:
+    """The least number of examples, from ``examples`` on, with which an even number of the second stream comes."""
+    if config.data.unlabelled_batch is None:
+        return examples
+    batch = config.train.batch_size
+    step = 2 * batch // math.gcd(batch, config.data.unlabelled_batch)
+    return -(-examples // step) * step
+
+
 def _drawn(config: Config, examples: int, parallel: ParallelConfig) -> Drawing:
     """The step on one device, of ``examples`` of the main stream and as many of the other as belong to them.
 
@@ -97,7 +107,7 @@ def _drawn(config: Config, examples: int, parallel: ParallelConfig) -> Drawing:
     """
     beside = config.data.unlabelled_batch
     if beside is not None:
-        beside = max(1, round(beside * examples / config.train.batch_size))
+        beside = beside * examples // config.train.batch_size
     return draw(
         dataclasses.replace(
             config,

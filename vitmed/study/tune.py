@@ -137,6 +137,7 @@ def _within_budget(cell: Cell, metric: str, checkpoint: str, work: Any) -> tuple
             whole["data"] = {**whole["data"], "fold": (part, cell.parts)}
             if checkpoint == "last":
                 whole["train"] = {**whole["train"], "val_every": 0}
+                whole["checkpoint"] = {**whole.get("checkpoint", {}), "best": None}
             work.train(tree(whole), run)
             found.append(work.left_out(run, checkpoint))
         each = [value_of(metric, one) for one in found]
