@@ -22,7 +22,7 @@ from vitmed.infer import Model
 from vitmed.job.config import check
 from vitmed.job.job import Job
 from vitmed.models.cost import matmul_flops, short
-from vitmed.runs import lineage
+from vitmed.runs import folder, lineage
 from vitmed.runs import metrics as run_metrics
 from vitmed.study.plan import plan
 
@@ -192,6 +192,23 @@ def test_a_run_goes_on_without_the_one_that_it_started_from(tiny_dataset, pretra
 def test_another_model_is_refused_by_name(tiny_dataset, pretrained, tmp_path, keys, message):
     with pytest.raises(InputError, match=message):
         train(CLASSIFY, tiny_dataset, tmp_path / "x", init_from=pretrained, **keys)
+
+
+def test_a_refused_start_leaves_no_folder_in_the_way(tiny_dataset, pretrained, tmp_path):
+    """Otherwise the command that is put right is told to go on with what was wrong."""
+    keys = {"init_from": pretrained, "optim.ema": 0.0}
+    with pytest.raises(InputError, match="of another architecture"):
+        train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys, **{"model.variant": "ti"})
+    assert not (tmp_path / "run").exists()
+    train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys)
+
+
+def test_one_training_at_a_time(tiny_dataset, tmp_path):
+    """Otherwise two of one command remove each other's checkpoints."""
+    with folder.taken(tmp_path / "run"), pytest.raises(InputError, match="in use by another training"):
+        train(MAE, tiny_dataset, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+    train(MAE, tiny_dataset, tmp_path / "run", **{"train.steps": 1})
 
 
 def test_another_dimension_and_modality_are_refused_by_name(tiny_volumes, pretrained, tmp_path):

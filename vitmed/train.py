@@ -66,11 +66,18 @@ def train(values: ConfigDict, workdir: str | Path, quiet: bool = False, show_sha
     quiet = quiet or processes.index() > 0
     job = Job(config, begun(Path(workdir)) if config.init_from else None, made(Path(workdir)), quiet)
     processes.agree("data", job.data())
-    run = Path(
-        processes.first(
-            lambda: str(folder.create(workdir, resolve(values), job.recipe, job.datasheet(), resolve))
-        )
-    )
+    with contextlib.ExitStack() as held:
+
+        def created() -> str:
+            held.enter_context(folder.taken(workdir))
+            return str(folder.create(workdir, resolve(values), job.recipe, job.datasheet(), resolve))
+
+        return _trained(job, Path(processes.first(created)), quiet, show_sharding)
+
+
+def _trained(job: Job, run: Path, quiet: bool, show_sharding: bool) -> dict[str, Any]:
+    """Trains a job in its folder, from where that stands."""
+    config = job.config
     processes.check_shared_folder(run)
     checkpoints = Checkpoints(run, config.checkpoint)
     state, start = begin(job, checkpoints)

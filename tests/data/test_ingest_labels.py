@@ -185,6 +185,11 @@ def test_what_is_uncertain_is_not_a_number_to_learn(tmp_path):
     """Otherwise CheXpert's findings become a regression of -1, 0 and 1, without a word."""
     with pytest.raises(InputError, match="-1 beside 0 and 1 in 2 label columns, as CheXpert"):
         encoded(tmp_path, "path,a,b\na.png,1,-1\nb.png,0,\n", "a.png", "b.png")
+    codes = "path,a,b\na.png,1,1\nb.png,0,99\nc.png,0,0\n"
+    with pytest.raises(InputError, match="has 99 beside 0 and 1 in the label column b.*--task regression"):
+        encoded(tmp_path, codes, "a.png", "b.png", "c.png")
+    amounts = "path,age,weight\na.png,41,60\nb.png,0,99\n"
+    assert encoded(tmp_path, amounts, "a.png", "b.png").task == "regression"
 
 
 def test_a_name_that_several_scans_have_is_said_to_be_unclear(tmp_path):

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from vitmed.cli import evaluate as verb
 from vitmed.data.dataset import Dataset
+from vitmed.data.ingest import ingest
 from vitmed.errors import InputError
 from vitmed.evaluate.evaluate import evaluate
 from vitmed.evaluate.predictions import read
@@ -81,8 +82,6 @@ def test_the_best_checkpoint_is_named(trained):
 
 def test_another_dataset_does_not_overwrite_the_own_test(trained, tiny_pngs, tmp_path):
     """Otherwise an external test replaces the internal one in the run folder."""
-    from vitmed.data.ingest import ingest
-
     own = evaluate(trained)
     ingest(
         tiny_pngs,
@@ -104,6 +103,23 @@ def test_another_dataset_does_not_overwrite_the_own_test(trained, tiny_pngs, tmp
         json.loads((trained / "evaluations" / "test" / "metrics.json").read_text())["opened"]
         == same["opened"]
     )
+
+
+def test_scans_that_were_learned_from_are_told_of(trained, tiny_pngs, tiny_dataset, tmp_path, monkeypatch):
+    """Otherwise a set that was split anew is tested on what was trained on, and the number looks well."""
+    again = dict(labels=tiny_pngs / "labels.csv", modality="xray", progress=False)
+    ingest(tiny_pngs, tmp_path / "again", split="60/20/20", seed=5, **again)
+    data, own = Dataset.open(tmp_path / "again"), Dataset.open(tiny_dataset)
+    held = {record["image"].tobytes() for record in own.records("train")}
+    seen = sum(record["image"].tobytes() in held for record in data.records("test"))
+    notes = evaluate(trained, tmp_path / "again")["notes"]
+    assert seen and any(
+        note.startswith(f"{seen} of {data.size('test')} scans of the test split") for note in notes
+    )
+    assert not any("learned from" in note for note in evaluate(trained)["notes"])
+    monkeypatch.setattr("vitmed.infer.Model.dataset_path", property(lambda self: str(tmp_path / "gone")))
+    notes = evaluate(trained, tmp_path / "again")["notes"]
+    assert any("whether it learned from scans of the test split is not known" in note for note in notes)
 
 
 def test_refusals_name_what_is_wrong(trained, tiny_dataset, tiny_volumes, tmp_path):
@@ -134,7 +150,6 @@ def test_a_dataset_that_moved_can_be_named(trained, tiny_dataset, tmp_path, monk
 
 def test_other_labels_are_refused(trained, tiny_pngs, tmp_path):
     """Otherwise probabilities of one finding are scored against another's labels."""
-    from vitmed.data.ingest import ingest
 
     text = (tiny_pngs / "labels.csv").read_text().replace("lesion", "fracture")
     (tmp_path / "labels.csv").write_text(text)

@@ -8,7 +8,7 @@ from tensorboardX import SummaryWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from vitmed.errors import DiskFull
+from vitmed.errors import DiskFull, InputError
 from vitmed.runs import metrics
 
 
@@ -137,6 +137,12 @@ def test_tensorboard_is_given_what_its_own_writer_would(tmp_path):
         return [one for one in made if one[1] or one[2]]
 
     assert told(tmp_path / "run" / "tensorboard") == told(tmp_path / "theirs")
+
+
+def test_a_table_that_a_spreadsheet_saved_otherwise_is_named(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step;name;value\n1;loss;0,5\n")
+    with pytest.raises(InputError, match="metrics.csv holds 'step;name;value' in line 1"):
+        metrics.read(tmp_path)
 
 
 def test_no_metrics_yet(tmp_path):

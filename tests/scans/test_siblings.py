@@ -83,6 +83,24 @@ def test_masks_beside_scans_of_several_kinds_are_no_scans(tmp_path):
     assert made["refused"].get("mask without a scan") == 1, "that of p0 is told"
 
 
+def test_a_folder_of_masks_beside_one_of_scans_holds_no_scans(tmp_path):
+    """Otherwise label maps are learned from as brightness, perhaps on the other side of a split than their scans."""
+    for k, folder in enumerate(("images", "labels")):
+        (tmp_path / "x" / folder).mkdir(parents=True)
+        for n in range(2):
+            values = np.roll(np.arange(120, dtype=np.int16), 7 * n + k).reshape(4, 5, 6)
+            nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "x" / folder / f"p{n}.nii.gz")
+    held = survey(tmp_path / "x")
+    assert [s.id for s in held.sources] == ["images/p0.nii.gz", "images/p1.nii.gz"]
+    assert [r[:2] for r in held.refused] == [(f"labels/p{n}.nii.gz", "mask without a scan") for n in range(2)]
+    table = tmp_path / "masks.csv"
+    table.write_text("path,mask\n" + "".join(f"images/p{n}.nii.gz,labels/p{n}.nii.gz\n" for n in range(2)))
+    made = ingest(
+        tmp_path / "x", tmp_path / "set", labels=table, modality="mr", split="train", progress=False
+    )
+    assert made["refused"] == {} and made["examples"]["train"] == 2
+
+
 @pytest.mark.parametrize("ending", ["_seg.nii.gz", "-label.nii", "_MASK.nii.gz"])
 def test_volumes_too(tmp_path, ending):
     for k in range(2):

@@ -210,13 +210,21 @@ def test_faults_come_before_work(config, tmp_path):
     with pytest.raises(InputError, match="aurok.*auroc, balanced_accuracy"):
         study(config, tmp_path / "study", work=WORK)
     config.study.update({"metrics": ("auroc",), "checkpoint": "best"})
-    with pytest.raises(InputError, match="checkpoint is 'best', but config.arms.* by no config.checkpoint.best"):
+    with pytest.raises(
+        InputError, match="checkpoint is 'best', but config.arms.* by no config.checkpoint.best"
+    ):
         study(config, tmp_path / "study", work=WORK)
     with pytest.raises(InputError, match="--jobs is 0"):
         study(config, tmp_path / "study", jobs=0, work=WORK)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         study(config, tmp_path / "file", work=WORK)
+    for name, what in (("datasheet.json", "dataset"), ("config.json", "run")):
+        (tmp_path / what).mkdir()
+        (tmp_path / what / name).write_text("{}")
+        with pytest.raises(InputError, match=f"is a {what}; give a folder, new or of this study"):
+            study(config, tmp_path / what, work=WORK)
+        assert [p.name for p in (tmp_path / what).iterdir()] == [name]
     assert not (tmp_path / "study" / "pretrain").exists()
 
 

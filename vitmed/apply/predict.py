@@ -14,6 +14,7 @@ from vitmed.apply.intake import Asked, Scans, Split
 from vitmed.data import datasheet
 from vitmed.data.replacing import partial_of
 from vitmed.errors import InputError
+from vitmed.evaluate.evaluate import learned_from
 from vitmed.infer import Model
 from vitmed.progress import Bar
 from vitmed.runs import ledger, step_of
@@ -57,6 +58,8 @@ def predict(
     out, paths = Path(out), [Path(path) for path in inputs]
     if count is not None and count < 1:
         raise InputError(f"--count is {count}; at least 1 was expected")
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"--out {out} is a link that leads nowhere; is its disk there?")
     if out.exists():
         raise InputError(f"{out} exists already; give --out a new path, or remove it first")
     model = Model.open(run, which)
@@ -101,7 +104,7 @@ def predict(
             # A split whose numbers are shown has been looked at.
             data, name = asked.truth
             result |= {"opened": ledger.record(model.run, data.datasheet["content_hash"], name, step)} | truth
-        beside = model.beside(asked.truth[0]) if asked.truth else []
+        beside = learned_from(model, *asked.truth) + model.beside(asked.truth[0]) if asked.truth else []
         result["notes"] = beside + answers.notes + _forced(asked)
         listed = {
             "scans": [scan | {"forced": asked.forced.get(scan["id"], [])} for scan in answers.scans],

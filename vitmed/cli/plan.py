@@ -15,6 +15,7 @@ No dataset is opened: the config says the size of its scans.
 Topologies: v4, v5e, v5p, v6e with a slice's shape (v5e:4x4, v5p:4x4x8), and a100, h100, h200 with a number of GPUs.
 """
 
+HOURS = 2.0  # of a training, by default
 HELP = "what a training needs of hardware that is not here (fits? how fast? cost?), or what this machine can train"
 TAKES_CONFIG = True
 
@@ -51,7 +52,7 @@ def arguments(parser):
     )
     parser.add_argument("--memory", metavar="SIZE", help="--fit: such as 8GB, in place of what is found here")
     parser.add_argument(
-        "--hours", type=float, default=2.0, metavar="H", help="--fit: for the training (default: 2)"
+        "--hours", type=float, metavar="H", help=f"--fit: for the training (default: {HOURS:g})"
     )
 
 
@@ -60,6 +61,8 @@ def run(args) -> dict:
 
     if args.fit == bool(args.topology):
         raise InputError("give --topology, such as v5e:16x16, or --fit for the machine that this runs on")
+    if args.topology and (args.memory is not None or args.hours is not None):
+        raise InputError("--memory and --hours are for --fit; leave them out beside --topology")
     for name in ("price_per_chip_hour", "examples", "hours"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise InputError(
@@ -98,7 +101,7 @@ def _fit(args) -> dict:
     from vitmed.scale.fit import fit
 
     values = config.load(args.config, args.overrides, Config)
-    result = fit(values, args.hours, _bytes(args.memory), args.examples)
+    result = fit(values, args.hours or HOURS, _bytes(args.memory), args.examples)
     rate = result["rate"]
     lines = [
         f"{rate['devices']} x {rate['device']}: {rate['flops'] / 1e9:,.0f} GFLOP/s, measured by {rate['by']}; "
@@ -110,7 +113,7 @@ def _fit(args) -> dict:
         lines.append(f"{keys}: {one['bytes_per_chip'] / 1e9:.1f} GB (estimated), {end}")
     if result["reduced"]:
         lines.append(
-            f"even the smallest needs longer than {args.hours:g} hours: fewer steps than the config's"
+            f"even the smallest needs longer than {args.hours or HOURS:g} hours: fewer steps than the config's"
         )
     words = " ".join(f"--config.{key}={_typed(value)}" for key, value in result["choice"].items())
     lines.append(f"take: --config {args.config} {words}  ({result['choice_hours']:.1f} hours)")

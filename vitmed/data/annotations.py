@@ -197,7 +197,7 @@ def encode(annotations: Annotations, ids: list[str]) -> Labels:
         if annotations.asked:
             raise InputError(f"{annotations.origin} gives no label to any scan that could be read")
         return Labels(None, [], np.zeros((len(ids), 1), np.float32), np.zeros((len(ids), 1), np.float32))
-    task = annotations.task or _task(columns, values, annotations.origin)
+    task = annotations.task or _task(columns, values, table, annotations.origin)
     weight = np.array([[cell != "" for cell in row] for row in table], np.float32)
     if task == "multiclass":
         whole = all(_whole(v) for v in values)
@@ -238,7 +238,19 @@ def note(labels: Labels) -> str:
     )
 
 
-def _task(columns, values, origin) -> str:
+def _refuse_codes(columns, table, origin) -> None:
+    """Refuses columns of 0 and 1 with another whole number in some: a code for "unknown", which is no amount."""
+    for k, name in enumerate(columns):
+        found = {row[k] for row in table} - {""}
+        others = sorted(found - {"0", "1"})
+        if {"0", "1"} <= found and others and all(map(_whole, found)):
+            raise InputError(
+                f"{origin} has {others[0]} beside 0 and 1 in the label column {name}; leave those cells empty where it stands "
+                "for what is not known, or say that the columns are values to predict with --task regression"
+            )
+
+
+def _task(columns, values, table, origin) -> str:
     numbers = all(_number(v) for v in values)
     if len(columns) == 1:
         return "regression" if numbers and not all(_whole(v) for v in values) else "multiclass"
@@ -249,7 +261,10 @@ def _task(columns, values, origin) -> str:
                 f"{origin} has -1 beside 0 and 1 in {len(columns)} label columns, as CheXpert marks what is uncertain; "
                 "write 0 or 1 there, or leave those cells empty"
             )
-        return "multilabel" if found <= {0.0, 1.0} else "regression"
+        if found <= {0.0, 1.0}:
+            return "multilabel"
+        _refuse_codes(columns, table, origin)
+        return "regression"
     word = next(v for v in sorted(values) if not _number(v))
     raise InputError(
         f"{origin} has the label columns {', '.join(columns)}, with words such as {word!r} in them; "

@@ -53,7 +53,8 @@ def labelled(
         (m,) int64, sorted, each with at least one known label, or a mask.
 
     Raises:
-        InputError: no labels, a budget out of range or larger than the set, or too small to show every class.
+        InputError: no labels or those of one class alone, a budget out of range or larger than the set, or too small to show
+            every class.
     """
     annotated = np.setdiff1d(known(dataset, split, masks), left_out)
     if not len(annotated):
@@ -61,6 +62,8 @@ def labelled(
             f"every scan of split {split!r} of {dataset.path} with {'a mask' if masks else 'a label'} is a copy of one "
             "that config.data.apart names; take splits out of it, or ingest with --dedupe"
         )
+    if not masks and dataset.datasheet["task"] == "multiclass":
+        _check_classes(dataset, split, annotated)
     if labels is None:
         return annotated
     task, values, weight = _annotated(dataset, split, masks)
@@ -143,6 +146,17 @@ def fold(
                 "each (scans where none is known); give more labels (config.data.labels), or fewer folds"
             )
     return np.sort(np.concatenate(parts[k]))
+
+
+def _check_classes(dataset: Dataset, split: str, annotated: np.ndarray) -> None:
+    shown = np.unique(dataset.labels(split)[0][annotated, 0])
+    if len(shown) == 1:
+        names = dataset.datasheet["classes"]
+        raise InputError(
+            f"split {split!r} of {dataset.path} shows one class alone, {names[int(shown[0])]!r} of "
+            f"{', '.join(map(repr, names))}; a classifier needs two: split it otherwise (vitmed ingest --split), or give it "
+            "other labels"
+        )
 
 
 def _annotated(dataset: Dataset, split: str, masks: bool) -> tuple[str, np.ndarray, np.ndarray]:

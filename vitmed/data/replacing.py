@@ -105,7 +105,7 @@ def _disk(folder: Path):
             raise MachineError(
                 f"no space left on the disk of {folder}; free some and run the same command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
             raise MachineError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             where = error.filename2 or error.filename or folder

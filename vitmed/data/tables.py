@@ -57,6 +57,10 @@ def from_table(
     """
     header, lines = _read_csv(path)
     key = next((name for name in ("path", "id", SUBJECT) if name in header), None)
+    if key is None and len(header) == 1 and (apart := next((c for c in ";\t|" if c in header[0]), "")):
+        raise InputError(
+            f"{path} has its columns parted by {apart!r}; save it with commas between them (CSV)"
+        )
     if key is None or (key == SUBJECT and not subjects):
         raise InputError(f"{path} has the columns {', '.join(header)}; a column path (or id) is needed")
     columns = tuple(name for name in header if name not in NOT_LABELS)
@@ -217,7 +221,9 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
                 lines.append({name: _cell(cell) for name, cell in zip(header, cells, strict=True)})
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; a CSV with a column path or id was expected") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise InputError(f"{path} is not a readable CSV ({error})") from None
     twice = [name for name, n in Counter(header).items() if n > 1]
     if not header or twice or not lines:

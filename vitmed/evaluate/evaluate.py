@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitmed import durable
+from vitmed.data.copies import copies
 from vitmed.data.dataset import Dataset
 from vitmed.data.structures import structures_of
 from vitmed.errors import InputError
@@ -113,7 +114,7 @@ def evaluate(
     order = [found.classes.index(name) for name in model.order]
     result = score(*given, order=order)
     result |= found.beside
-    result["notes"] += model.beside(data) + found.notes
+    result["notes"] += learned_from(model, data, split) + model.beside(data) + found.notes
     result["subgroups"] = {column: subgroups(names, *given, order=order) for column, names in groups.items()}
     if by:
         result["notes"].append(NOTE)
@@ -162,6 +163,26 @@ def evaluate(
     # Not sorted by key: the numbers stand in the order that people read them in.
     durable.write_text(out / "metrics.json", json.dumps({"format": 1, **result}, indent=2) + "\n")
     return result
+
+
+def learned_from(model: Model, data: Dataset, split: str) -> list[str]:
+    """What should be said of scans of a split of another dataset than the run's: it may have learned from them."""
+    if data.datasheet["content_hash"] == model.datasheet["content_hash"]:
+        return []
+    trained = model.config["data"].get("split", "train")
+    there = Path(model.dataset_path) if model.dataset_path else None
+    if there is not None and there.is_dir():
+        own = Dataset.open(there)
+        if own.datasheet["content_hash"] == model.datasheet["content_hash"]:
+            seen = len(copies(data, split, own, (trained,)))
+            many = f"{seen} of {data.size(split)} scans of the {split} split of {data.path} are"
+            return (
+                [f"{many} copies of scans that the run learned from: the numbers flatter it"] if seen else []
+            )
+    return [
+        f"{data.path} is not what the run was trained on, which is gone: whether it learned from scans of the {split} split "
+        "is not known"
+    ]
 
 
 def check_truth(model: Model, data: Dataset, split: str) -> None:

@@ -4,6 +4,7 @@
 datasheet of the dataset) and ``environment.json`` (versions, devices and command of every start).
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -12,7 +13,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import vitmed
 from vitmed import durable
 from vitmed.config import flat, load, to_json, tree
 from vitmed.errors import InputError
+from vitmed.runs.lock import NAME, locked
 from vitmed.scans.recipe import Recipe
 
 # Keys that may change between the starts of one run, because no parameter depends on them.
@@ -74,6 +76,38 @@ def create(
         durable.write_text(run / "config.json", to_json(config))  # last: it is what makes the folder a run
     _record_start(run)
     return run
+
+
+@contextlib.contextmanager
+def taken(workdir: Path | str) -> Iterator[None]:
+    """Holds the folder of a run, which is made if it is not there, for one training at a time.
+
+    What a training that is refused before its first step made of a new folder is removed again: it would stand in the
+    way of the one that is put right.
+
+    Raises:
+        InputError: another training holds it, or as ``place``.
+        MachineError: as ``create``.
+    """
+    run = place(workdir)
+    new = not (run / "config.json").exists()
+    with durable.disk(run, "the run folder"):
+        run.mkdir(parents=True, exist_ok=True)
+    with locked(run, "training"):
+        try:
+            yield
+        except InputError:
+            if new and not (run / "metrics.csv").exists():
+                _discard(run)
+            raise
+
+
+def _discard(run: Path) -> None:
+    for name in ("config.json", "recipe.json", "dataset.json", "environment.json", NAME):
+        (run / name).unlink(missing_ok=True)
+    for folder in (run / "checkpoints", run):
+        with contextlib.suppress(OSError):  # what is not empty holds something of somebody's
+            folder.rmdir()
 
 
 def place(workdir: Path | str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vitmed import durable
-from vitmed.errors import DiskFull
+from vitmed.errors import DiskFull, InputError
 from vitmed.parallel import processes
 from vitmed.runs.board import Board
 
@@ -107,7 +107,17 @@ def _rows(path: Path) -> list[tuple[int, str, float]]:
     if not path.exists():
         return []
     whole, _, _torn = path.read_text(encoding="utf-8").rpartition("\n")
-    return [(int(step), name, float(value)) for step, name, value in list(csv.reader(io.StringIO(whole)))[1:]]
+    rows = []
+    for number, row in enumerate(csv.reader(io.StringIO(whole)), start=1):
+        try:
+            step, name, value = row
+            rows += [(int(step), name, float(value))] if number > 1 else []
+        except ValueError:
+            raise InputError(
+                f"{path} holds {','.join(row)!r} in line {number}, where a step, a name and a value with commas between were "
+                "expected; put it back as the run wrote it"
+            ) from None
+    return rows
 
 
 def _lines(rows) -> str:

@@ -11,6 +11,8 @@ from vitmed.scans.scan import Refusals
 _NAMED = re.compile(
     r"^(?P<scan>.+?)[ _.-](?:mask|seg|segmentation|label|labels|labelmap|gt)(?:[ _-]?\d+)?$", re.IGNORECASE
 )
+_OF_MASKS = {"labels", "label", "masks", "mask", "segmentations", "segmentation", "segs", "seg"}
+_OF_SCANS = {"images", "image", "imgs", "scans", "scan", "volumes"}
 _KINDS = {"image", "array", "nifti", "itk"}
 
 
@@ -46,6 +48,7 @@ def match(names: Names) -> tuple[Told, Refusals, Names]:
             refused.append((names[path], "mask of several scans", told))
         elif places[path] not in wanted:
             refused.append((names[path], "mask without a scan", "no scan of that name lies beside it"))
+    apart = _apart({path: place for path, place in places.items() if path not in called}, names)
     if not masks:
         begun = {
             (folder, stem[: part.start()])
@@ -55,8 +58,7 @@ def match(names: Names) -> tuple[Told, Refusals, Names]:
         }
         unsaid = [path for path, scan in called.items() if scan in begun]
         why = "scans whose names begin so lie beside it; name the mask of each in a manifest"
-        refused = [(names.pop(path), "mask without a scan", why) for path in unsaid]
-        return Told(), refused, {}
+        return Told(), apart + [(names.pop(path), "mask without a scan", why) for path in unsaid], {}
     taken = {path: names[path] for files in masks.values() for path in files}
     scans_of_their_own = {
         path for path, scan in called.items() if scan not in scans and places[path] in wanted
@@ -68,7 +70,28 @@ def match(names: Names) -> tuple[Told, Refusals, Names]:
         f"as those of the {len(masks)} scan{'s' * (len(masks) > 1)} beside them."
     )
     told = Told(masks={scan: Mask(tuple(sorted(files))) for scan, files in masks.items()}, notes=(note,))
-    return told, refused, taken
+    return told, refused + apart, taken
+
+
+def _apart(places: dict[str, tuple[str, str]], names: Names) -> Refusals:
+    """Files of a folder of masks beside a folder of scans of the same names, which are taken out of ``names``.
+
+    Whether each is the mask of its namesake nobody has said; that it is no scan its folder says.
+    """
+    folders: dict[str, set[str]] = {}
+    for folder, stem in places.values():
+        folders.setdefault(folder, set()).add(stem)
+    refused: Refusals = []
+    for path, (folder, stem) in places.items():
+        here = PurePosixPath(folder)
+        if here.name.lower() not in _OF_MASKS or path not in names:
+            continue
+        for beside in (one for one in folders if PurePosixPath(one).parent == here.parent and one != folder):
+            if PurePosixPath(beside).name.lower() in _OF_SCANS and stem in folders[beside]:
+                why = f"{beside} holds a scan of its name; name the mask of each in a manifest with the columns path and mask"
+                refused.append((names.pop(path), "mask without a scan", why))
+                break
+    return refused
 
 
 def _stem(name: str) -> str:

@@ -6,7 +6,6 @@ it is done. A study that was stopped anywhere goes on with the same command.
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import signal
 import threading
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 
 from vitmed import durable
 from vitmed.errors import InputError, Preempted
+from vitmed.runs.lock import locked
 from vitmed.study import protocol, table, tune, workers
 from vitmed.study.plan import Cell, Plan, plan
 from vitmed.study.progress import StudyProgress
@@ -272,17 +272,14 @@ def _note(result: dict, metric: str) -> str:
 @contextlib.contextmanager
 def _locked(workdir: Path):
     """Two studies in one folder would train the same run twice over each other."""
+    for name, what in (("datasheet.json", "dataset"), ("config.json", "run")):
+        if (workdir / name).exists():
+            raise InputError(f"--workdir {workdir} is a {what}; give a folder, new or of this study")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise InputError(f"--workdir {workdir} is a file; give a folder, new or of this study") from None
-    with open(workdir / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{workdir} is in use by another vitmed study; wait for it, or stop it"
-            ) from None
+    with locked(workdir, "vitmed study"):
         yield
 
 

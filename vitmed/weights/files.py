@@ -20,6 +20,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         InputError: no such file, one that cannot be read, of another kind, or a pickle without the extra ``torch``.
     """
+    if (path / "config.json").is_file():
+        raise InputError(f"{path} is a run; to write its weights to a file give --to safetensors")
     if not path.is_file():
         raise InputError(f"{path} is not a file; give a .safetensors or .npz file of weights")
     kind = path.suffix.lower()
