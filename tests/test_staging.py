@@ -390,7 +390,9 @@ def test_a_run_is_in_the_bucket_when_it_has_ended(bucket, staged, tmp_path):
     assert process.returncode == 0, err
     assert saved(bucket) == [10, 12], "old checkpoints stay there, or the last is missing"
     stage(f"{bucket}/run", str(tmp_path / "back"), progress=False)
-    assert held(tmp_path / "back") == held(tmp_path / "one" / "run")
+    here = held(tmp_path / "one" / "run")
+    assert here.pop(".lock") == b"", "who trains here holds it, on this machine alone"
+    assert held(tmp_path / "back") == here
 
 
 def test_a_machine_that_is_taken_away_is_gone_on_from_on_another(bucket, staged, tmp_path):
