@@ -19,7 +19,7 @@ from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
 from vitmed.data.prepare import Plan, Task
 from vitmed.data.spool import SMALL, run, shared_out
-from vitmed.errors import InputError
+from vitmed.errors import InputError, MachineError
 from vitmed.phantoms import files
 from vitmed.scans import find
 from vitmed.scans.how import How
@@ -330,6 +330,16 @@ def test_outside_its_folder_nothing_is_touched(folders, tmp_path):
     with pytest.raises(InputError, match="exists already"):
         ingest(folders, tmp_path / "out", progress=False)
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_a_place_where_nothing_can_be_is_said_before_anything_is_read(folders, tmp_path, monkeypatch):
+    """Otherwise hours of reading end at a disk that is not there, or in a traceback."""
+    monkeypatch.setattr("vitmed.data.ingest.look", None)
+    (tmp_path / "out").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(InputError, match="out is a link that leads nowhere"):
+        ingest(folders, tmp_path / "out", progress=False)
+    with pytest.raises(MachineError, match="/proc/out.partial cannot be made"):
+        ingest(folders, Path("/proc/out"), progress=False)
 
 
 def test_no_pass_over_many_scans_is_silent(folders, tmp_path, capsys, monkeypatch):

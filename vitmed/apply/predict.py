@@ -58,8 +58,6 @@ def predict(
     out, paths = Path(out), [Path(path) for path in inputs]
     if count is not None and count < 1:
         raise InputError(f"--count is {count}; at least 1 was expected")
-    if out.is_symlink() and not out.exists():
-        raise InputError(f"--out {out} is a link that leads nowhere; is its disk there?")
     if out.exists():
         raise InputError(f"{out} exists already; give --out a new path, or remove it first")
     model = Model.open(run, which)

@@ -4,10 +4,10 @@
   vitmed predict runs/hippocampus sub-01.nii.gz sub-02.nii.gz --out masks
   vitmed predict runs/hippocampus data/hippocampus --split test --out masks     a dataset; with its truth, metrics too
 
-INPUT is files and folders of scans (whatever vitmed ingest reads), or one dataset. Scans are read and prepared as the run's
-own dataset was: its frames and series, modality, spacing and size. What does not fit (another modality, a missing spacing, other channels,
-2D for 3D) is refused, with both sides named, and the rest goes on; --force takes another modality of the same unit,
-and volumes without a spacing, and marks them in DIR/result.json.
+INPUT is files and folders of scans (whatever vitmed ingest reads but a manifest), or one dataset. Scans are read and
+prepared as the run's own dataset was: its frames and series, modality, spacing and size. What does not fit (another
+modality, a missing spacing, other channels, 2D for 3D) is refused, with both sides named, and the rest goes on; --force
+takes another modality of the same unit, and volumes without a spacing, and marks them in DIR/result.json.
 
 DIR holds result.json (which run, checkpoint and dataset made it; what was refused and why; what each number in a mask
 means) and

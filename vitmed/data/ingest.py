@@ -100,8 +100,6 @@ def ingest(
             call, as it does after a KeyboardInterrupt (or SIGTERM, which becomes one) and after a SIGKILL.
     """
     source, out = Path(source), Path(out)
-    if out.is_symlink() and not out.exists():
-        raise InputError(f"--out {out} is a link that leads nowhere; is its disk there?")
     if not append and out.exists():
         raise InputError(f"{out} exists already; give --out a new path, --append, or remove it first")
     if split is not None:

@@ -28,13 +28,22 @@ def partial_of(
         replace: ``out`` is there, and gives way at the end.
         keep: a folder in it that outlives every fault, if ``worth(folder)``; an ``InputError`` it outlives only if it was
             worth it before: bad input ends a command that has left nothing.
+
+    Raises:
+        InputError: another command makes ``out``, or it is a link that leads nowhere.
+        MachineError: the disk is full or refuses.
     """
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"{out} is a link that leads nowhere; is its disk there?")
     partial = out.with_name(out.name + ".partial")
     made = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
     lock, kept_before = None, False
     try:
         with _disk(partial):
-            partial.mkdir(parents=True, exist_ok=True)
+            try:
+                partial.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError as error:  # /proc and its like, where nobody makes anything
+                raise MachineError(f"{partial} cannot be made: {error.strerror}") from error
             lock = os.open(partial / ".lock", os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +114,7 @@ def _disk(folder: Path):
             raise MachineError(
                 f"no space left on the disk of {folder}; free some and run the same command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise MachineError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             where = error.filename2 or error.filename or folder

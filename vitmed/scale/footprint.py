@@ -68,7 +68,7 @@ class Footprint:
 def footprint(config: Config, examples: int) -> Footprint:
     """The footprint of ``config``'s step of ``examples``, whatever its own batch and mesh."""
     parallel = config.parallel
-    examples = _whole(config, examples)
+    examples = _evenly_beside(config, examples)
     alone = ParallelConfig(engine=parallel.engine, remat=parallel.remat)
     drawing = _drawn(config, examples, alone)
     kept, fixed = _kept(config, examples, alone)
@@ -91,7 +91,7 @@ def footprint(config: Config, examples: int) -> Footprint:
     )
 
 
-def _whole(config: Config, examples: int) -> int:
+def _evenly_beside(config: Config, examples: int) -> int:
     """The least number of examples, from ``examples`` on, with which an even number of the second stream comes."""
     if config.data.unlabelled_batch is None:
         return examples
