@@ -94,6 +94,13 @@ def test_training_starts_from_it_by_the_keys_it_prints(source, tiny_dataset, tmp
     assert same(state["params"]["encoder"], vitmed.runs.load(run)["encoder"])
 
 
+def test_a_run_in_place_of_a_file_is_told_how_it_goes_out(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert main(["convert", str(tmp_path / "run"), "--out", str(tmp_path / "w.safetensors")]) == 2
+    assert "is a run; to write its weights to a file give --to safetensors" in capsys.readouterr().err
+
+
 def test_a_runs_weights_go_out_and_come_in_with_their_recipe(source, tmp_path, capsys):
     run, file, back = (tmp_path / name for name in ("run", "w.safetensors", "back"))
     converted(capsys, source, "--out", run, "--modality", "mr", "--heads", 2)

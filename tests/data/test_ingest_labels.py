@@ -121,6 +121,21 @@ def test_a_row_may_call_what_was_refused_as_it_may_call_a_scan(tmp_path, refused
         table(tmp_path, "path,label\nx/other.dcm,a\na.png,b\n", sources("a.png"), {refused})
 
 
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (b"path;label\na.png;x\n", "parted by ';'; save it with commas"),
+        (b"path\tlabel\na.png\tx\n", "parted by '.t'; save it with commas"),
+        ("path,label\na.png,Müller\n".encode("latin-1"), "is not UTF-8.*save it as UTF-8"),
+    ],
+)
+def test_what_a_spreadsheet_saved_otherwise_is_told_apart(tmp_path, written, words):
+    """Otherwise a person is told that a column is missing which they see before them."""
+    (tmp_path / "labels.csv").write_bytes(written)
+    with pytest.raises(InputError, match=words):
+        tables.from_table(tmp_path / "labels.csv", tmp_path, sources("a.png"), set())
+
+
 def test_one_class_is_refused_when_labels_are_asked(tmp_path):
     """Otherwise a classifier is trained that can only say one thing."""
     with pytest.raises(InputError, match="labels.csv are of one class only, 'x'.*needs two"):
