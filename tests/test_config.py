@@ -16,6 +16,7 @@ class Inner:
     kind: Literal["a", "b"] = "a"
     patch: tuple[int, ...] = ()
     limit: int | None = None
+    weights: tuple[float, ...] | Literal["root"] = ()
     within: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -58,6 +59,8 @@ def test_argument_and_overrides(file):
         ("inner.kind", "c", "config.inner.kind is 'c'; it must be one of 'a', 'b'"),
         ("inner.patch", "4", "config.inner.patch is 4; a tuple"),
         ("inner.limit", "True", "config.inner.limit is True"),
+        ("inner.weights", "rot", "config.inner.weights is 'rot'; it must be one of 'root'"),
+        ("inner.weights", "3", "config.inner.weights is 3; a tuple"),
         ("name.first", "1", "config.name is a value"),
     ],
 )

@@ -232,7 +232,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                 try:
                     return _typed(value, option, where)
                 except InputError as error:
-                    problems.append(error)
+                    # Of a word that is none of those that may be given in place of something else, the words are told.
+                    is_words = typing.get_origin(option) is typing.Literal
+                    problems.insert(0 if is_words and isinstance(value, str) else len(problems), error)
         raise problems[0]
     if origin is typing.Literal:
         choices = typing.get_args(hint)

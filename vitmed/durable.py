@@ -11,6 +11,9 @@ from typing import Any
 
 from vitmed.errors import DiskFull, InputError, MachineError
 
+# What the system says of a path that no disk could take: it is the command's, not the machine's, to put right.
+_NO_SUCH_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+
 
 def write_text(path: Path, text: str) -> None:
     """Replaces ``path`` by ``text`` in one step: a reader sees the old file or the new one, never a part.
@@ -98,9 +101,12 @@ class Appended:
 
 @contextlib.contextmanager
 def disk(folder: Path, what: str):
-    """Turns an operating system's complaint while writing ``what`` into a MachineError naming ``folder``.
+    """Turns an operating system's complaint while writing ``what`` into a fault of ours that names ``folder``.
 
-    Where there is no room left, it is a ``DiskFull``.
+    Raises:
+        DiskFull: there is no room left.
+        InputError: the path is none that can be written: a part of it is a file, or it is too long.
+        MachineError: any other complaint.
     """
     try:
         yield
@@ -110,10 +116,10 @@ def disk(folder: Path, what: str):
                 f"the disk is full: {what} does not fit in {folder}, which has {_free(folder)}; "
                 "free some space and run the same command again"
             ) from error
-        reason = error.strerror or str(error)
-        raise MachineError(
-            f"{what} cannot be written to {folder}: {reason}; check the disk and rights"
-        ) from error
+        told = f"{what} cannot be written to {folder}: {error.strerror or error}"
+        if error.errno in _NO_SUCH_PLACE:
+            raise InputError(f"{told}; give the path of a folder, or of one that is not there yet") from error
+        raise MachineError(f"{told}; check the disk and rights") from error
 
 
 def _free(folder: Path) -> str:

@@ -89,6 +89,13 @@ def _refuses(*args, **keys):
     raise PermissionError(13, "Permission denied")
 
 
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_file_where_the_folder_should_be_breaks_a_run(tmp_path, below):
+    (tmp_path / "taken").write_text("")
+    [finding] = folder_check.folder(tmp_path / "taken" / below)
+    assert finding.state == "breaks" and f"{tmp_path / 'taken'} is not a folder" in finding.found
+
+
 def test_a_file_system_that_does_not_rename(tmp_path, monkeypatch):
     """Object stores mounted as folders copy: a reader may see half a checkpoint."""
 

@@ -23,6 +23,15 @@ def folder(workdir: Path, process: int = 0) -> list[Finding]:
         process: number of this process, so that several may try at once.
     """
     place = nearest(workdir)
+    if stands := _in_the_way(workdir, place):
+        return [
+            Finding(
+                "folder",
+                "breaks",
+                f"{stands} is not a folder",
+                "give a --workdir that is one, or is not there yet",
+            )
+        ]
     scratch = place / f".doctor-{os.getpid()}-{process}"
     try:
         scratch.mkdir()
@@ -47,6 +56,14 @@ def nearest(workdir: Path) -> Path:
     while not place.is_dir():
         place = place.parent
     return place
+
+
+def _in_the_way(workdir: Path, place: Path) -> Path | None:
+    """What lies on the way from ``place`` down to ``workdir`` and is no folder: a file, or a link that leads nowhere."""
+    below = place
+    for part in workdir.absolute().relative_to(place).parts[:1]:
+        below = place / part
+    return None if below == place or not os.path.lexists(below) else below
 
 
 def _free(place: Path) -> Finding:
