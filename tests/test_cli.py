@@ -284,7 +284,7 @@ def test_where_nothing_can_be_written(vitmed, refused, tiny_dataset, tmp_path):
     refused("demo", "--out", file, names=[file, "give --out a folder"])
     for words in (["report", tiny_dataset, "--out", file / "r.html"], ["demo", "--out", file / "demo"]):
         code, out, err = vitmed(*words)
-        assert code == 3 and "Traceback" not in out + err
+        assert code == 2 and "Traceback" not in out + err
         assert err.strip().splitlines()[-1].startswith("vitmed: ") and str(file) in err
     assert file.read_text() == "a file, where a folder is needed"
 

@@ -12,7 +12,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "vitmed"
 FLOORS = {
     "vitmed": -1,
     **dict.fromkeys(
-        ("scans", "physics", "errors", "config", "progress", "memory", "pool", "durable", "source"), 0
+        ("scans", "physics", "errors", "config", "progress", "memory", "pool", "durable", "source", "words"), 0
     ),
     **dict.fromkeys(("activations",), 0),
     **dict.fromkeys(("models", "optim", "parallel", "data", "phantoms", "staging"), 1),
@@ -27,7 +27,7 @@ FLOORS = {
 }
 # On the ground floor themselves, yet their neighbours there need them: every room may name a fault, use all cores, or
 # show how far it is.
-GROUND = {"vitmed", "errors", "pool", "progress"}
+GROUND = {"vitmed", "errors", "pool", "progress", "words"}
 
 
 def room(module: str) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitmed import words
 from vitmed.evaluate.evaluate import evaluate
-from vitmed.report import page, pictures, planes, words
+from vitmed.report import page, pictures, planes
 
 
 def blob(top, left, size=(40, 60), high=16, wide=24, value=1):

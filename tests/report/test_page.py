@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from vitmed import config, durable
+from vitmed import config, durable, words
 from vitmed.cli import report as verb
 from vitmed.cli.main import main
 from vitmed.data.ingest import ingest
 from vitmed.errors import InputError
 from vitmed.job.config import resolve
-from vitmed.report import findings, gather, page, reconstructions, words
+from vitmed.report import findings, gather, page, reconstructions
 
 real_triples = reconstructions.triples  # which a made-up home has no use for
 

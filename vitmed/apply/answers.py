@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitmed import durable
+from vitmed import durable, words
 from vitmed.apply.intake import Asked, cut_off
 from vitmed.apply.mask_files import names_of, write_mask
 from vitmed.data.dataset import Dataset
@@ -69,8 +69,8 @@ class Scores:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["id", *(f"{kind}:{name}" for name in self._classes), *heads])
-        for scan, row, words in zip(self.scans, made, said, strict=True):
-            table.writerow([scan["id"], *(repr(float(x)) for x in row), *words])
+        for scan, row, own in zip(self.scans, made, said, strict=True):
+            table.writerow([scan["id"], *(repr(float(x)) for x in row), *own])
         durable.write_text(self._out / "predictions.csv", text.getvalue())
         threshold = None if self._at is None else self._at["threshold"]
         return {"task": self._task, "classes": self._classes, "threshold": threshold}
@@ -153,7 +153,7 @@ class Masks:
         cut = sum(scan["cut_off"] for scan in self.scans)
         if cut:
             self.notes.append(
-                f"{cut} scan{' reaches' if cut == 1 else 's reach'} beyond what the model is shown, and the masks are "
+                f"{words.plural(cut, 'scan reaches', 'scans reach')} beyond what the model is shown, and the masks are "
                 "background there"
             )
         values = {name: k for k, name in enumerate(self._model.structures, start=1)}

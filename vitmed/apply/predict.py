@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitmed import durable
+from vitmed import durable, words
 from vitmed.apply.answers import Masks, Scores
 from vitmed.apply.intake import Asked, Scans, Split
 from vitmed.data import datasheet
@@ -131,7 +131,7 @@ def _nothing(paths: Sequence[Path], asked: Asked) -> str:
         return f"{paths[0]} holds no scan: no DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, BMP or npy file in it"
     scan, reason, detail = asked.refused[0]
     why = f"{reason} ({detail})" if detail else reason
-    return f"nothing could be predicted: {len(asked.refused)} scans refused, the first is {scan}: {why}"
+    return f"nothing could be predicted: {words.plural(len(asked.refused), 'scan')} refused, the first is {scan}: {why}"
 
 
 def _forced(asked: Asked) -> list[str]:
@@ -139,4 +139,4 @@ def _forced(asked: Asked) -> list[str]:
     counts: dict[str, int] = {}
     for what in (what for many in asked.forced.values() for what in many):
         counts[what] = counts.get(what, 0) + 1
-    return [f"forced on {n} scan{'' if n == 1 else 's'}: {what}" for what, n in counts.items()]
+    return [f"forced on {words.plural(n, 'scan')}: {what}" for what, n in counts.items()]

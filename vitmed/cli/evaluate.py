@@ -19,6 +19,8 @@ The numbers and every prediction are written to RUN/evaluations/SPLIT/. Each eva
 split that is opened again and again while choosing is no test any more.
 """
 
+from vitmed import words
+
 HELP = "metrics of a trained run on a split, each with its 95% interval"
 
 
@@ -99,7 +101,7 @@ def show_metrics(result: dict, console, split: str) -> None:
     from rich.text import Text
 
     times = result["opened"]
-    opened = f"{split} split opened {times} time{'s' if times != 1 else ''}"
+    opened = f"{split} split opened {words.plural(times, 'time')}"
     if result["task"] == "segmentation":
         _show_structures(result, opened, console)
     else:
@@ -115,9 +117,11 @@ def show_metrics(result: dict, console, split: str) -> None:
     for kind, text in result["intervals"].items():
         console.print(f"interval {kind}: {text}", highlight=False, markup=False)
     boot = result["bootstrap"]
-    who = f"{result['patients']} patients" if result["patients"] is not None else "patients unknown"
+    who = (
+        words.plural(result["patients"], "patient") if result["patients"] is not None else "patients unknown"
+    )
     console.print(
-        f"{result['examples']} examples, {who}; {boot['resamples']} resamples by {boot['unit']}, "
+        f"{words.plural(result['examples'], 'example')}, {who}; {boot['resamples']} resamples by {boot['unit']}, "
         f"seed {boot['seed']}; checkpoint {result['checkpoint']}",
         highlight=False,
     )

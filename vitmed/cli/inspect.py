@@ -65,7 +65,7 @@ def show(sheet: dict, path, console) -> None:
     from rich.markup import escape
 
     from vitmed.report.sections import patch, structures
-    from vitmed.report.words import span
+    from vitmed.words import plural, span
 
     def line(name, text):
         console.print(f"[dim]{name:>14}[/]  {escape(text)}", highlight=False)
@@ -102,7 +102,7 @@ def show(sheet: dict, path, console) -> None:
     if sheet["task"]:
         many = len(sheet["classes"])
         told = {"multiclass": f"one of {many} classes", "multilabel": f"{many} findings, each there or not"}
-        line("labels", told.get(sheet["task"], f"{many} number{'s' * (many > 1)} (regression)"))
+        line("labels", told.get(sheet["task"], f"{plural(many, 'number')} (regression)"))
     console.print(_table(sheet))
     for name, key in (("exact copies", "duplicates"), ("near-copies", "near_duplicates")):
         if sheet.get(key):
@@ -111,21 +111,21 @@ def show(sheet: dict, path, console) -> None:
             ]
             line(name, ", ".join(copies) or "none")
     if sheet.get("marked"):
-        line("masks", f"in {sheet['marked']['scans']} scans: {structures(sheet)}")
+        line("masks", f"in {plural(sheet['marked']['scans'], 'scan')}: {structures(sheet)}")
     elif sheet.get("structures"):
         named = (f"{' '.join(map(str, values))} {name}" for name, values in sheet["structures"].items())
         line("masks", ", ".join(named))
     if n := sheet["contradictions"]:
-        line("contradiction", f"{n} image{'s' * (n > 1)} with more than one label")
+        line("contradiction", f"{plural(n, 'image')} with more than one label")
     if n := sheet.get("near_contradictions"):
-        line("contradiction", f"{n} cluster{'s' * (n > 1)} of scans that look alike with more than one label")
+        line("contradiction", f"{plural(n, 'cluster')} of scans that look alike with more than one label")
     exposed = sheet.get("privacy", {})
     for name, what in (
         ("text", "likely with burned-in text"),
         ("face", "of a head, likely with its face"),
     ):
         if n := len(exposed.get(name, ())):
-            line("privacy", f"{n} scan{'s' * (n > 1)} {what}")
+            line("privacy", f"{plural(n, 'scan')} {what}")
     chosen = sheet.get("series") or []
     for k, entry in enumerate(chosen[:SERIES_SHOWN]):
         line("" if k else "series", f"{entry['id']}: {entry['chosen']}")

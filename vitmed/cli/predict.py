@@ -21,6 +21,8 @@ means) and
 DIR appears when all is done. Metrics of a dataset's split count as a look at it in RUN/ledger.json, as with vitmed evaluate.
 """
 
+from vitmed import words
+
 HELP = "scores or masks of new scans, by a trained run"
 
 
@@ -95,4 +97,4 @@ def show(result: dict, console) -> None:
     if result["task"] == "segmentation":
         say("in the masks: " + ", ".join(f"{k} {name}" for name, k in result["structures"].items()))
     n = result["examples"]
-    say(f"{n} scan{'' if n == 1 else 's'}, checkpoint {result['checkpoint']}: {made} in {result['out']}")
+    say(f"{words.plural(n, 'scan')}, checkpoint {result['checkpoint']}: {made} in {result['out']}")

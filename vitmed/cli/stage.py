@@ -13,6 +13,8 @@ Credentials are those of the machine (AWS's and Google's own variables, files an
 is named by AWS_ENDPOINT_URL. launch/stage.sh does all of this around a training, at the start, every so often and at the end.
 """
 
+from vitmed import words
+
 HELP = "a dataset or run between object storage (s3://, gs://) and a disk of this machine"
 EACH = True
 
@@ -49,6 +51,6 @@ def run(args) -> dict:
         if done["strays"]:
             gone += f", {done['strays']} more that {args.source} has not (--delete removes them)"
         print(
-            f"{args.to}: {done['copied']} files copied ({done['bytes']:,} bytes), {done['there']} there already{gone}"
+            f"{args.to}: {words.plural(done['copied'], 'file')} copied ({done['bytes']:,} bytes), {done['there']} there already{gone}"
         )
     return {"from": args.source, "to": args.to, **done}

@@ -9,6 +9,8 @@ its place. What was learned from the patient stays in models: the runs made from
 that started from them, are listed, so that they can be made again.
 """
 
+from vitmed import words
+
 HELP = "a patient taken out of a dataset; the runs made from it, listed"
 
 
@@ -47,7 +49,9 @@ def run(args) -> dict:
     page = datasheet.write(args.dataset)
     runs = made_from(result["content_hashes"], folders)
     if not args.json:
-        print(f"{result['withdrawn']} scans of patient {result['patient']} taken out of {args.dataset}")
+        print(
+            f"{words.plural(result['withdrawn'], 'scan')} of patient {result['patient']} taken out of {args.dataset}"
+        )
         looked = ", ".join(str(folder.resolve()) for folder in folders)
         print(f"runs made from it, under {looked}:" if runs else f"no run was made from it under {looked}")
         for found in runs:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitmed import words
 from vitmed.data import annotations as known
 from vitmed.data import chunks, datasheet, duplicates, pseudonyms, splits
 from vitmed.data.annotations import TOLD, Annotations, Labels
@@ -134,11 +135,11 @@ def assemble(
     if said := known.note(labels):
         notes.append(said)
     if labels.task and missing:
-        notes.append(f"{missing} scan{'s' * (missing > 1)} without a label: kept, as unlabelled.")
+        notes.append(f"{words.plural(missing, 'scan')} without a label: kept, as unlabelled.")
     hidden = sum(bool(pseudonyms.hidden_parts(i)) for i in ids)
     if hidden:
         notes.append(
-            f"{hidden} id{' holds a pseudonym' if hidden == 1 else 's hold pseudonyms'} in place of parts that showed who the patient is."
+            f"{words.plural(hidden, 'id holds a pseudonym', 'ids hold pseudonyms')} in place of parts that showed who the patient is."
         )
     return datasheet.make(
         name=name,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitmed import words
 from vitmed.data import annotations as known
 from vitmed.data import as_before, chunks, datasheet, fingerprint, living, resume, splits, spool
 from vitmed.data.annotations import Annotations, Row
@@ -150,7 +151,10 @@ def ingest(
         spooled = resume.begin(spool_folder, plan, how)
         before, tasks = spool.found(spooled.parent, tasks, progress)
         if before and progress:
-            print(f"going on: {len(before)} scans were read before", file=sys.stderr)
+            print(
+                f"going on: {words.plural(len(before), 'scan was', 'scans were')} read before",
+                file=sys.stderr,
+            )
         kept = living.kept(old, progress)
         for outcome in before:
             _same_set(outcome, kept, plan, sources, progress)
@@ -199,7 +203,7 @@ def ingest(
         notes = [*told.notes, *left_open, *filter(None, [plan.why if old is None else "", mixed])]
         if passed:
             notes.append(
-                f"{passed} scan{' was' if passed == 1 else 's were'} in the dataset already and passed over."
+                f"{words.plural(passed, 'scan was', 'scans were')} in the dataset already and passed over."
             )
         if compared.moved:
             here, held = compared.moved[0]
@@ -214,7 +218,7 @@ def ingest(
             )
         if back:
             notes.append(
-                f"{back} scan{'s' * (back > 1)} of patients who were withdrawn from the dataset stay{'s' * (back == 1)} out."
+                f"{words.plural(back, 'scan')} of patients who were withdrawn from the dataset stay{'s' * (back == 1)} out."
             )
         split = _hidden_site(split, [f"site:{e.site}" for e in entries], names)
         files = {s.id: {s.files[0], s.named_by or s.files[0]} for s in sources}
@@ -341,7 +345,7 @@ def _shared_headers(fresh: list[Stored], told: Annotations) -> tuple[set[str], t
     left = sum(m.patient in shared and not told.rows.get(m.id, Row()).patient for m in fresh)
     if not left:
         return shared, ()
-    what = "1 scan has" if left == 1 else f"{left} scans have"
+    what = words.plural(left, "scan has", "scans have")
     return shared, (
         f"{what} no patient but the one in the header, which several people share: they count as one person's.",
     )

@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
+from vitmed import words
 from vitmed.data.joined import Joined
 from vitmed.errors import InputError
 
@@ -144,7 +145,9 @@ def make(
     groups = [p or f"\0{i}" for p, i in zip(patients, ids, strict=True)]
     notes = []
     if known and len(known) < len(patients):
-        notes.append(f"{len(patients) - len(known)} scans have no patient; each of them counts as its own.")
+        notes.append(
+            f"{words.plural(len(patients) - len(known), 'scan has', 'scans have')} no patient; each of them counts as its own."
+        )
     if not known:
         notes.append("No patients are known: splits are by image, so one person may be on both sides.")
     names = {g: n for g, n in zip(groups, drawn_by or groups, strict=True)}
@@ -292,5 +295,5 @@ def _leaks(patients: list[str], split: list[str]) -> tuple[str, ...]:
     both = sorted(p for p, names in seen.items() if len(names) > 1)
     if not both:
         return ()
-    shared = f"{len(both)} patient{'s' * (len(both) > 1)}"
+    shared = words.plural(len(both), "patient")
     return (f"The given splits share {shared}: numbers on them will flatter.",)

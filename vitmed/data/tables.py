@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 
+from vitmed import words
 from vitmed.data.annotations import DATE, TOLD, Annotations, Row
 from vitmed.errors import InputError
 from vitmed.scans.layout import Mask
@@ -320,4 +321,4 @@ def _some(names: set[str]) -> str:
 
 
 def _scans(names: list[str]) -> str:
-    return f"{len(names)} scan{'s' * (len(names) > 1)}"
+    return words.plural(len(names), "scan")

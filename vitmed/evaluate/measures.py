@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from vitmed import words
 from vitmed.evaluate import intervals, masks, metrics, thresholds
 from vitmed.evaluate.calibration import CalibrationError
 
@@ -353,9 +354,15 @@ def _failed(structure: str, count: dict[str, int]) -> list[str]:
     """What is to be said of the scans in which a structure does not count, or which fail."""
     notes = []
     if count["neither"] and count["scans"]:
-        notes.append(f"{structure}: {count['neither']} scans do not count, neither marked nor predicted")
-    failed = [f"missed in {count['missed']} scans"] if count["missed"] else []
-    failed += [f"predicted in {count['invented']} scans that have none"] if count["invented"] else []
+        notes.append(
+            f"{structure}: {words.plural(count['neither'], 'scan does', 'scans do')} not count, neither marked nor predicted"
+        )
+    failed = [f"missed in {words.plural(count['missed'], 'scan')}"] if count["missed"] else []
+    failed += (
+        [f"predicted in {words.plural(count['invented'], 'scan that has', 'scans that have')} none"]
+        if count["invented"]
+        else []
+    )
     if failed:
         rest = count["scans"] - count["missed"] - count["invented"]
         mean = f"the mean over the other {rest}" if rest else "not computable"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit, softmax
 
+from vitmed import words
 from vitmed.errors import InputError
 from vitmed.evaluate import intervals, metrics, thresholds
 from vitmed.evaluate.measures import METHODS, Judged, Measure, bounds, estimates, measures
@@ -134,7 +135,7 @@ def clusters(patients: list[str] | None, rows: Array) -> tuple[Array, int | None
     notes = []
     if unknown:
         notes.append(
-            f"the patient of {unknown} examples is unknown: each counts as one, intervals may be too narrow"
+            f"the patient of {words.plural(unknown, 'example')} is unknown: each counts as one, intervals may be too narrow"
         )
     return cluster, len(index), notes + few(len(index))
 
@@ -143,7 +144,9 @@ def few(patients: int) -> list[str]:
     """What is to be said of intervals over so few patients; [] where they are not few."""
     if patients == 1:
         return ["only one patient: there are no intervals"]
-    return [f"only {patients} patients: intervals may be too narrow"] if patients < FEW else []
+    return (
+        [f"only {words.plural(patients, 'patient')}: intervals may be too narrow"] if patients < FEW else []
+    )
 
 
 def chosen(task: str, classes: list[str], val: tuple[Array, Array, Array]) -> dict:

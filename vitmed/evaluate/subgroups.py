@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vitmed import words
 from vitmed.evaluate.score import clusters, score
 
 Array = np.ndarray
@@ -71,7 +72,7 @@ def subgroups(
 
 
 def _too_few(n: int, unit: str) -> str | None:
-    return None if n >= SMALLEST else f"{n} {unit}{'' if n == 1 else 's'}; at least {SMALLEST} are needed"
+    return None if n >= SMALLEST else f"{words.plural(n, unit)}; at least {SMALLEST} are needed"
 
 
 def _rare_class(classes: list[str], label: Array, weight: Array, units: Array) -> str | None:

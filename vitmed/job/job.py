@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vitmed import words
 from vitmed.data import budget, loader, mirrors
 from vitmed.data.augment import augment
 from vitmed.data.keys import example_keys, step_key
@@ -299,18 +300,18 @@ class Job:
         """One line for a person about what is about to run, and what it takes; then one for each thing that is doubted."""
         config = self.config
         size = "x".join(map(str, self.spec.size))
-        devices = f"{jax.device_count()} {jax.default_backend()} device{'s' * (jax.device_count() > 1)}"
+        devices = words.plural(jax.device_count(), f"{jax.default_backend()} device")
         passes = self.steps * config.train.batch_size / self.examples
         text = (
             f"{config.objective.name}: {config.model.variant}, {self.parameters / 1e6:.1f} M parameters, "
-            f"{self.examples} scans of {size}x{self.spec.channels}, {self.steps} steps of {config.train.batch_size} "
+            f"{words.plural(self.examples, 'scan')} of {size}x{self.spec.channels}, {self.steps} steps of {config.train.batch_size} "
             f"({passes:,.{1 if passes < 10 else 0}f} passes) on {devices}"
         )
         if not config.finetune.whole:
             text += f"; {config.finetune.told(jax.eval_shape(self.fresh_state, self.seed))}"
         for name, feed in self.feeds.items():
             if name != "main":
-                text += f"; {feed.batch_size} a step of {feed.examples} {name} scans"
+                text += f"; {feed.batch_size} a step of {words.plural(feed.examples, f'{name} scan')}"
         state = jax.eval_shape(self.fresh_state, self.seed)
         shared = shown.line(self.engine, state) or f"state {short(state_bytes(state))}B on each device"
         text += f"; {shared}, {short(self.flops())}FLOP a step"

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from vitmed import words
 from vitmed.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
@@ -52,7 +53,7 @@ def sizes(text: str, devices: int) -> dict[str, int]:
     made = {name: max(given.get(name, 1), 1) for name in AXES}
     if math.prod(made.values()) != devices:
         raise InputError(
-            f"config.parallel.mesh is {text!r}, which does not fit {devices} device{'s' * (devices > 1)}; the nearest "
+            f"config.parallel.mesh is {text!r}, which does not fit {words.plural(devices, 'device')}; the nearest "
             f"that does is {written(_nearest(made, devices))!r}"
         )
     return made

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 import vitmed
-from vitmed import durable
+from vitmed import durable, words
 from vitmed.data.dataset import Dataset
 from vitmed.data.datasheet import PAGE
-from vitmed.report import charts, gather, page, pictures, planes, sections, words
+from vitmed.report import charts, gather, page, pictures, planes, sections
 
 _CLUSTERS = 12  # shown with pictures
 _MEMBERS = 5  # of each

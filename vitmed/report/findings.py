@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vitmed.report import words
+from vitmed import words
 
 _LOOSE = "which correction for several comparisons leaves unsettled"
 

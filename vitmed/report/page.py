@@ -13,8 +13,8 @@ import jinja2
 import markupsafe
 
 import vitmed
-from vitmed import durable
-from vitmed.report import findings, gather, outlines, pictures, provenance, reconstructions, sections, words
+from vitmed import durable, words
+from vitmed.report import findings, gather, outlines, pictures, provenance, reconstructions, sections
 
 TEMPLATES = Path(__file__).parent / "templates"
 

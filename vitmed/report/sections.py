@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from vitmed import words
 from vitmed.data import fingerprint
-from vitmed.report import charts, words
+from vitmed.report import charts
 from vitmed.report.provenance import relative
 
 _REFUSED_SHOWN = 20

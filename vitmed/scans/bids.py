@@ -10,6 +10,7 @@ from collections import Counter
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 
+from vitmed import words
 from vitmed.errors import InputError
 from vitmed.scans.how import How
 from vitmed.scans.kinds import in_file, is_beside, kind_of
@@ -79,7 +80,7 @@ def survey(names: Names, folder: str, how: How) -> Survey:
     for what, n in sorted(outside.items()):
         derived = what.startswith("derivatives/")
         reason = "derived from the scans" if derived else "not a scan in the BIDS layout"
-        refused.append((str(root / what), reason, f"{n} file{'s' * (n > 1)}"))
+        refused.append((str(root / what), reason, words.plural(n, "file")))
     taken = _chosen(Counter(suffix for _, _, suffix, _ in found), how, folder)
     sources: list[Source] = []
     told: dict[str, dict[str, str]] = {"timepoints": {}, "views": {}, "modalities": {}}
@@ -100,7 +101,8 @@ def survey(names: Names, folder: str, how: How) -> Survey:
             told["modalities"][scan.id] = MODALITIES[suffix]
     people = len({patients[s.id] for s in sources})
     note = (
-        f"Taken as a {NAME}: {len(sources)} scans ({', '.join(taken)}) of {people} subjects, who are the patients; "
+        f"Taken as a {NAME}: {words.plural(len(sources), 'scan')} ({', '.join(taken)}) of "
+        f"{words.plural(people, 'subject, who is the patient', 'subjects, who are the patients')}; "
         "sessions are timepoints, and the suffix is the view."
     )
     return Survey(sources, refused, Told(layout=NAME, patients=patients, notes=(note,), **told))

@@ -15,6 +15,7 @@ import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset
 
+from vitmed import words
 from vitmed.scans import dicom_header, dicom_kind, geometry, limits
 from vitmed.scans.dicom_frames import planes_of
 from vitmed.scans.dicom_stack import EVEN, SAME
@@ -211,7 +212,8 @@ def _put(out: np.ndarray, new: np.ndarray, owner: dict[int, str]) -> None:
     if both.any():
         names = " and ".join(sorted({owner[int(out[both][0])], owner[int(new[both][0])]}))
         raise Refused(
-            "overlapping segments", f"{names}, in {int(both.sum())} voxels; a mask has one label a voxel"
+            "overlapping segments",
+            f"{names}, in {words.plural(int(both.sum()), 'voxel')}; a mask has one label a voxel",
         )
     np.copyto(out, new, where=new != 0)
 

@@ -163,7 +163,8 @@ def _notes(counts: dict[str, int], masks: int, channels: list[str], modality: st
     told = ", ".join(channels)
     yield (
         f"Taken as an {NAME}: {counts['imagesTr']} cases of imagesTr, {masks} of them with a mask of labelsTr; "
-        f"channel{'s' * (len(channels) > 1)} {told}" + (f", so {modality}." if modality else ".")
+        f"{'channel' if len(channels) == 1 else 'channels'} {told}"
+        + (f", so {modality}." if modality else ".")
     )
     if counts["imagesTs"]:
         yield (

@@ -3,6 +3,7 @@
 import re
 from pathlib import PurePosixPath
 
+from vitmed import words
 from vitmed.scans.kinds import kind_of
 from vitmed.scans.layout import Mask, Names, Told
 from vitmed.scans.scan import Refusals
@@ -66,8 +67,8 @@ def match(names: Names) -> tuple[Told, Refusals, Names]:
     for path in called.keys() - scans_of_their_own:
         del names[path]
     note = (
-        f"{len(taken)} file{'s' * (len(taken) > 1)} called as masks (_mask, _seg, _label) {'are' if len(taken) > 1 else 'is'} taken "
-        f"as those of the {len(masks)} scan{'s' * (len(masks) > 1)} beside them."
+        f"{words.plural(len(taken), 'file called as a mask is', 'files called as masks are')} taken (_mask, _seg, _label) "
+        f"as those of the {words.plural(len(masks), 'scan')} beside them."
     )
     told = Told(masks={scan: Mask(tuple(sorted(files))) for scan, files in masks.items()}, notes=(note,))
     return told, refused + apart, taken

@@ -11,8 +11,8 @@ the smallest for that, and leave less to correct in the others.
 import dataclasses
 from typing import Any
 
+from vitmed import words
 from vitmed.evaluate.compare import chance, holm
-from vitmed.report import words
 from vitmed.runs.direction import lower_is_better
 from vitmed.study.config import BEST
 from vitmed.study.plan import Plan, sides

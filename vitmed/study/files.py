@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Any
 
-from vitmed.report import words
+from vitmed import words
 
 
 def flat_rows(table: dict[str, Any]) -> list[dict[str, Any]]:

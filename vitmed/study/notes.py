@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from vitmed import words
 from vitmed.evaluate.score import few
-from vitmed.report import words
 from vitmed.study.plan import Plan
 
 _TOLD = ("no patient", "only ", "guard:")  # notes of evaluations that tables say in words of their own

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from vitmed import durable
+from vitmed import durable, words
 from vitmed.progress import clock
-from vitmed.report import words
 from vitmed.study.plan import Cell
 
 _TELLING = 0.1  # share of a run after which its speed tells of the rest

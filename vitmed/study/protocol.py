@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from vitmed import durable
+from vitmed import durable, words
 from vitmed.data import budget, datasheet, lookalikes
 from vitmed.data.copies import copies
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
-from vitmed.report import words
 from vitmed.study import sources
 from vitmed.study.plan import Cell, Plan
 from vitmed.study.sources import Source

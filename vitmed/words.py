@@ -1,4 +1,4 @@
-"""How the report, and the study's table, say numbers in words."""
+"""How what is said to people puts numbers in words: reports, tables, notes and messages."""
 
 import math
 from collections.abc import Sequence
