@@ -83,8 +83,8 @@ def test_empty_structures_are_counted_and_said():
     assert result["metrics"]["hd95/posterior <b>"]["value"] == 0
     assert result["metrics"]["dice"]["value"] == 0.75
     said = " ".join(result["notes"])
-    assert "anterior: 1 scans do not count" in said and "posterior <b>: 2 scans do not count" in said
-    assert "missed in 1 scans and predicted in 1 scans that have none" in said and "over the other 2" in said
+    assert "anterior: 1 scan does not count" in said and "posterior <b>: 2 scans do not count" in said
+    assert "missed in 1 scan and predicted in 1 scan that has none" in said and "over the other 2" in said
     # A structure that no scan holds is named, and means are over the others.
     found, voxels, weight = judged([(only, only), (only, only)])
     result = score("segmentation", STRUCTURES, found, voxels, weight, None, resamples=200)

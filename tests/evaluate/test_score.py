@@ -209,7 +209,7 @@ def test_unknown_patients_are_said(rng):
     assert found["patients"] is None and found["bootstrap"]["unit"] == "image"
     assert any("probably too narrow" in note for note in found["notes"])
     some = score("multiclass", list("abc"), logits, label, weight, ["", *patients[1:]])
-    assert some["patients"] == 61 and any("1 examples is unknown" in note for note in some["notes"])
+    assert some["patients"] == 61 and any("1 example is unknown" in note for note in some["notes"])
 
 
 @pytest.mark.parametrize("task", ["regression", "multilabel"])

@@ -140,7 +140,7 @@ def test_what_rests_on_one_training_is_no_evidence_among_others(config, tmp_path
             (budget, arm): {"arm": arm, "label": arm, "budget": budget, "labels": 9, "draws": count}
             for budget, arm, count in ((0.1, "pretrained", 5), (1.0, "scratch", draws))
         }
-        given = {"error": error, "freedom": 9.0, "examples": 9, "patients": 9, **found(0.01, 0.19)}
+        given = {"errors": [(error, 9.0)], "examples": 9, "patients": 9, **found(0.01, 0.19)}
         return compared.compare(planned, Pair("pretrained", 0.1, "scratch", 1.0), "auroc", given, folds, rows)
 
     first, second, alone = compared.conclude(

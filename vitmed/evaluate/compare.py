@@ -10,7 +10,9 @@ draws, over their number. V_both: of what is peculiar to a draw on a patient, wh
 once. This is how readers and cases are taken apart in diagnostic studies (Obuchowski & Rockette 1995;
 Gallas et al. 2009), and bootstrapping draws and patients at once without the correction counts V_both
 three times (Owen 2007, "The pigeonhole bootstrap"). Percentiles over three draws would be too narrow by a
-fifth before anything else: the quantile is Student's t with Satterthwaite's degrees of freedom.
+fifth before anything else: the quantile is Student's t with Satterthwaite's degrees of freedom. Those of the patients are
+of the ones that a metric rests on: of an AUROC the rarer class's, of a Dice the ones who have the structure, and the
+bootstrap's variance, short by (k - 1) / k of k patients, is made good for it.
 
 * Draws that share a pretraining share its luck. Where the means of the pretrainings differ by more than their
   draws would make them, the pretrainings are what counts as draws, few as they may be (a nested design).
@@ -18,7 +20,9 @@ fifth before anything else: the quantile is Student's t with Satterthwaite's deg
   and averaged, weighted by scans: scores of different models have no common scale, and ranking them together
   biases an AUROC (Forman & Scholz 2010, "Apples-to-apples in cross-validation studies"). Where folds differ by
   more than their patients explain, the trainings do, and since they share scans their variance counts as
-  (1 / folds + test / train) (Nadeau & Bengio 2003, "Inference for the generalization error").
+  (1 / folds + test / train) (Nadeau & Bengio 2003, "Inference for the generalization error"). From a few folds that
+  part cannot be told from none, and t's freedom would be the patients'. So their own test, in which the whole variance
+  between the folds counts so and t has folds - 1 degrees of freedom, stands beside: the interval reaches as far as either.
 * Arms of one label budget are compared draw by draw. Of two budgets each side has its own draws, and their variances
   add up; the patients are the same.
 
@@ -27,13 +31,14 @@ fifth before anything else: the quantile is Student's t with Satterthwaite's deg
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from scipy.stats import t as student
 
 from vitmed.errors import InputError
 from vitmed.evaluate import intervals
-from vitmed.evaluate.measures import IN_RANKS, Judged, estimates, measures, with_parts
+from vitmed.evaluate.measures import IN_RANKS, Judged, Measure, estimates, measures, with_parts
 from vitmed.evaluate.score import RESAMPLES, clusters
 
 Array = np.ndarray
@@ -47,7 +52,9 @@ class Sampled:
     Attributes:
         points: (d,).
         boot: (d, r); the r-th column is of one resample, so that columns of two arms belong together.
-        units: how many patients were drawn from (images where none is known); 1 where the metric rests on one of them.
+        units: on how many patients it rests (images where none is known): the fewest of the classes or structures in it.
+        freedom: t's degrees of freedom of the patients' variance.
+        short: what the bootstrap's variance is to be multiplied by.
         patients: how many patients there are; None where unknown.
         examples: with a label.
         unit_range: whether values lie in [0, 1].
@@ -57,6 +64,8 @@ class Sampled:
     points: Array
     boot: Array
     units: int
+    freedom: float
+    short: float
     patients: int | None
     examples: int
     unit_range: bool
@@ -118,13 +127,44 @@ def sample(
         chosen.append(with_parts(found, [metric]))
     points = np.array([estimates(c, np.ones((1, units)))[metric][0] for c in chosen])
     chunks = [
-        [estimates(c, w)[metric] for c in chosen]
-        for w in intervals.resamples(units, len(rows), resamples, seed)
+        [estimates(c, w) for c in chosen] for w in intervals.resamples(units, len(rows), resamples, seed)
     ]
+    boots = [
+        {measure.name: np.concatenate([chunk[i][measure.name] for chunk in chunks]) for measure in listed}
+        for i, listed in enumerate(chosen)
+    ]
+    rests = [_rests_on(*pair) for pair in zip(chosen, boots, strict=True)]
     unit_range = task != "regression" and metric.partition("/")[0] not in ("hd95", *IN_RANKS)
-    if any(listed[-1].one_patient for listed in chosen):
-        units = 1
-    return Sampled(points, np.concatenate(chunks, axis=1), units, count, len(rows), unit_range, sources)
+    return Sampled(
+        points,
+        np.stack([boot[metric] for boot in boots]),
+        min(few for few, _, _ in rests),
+        min(freedom for _, freedom, _ in rests),
+        max(short for _, _, short in rests),
+        count,
+        len(rows),
+        unit_range,
+        sources,
+    )
+
+
+def _rests_on(listed: Sequence[Measure], boot: dict[str, Array]) -> tuple[int, float, float]:
+    """What ``Sampled`` says of ``units``, ``freedom`` and ``short``, of a measure and its parts in the resamples."""
+    leaves = [measure for measure in listed if measure.patients]
+    if not leaves:  # not computable
+        return 0, 0.0, 1.0
+    fewest = min(measure.patients for measure in leaves)
+    found = np.array([np.var(boot[m.name][np.isfinite(boot[m.name])]) for m in leaves])
+    many = np.array([max(measure.patients, 2) for measure in leaves], float)
+    freedom = np.array([n - 1 if m.freedom is None else m.freedom for m, n in zip(leaves, many)])
+    if not found.sum() > 0:
+        return fewest, float(freedom.min()), 1.0
+    made_good = found * many / (many - 1)
+    return (
+        fewest,
+        float(made_good.sum() ** 2 / (made_good**2 / freedom).sum()),
+        float(made_good.sum() / found.sum()),
+    )
 
 
 def mean(folds: Sequence[Sampled], overlap: float = 0.0) -> dict:
@@ -157,14 +197,15 @@ def difference(
         overlap: as in ``mean``.
 
     Returns:
-        As ``mean``, ``draws`` being the fewer; and ``error``, the standard error, with its ``freedom``, None where there
-        is no interval.
+        As ``mean``, ``draws`` being the fewer; and ``errors``, the standard error with its degrees of freedom, of folds two
+        of them; [] where there is no interval.
 
     Raises:
         InputError: paired sides with other numbers of draws.
     """
-    sides = []
+    sides, folds = [], []
     for a, b in zip(first, second, strict=True):
+        folds.append(_weaker(a, b))
         if paired and len(a.points) != len(b.points):
             raise InputError(
                 f"the arms have {len(a.points)} and {len(b.points)} draws; a paired difference needs equally many"
@@ -175,23 +216,31 @@ def difference(
         else:
             sides.append([(a.points, a.boot, a.sources), (-b.points, -b.boot, b.sources)])
     draws = min(len(fold.points) for fold in (*first, *second))
-    return _interval(sides, first, overlap, False) | _rests(first) | {"draws": draws}
+    return _interval(sides, folds, overlap, False) | _rests(folds) | {"draws": draws}
 
 
-def chance(found: dict, against: float = 0.0, sides: int = 2) -> float | None:
-    """The p-value of a ``difference`` against a true one of ``against``.
+def _weaker(a: Sampled, b: Sampled) -> Sampled:
+    """Of both, what says less of the patients: a difference is no surer."""
+    return dataclasses.replace(
+        a, units=min(a.units, b.units), freedom=min(a.freedom, b.freedom), short=max(a.short, b.short)
+    )
+
+
+def chance(
+    found: dict, against: float = 0.0, than: Literal["other", "above", "below"] = "other"
+) -> float | None:
+    """The p-value of a ``difference`` against a true one of ``against``: the larger where several errors stand beside it.
 
     Args:
-        sides: 2 for another one, 1 for a larger one. None where nothing can be computed.
+        than: whether what is asked is if the difference is another one, above or below. None where nothing can be computed.
     """
-    if found["error"] is None:
-        return None
-    away = found["value"] - against
-    if found["error"] == 0:
-        return 1.0 if away == 0 else 0.0 if sides == 2 or away > 0 else 1.0
-    ratio = away / found["error"]
-    freedom = max(found["freedom"], 1.0)
-    return float(sides * student.sf(abs(ratio) if sides == 2 else ratio, freedom))
+    away = found["value"] - against if found["errors"] else 0.0
+    tail = {"other": lambda t, n: 2 * student.sf(abs(t), n), "above": student.sf, "below": student.cdf}[than]
+    chances = []
+    for error, freedom in found["errors"]:
+        ratio = away / error if error else np.copysign(np.inf, away) if away else 0.0
+        chances.append(float(tail(ratio, max(freedom, 1.0))))
+    return max(chances, default=None)
 
 
 def holm(chances: Sequence[float | None]) -> list[float | None]:
@@ -217,7 +266,7 @@ def _rests(folds: Sequence[Sampled]) -> dict:
 
 def _interval(sides: list[list[tuple]], folds: Sequence[Sampled], overlap: float, unit_range: bool) -> dict:
     """The sum of each fold's sides (points (d,), boot (d, r), sources), averaged over the folds, with its interval."""
-    nothing = {"value": None, "low": None, "high": None, "error": None, "freedom": None}
+    nothing = {"value": None, "low": None, "high": None, "errors": []}
     weights = np.array([fold.examples for fold in folds], float)
     weights /= weights.sum()
     values, patients, draws, both, spread = [], [], 0.0, 0.0, 0.0
@@ -226,33 +275,44 @@ def _interval(sides: list[list[tuple]], folds: Sequence[Sampled], overlap: float
         if not all(np.isfinite(points).all() for points, _, _ in parts) or not finite.any():
             return nothing
         values.append(sum(float(points.mean()) for points, _, _ in parts))
-        patients.append(float(np.var(sum(boot[:, finite].mean(axis=0) for _, boot, _ in parts))))
-        spread += (weight**2 * patients[-1]) ** 2 / max(fold.units - 1, 1)
+        patients.append(fold.short * float(np.var(sum(boot[:, finite].mean(axis=0) for _, boot, _ in parts))))
+        spread += (weight**2 * patients[-1]) ** 2 / max(fold.freedom, 1)
         for points, boot, sources in parts:
             between, crossed, freedom = _between(points, boot[:, finite], sources)
             draws += weight**2 * between
             both += weight**2 * crossed
             spread += (weight**2 * between) ** 2 / max(freedom, 1)
     value = float(weights @ values)
-    if sum(fold.units for fold in folds) == 1:
+    if any(fold.units == 1 for fold in folds):
         return nothing | {"value": value}
     from_patients = float(weights**2 @ patients)
+    errors = []
     if len(folds) > 1:
-        trainings = max(float(np.var(values, ddof=1) - np.mean(patients)), 0.0) * (1 / len(folds) + overlap)
+        share = 1 / len(folds) + overlap
+        apart = float(np.var(values, ddof=1))
+        trainings = max(apart - float(np.mean(patients)), 0.0) * share
         if trainings > draws - both:
-            spread = sum((w**2 * p) ** 2 / max(f.units - 1, 1) for w, p, f in zip(weights, patients, folds))
+            spread = sum((w**2 * p) ** 2 / max(f.freedom, 1) for w, p, f in zip(weights, patients, folds))
             spread += trainings**2 / (len(folds) - 1)
             draws, both = trainings, 0.0
+        if apart > 0:
+            errors.append(((apart * share) ** 0.5, len(folds) - 1.0))
     variance = max(from_patients + draws - both, from_patients, draws)
-    freedom = variance**2 / spread if spread > 0 else np.inf
-    z = intervals.quantile(freedom)
-    if unit_range and variance > 1e-12 and 0 < value < 1:
-        low, high = intervals.wilson(value, value * (1 - value) / variance, z)
-    elif unit_range:
-        low, high = intervals.wilson(value, sum(fold.units for fold in folds), z)
-    else:
-        low, high = value - z * variance**0.5, value + z * variance**0.5
-    return {"value": value, "low": low, "high": high, "error": variance**0.5, "freedom": float(freedom)}
+    errors.insert(0, (variance**0.5, float(variance**2 / spread) if spread > 0 else np.inf))
+    units = sum(fold.units for fold in folds)
+    found = [
+        _bounds(value, error, intervals.quantile(freedom), units, unit_range) for error, freedom in errors
+    ]
+    low, high = min(low for low, _ in found), max(high for _, high in found)
+    return {"value": value, "low": low, "high": high, "errors": errors}
+
+
+def _bounds(value: float, error: float, z: float, units: int, unit_range: bool) -> intervals.Interval:
+    if unit_range and error > 1e-6 and 0 < value < 1:
+        return intervals.wilson(value, value * (1 - value) / error**2, z)
+    if unit_range:
+        return intervals.wilson(value, units, z)
+    return value - z * error, value + z * error
 
 
 def _between(points: Array, boot: Array, sources: Sequence[int] | None) -> tuple[float, float, int]:

@@ -64,7 +64,8 @@ def covered(
     """Share of simulated test sets whose interval holds the truth, by metric; and of its percentile interval, as
     ``percentile auroc``.
 
-    Test sets with one class only cannot be judged and are drawn again. ``only`` names some metrics.
+    Test sets with one class only cannot be judged, those with one patient of a class have no intervals: both are drawn
+    again. ``only`` names some metrics.
     """
     truth, hits, n = _truth(area, prevalence, log_odds), {}, 0
     for judged in _sets(area, prevalence, by, log_odds, np.random.Generator(np.random.Philox(key=seed))):
@@ -87,7 +88,7 @@ def covered(
 def _sets(area, prevalence, by, log_odds, rng) -> Iterator[Judged]:
     while True:
         label, score, cluster = scans(rng, area, prevalence, by)
-        if label.all() or not label.any():
+        if min(len(np.unique(cluster[label == side])) for side in (True, False)) < 2:
             continue
         yes = probability(score, area, prevalence, log_odds)
         threshold = probability(np.array([_shift(area) / 2]), area, prevalence, log_odds)  # the balanced one

@@ -43,7 +43,9 @@ class Measure:
         interval: (value, resampled values) -> (low, high). None for MOVER and for the calibration error.
         parts: names of the measures of which this one is the mean.
         null: of the calibration error: (r, patients) signs -> (r,) values were it calibrated.
-        one_patient: whether it rests on one patient, so that no resample of patients differs from another.
+        patients: how many it rests on: of what rests on two classes those of the rarer one. None if there are parts, or where
+            it is not computable.
+        freedom: t's degrees of freedom of the patients' variance, where they are known better than as ``patients`` - 1.
     """
 
     name: str
@@ -52,7 +54,13 @@ class Measure:
     interval: Callable[[float, Array], intervals.Interval] | None = None
     parts: tuple[str, ...] = ()
     null: Callable[[Array], Array] | None = None
-    one_patient: bool = False
+    patients: int | None = None
+    freedom: float | None = None
+
+    @property
+    def one_patient(self) -> bool:
+        """Whether no resample of patients can say what another patient would change."""
+        return self.patients == 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +246,8 @@ def _column(label: Array, score: Array, cluster: Array, yes: float, strict: floa
             "score",
             lambda w: metrics.auroc(label, score, w[:, cluster]),
             lambda value, resampled: intervals.auroc_interval(label, score, cluster, resampled),
+            patients=rarer,
+            freedom=freedom,
         ),
         Measure(
             "average_precision",
@@ -246,6 +256,8 @@ def _column(label: Array, score: Array, cluster: Array, yes: float, strict: floa
             lambda value, resampled: intervals.precision_interval(
                 value, resampled, label, score, cluster, max(rarer, 1)
             ),
+            patients=rarer,
+            freedom=freedom,
         ),
         proportion("accuracy", partial(metrics.accuracy, label, said), len(np.unique(cluster))),
         Measure("balanced_accuracy", "MOVER", parts=("sensitivity", "specificity")),
@@ -296,7 +308,15 @@ def _exclusive(judged: Judged) -> tuple[list[Measure], list[str]]:
         ranks = np.argsort(judged.order)
         for name, function in IN_RANKS.items():
             estimate = partial(_at_rows, ranks[label], ranks[said], cluster, function)
-            made.append(Measure(name, "percentile", estimate, intervals.percentile_interval))
+            made.append(
+                Measure(
+                    name,
+                    "percentile",
+                    estimate,
+                    intervals.percentile_interval,
+                    patients=len(np.unique(cluster)),
+                )
+            )
     made.append(_calibration(label == said, judged.score[np.arange(len(said)), said], cluster))
     return made, _not_judged(
         [f"{c} (no example)" for k, c in enumerate(judged.classes) if k not in present], made
@@ -313,7 +333,7 @@ def _regression(judged: Judged) -> tuple[list[Measure], list[str]]:
             left_out.append(f"{column} (no label)")
             continue
         at = partial(_at_rows, judged.label[rows, k], judged.score[rows, k], judged.cluster[rows])
-        alone = len(np.unique(judged.cluster[rows])) == 1
+        patients = len(np.unique(judged.cluster[rows]))
         alike = np.ptp(judged.label[rows, k]) == 0
         if alike:
             left_out.append(f"R2 and correlation of {column} (all labels are equal)")
@@ -321,7 +341,7 @@ def _regression(judged: Judged) -> tuple[list[Measure], list[str]]:
             estimate = partial(at, getattr(metrics, name))
             shown = f"{name}/{column}" if several else name
             percentile = intervals.percentile_interval
-            made.append(Measure(shown, "percentile", estimate, percentile, one_patient=alone))
+            made.append(Measure(shown, "percentile", estimate, percentile, patients=patients))
     return made + (_means(names, made) if several else []), _not_judged(left_out, made)
 
 
@@ -331,10 +351,14 @@ def _structures(judged: Judged) -> tuple[list[Measure], list[str]]:
     counted = masks.failures(judged.score, judged.label, judged.known, judged.classes)
     for k, structure in enumerate(judged.classes):
         count = counted[structure]
-        notes += _failed(structure, count)
         if not count["scans"]:
             left_out.append(f"{structure} (in no scan)")
             continue
+        if count["invented"] == count["scans"]:  # else what was predicted would decide what a mean is over
+            invented = words.plural(count["invented"], "scan")
+            left_out.append(f"{structure} (marked in no scan, predicted in {invented})")
+            continue
+        notes += _failed(structure, count)
         for j, name in enumerate(names):
             value = judged.score[:, j * len(judged.classes) + k]
             rows = np.flatnonzero(judged.known[:, k] & np.isfinite(value))
@@ -342,9 +366,7 @@ def _structures(judged: Judged) -> tuple[list[Measure], list[str]]:
             patients = max(len(np.unique(judged.cluster[rows])), 1)
             if name == "hd95":
                 interval = partial(intervals.positive_interval, patients=patients)
-                made.append(
-                    Measure(f"{name}/{structure}", "log", estimate, interval, one_patient=patients == 1)
-                )
+                made.append(Measure(f"{name}/{structure}", "log", estimate, interval, patients=patients))
             else:
                 made.append(_proportion(f"{name}/{structure}", estimate, patients))
     return made + _means(names, made), notes + _not_judged(left_out, made)
@@ -399,7 +421,7 @@ def _proportion(
     name: str, estimate: Callable[[Array], Array], patients: int, freedom: float | None = None
 ) -> Measure:
     interval = partial(intervals.proportion_interval, patients=max(patients, 1), freedom=freedom)
-    return Measure(name, "Wilson", estimate, interval, one_patient=patients == 1)
+    return Measure(name, "Wilson", estimate, interval, patients=patients, freedom=freedom)
 
 
 def _calibration(hit: Array, probability: Array, cluster: Array) -> Measure:
@@ -410,7 +432,7 @@ def _calibration(hit: Array, probability: Array, cluster: Array) -> Measure:
         "bootstrap",
         lambda w: error(w[:, used]),
         null=lambda s: error.null(s[:, used]),
-        one_patient=len(used) == 1,
+        patients=len(used),
     )
 
 

@@ -90,10 +90,7 @@ def compare(planned: Plan, pair: Pair, metric: str, found: dict, folds: int, row
     trainings = min(draws) * folds
     said = verdict(found, higher, margin, trainings)
     arm, other = (second, first) if pair.arm == pair.second else (first, second)
-    loss = -margin if higher else margin
-    beyond = chance(found, loss, sides=1) if trainings > 1 else None
-    if beyond is not None and not higher:
-        beyond = 1 - beyond
+    beyond = chance(found, *((-margin, "above") if higher else (margin, "below"))) if trainings > 1 else None
     return {
         "budget": arm["budget"],
         "labels": arm["labels"],
