@@ -69,10 +69,15 @@ def plural(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
-def draws(counts: list[int]) -> str:
-    """``3 draws``, or ``3 to 5 draws`` where label budgets were not drawn equally often."""
+def between(counts: Sequence[int], one: str) -> str:
+    """``3 draws``, or ``3 to 5 draws`` where they are not equally many everywhere."""
     few, many = min(counts), max(counts)
-    return plural(many, "draw") if few == many else f"{few} to {many} draws"
+    return plural(many, one) if few == many else f"{few:,} to {plural(many, one)}"
+
+
+def draws(counts: Sequence[int]) -> str:
+    """How often label budgets were drawn."""
+    return between(counts, "draw")
 
 
 def copies(where: str, n: int) -> str:

@@ -119,6 +119,13 @@ def test_a_pretraining_of_a_mix_has_the_scans_of_its_own_fold(config, tmp_path):
         }
 
 
+def begin(planned, contents=SAME):
+    """Keeps a plan whose every run has begun."""
+    check_unchanged(planned, contents)
+    for cell in planned.everything:
+        cell.run.mkdir(parents=True, exist_ok=True)
+
+
 def test_every_arm_tries_as_much(config, tmp_path):
     """Otherwise the arm that was tuned for longer wins."""
     config.tune = {"by": "budget", "folds": 3}
@@ -136,7 +143,7 @@ def test_every_arm_tries_as_much(config, tmp_path):
     assert [t.config.optim.lr for t in cell.trials] == [0.1, 0.3]
     assert all(t.config.data.label_seed == 1 and t.config.train.seed == 1 for t in cell.trials)
     assert cell.trainings == 2 * 3 + 1 and planned.config.tried == 2
-    check_unchanged(planned, SAME)
+    begin(planned, SAME)
     config.tune.folds = 2
     with pytest.raises(InputError, match="scratch: parts was 3, now 2"):
         check_unchanged(plan(config, tmp_path / "study"), SAME)
@@ -202,10 +209,27 @@ def test_wrong_configs_are_refused(config, tmp_path, key, value, said):
 
 def test_another_config_is_refused_by_key(config, tmp_path):
     """Otherwise one table mixes cells of two experiments."""
-    check_unchanged(plan(config, tmp_path / "study"), SAME)
+    begin(plan(config, tmp_path / "study"), SAME)
     check_unchanged(plan(config, tmp_path / "study"), SAME)
     config.arms.resnet.config.train.batch_size = 8
     with pytest.raises(InputError, match=r"resnet: train.batch_size was 4, now 8"):
+        check_unchanged(plan(config, tmp_path / "study"), SAME)
+
+
+def test_what_has_not_begun_may_be_put_right(config, tmp_path):
+    """Otherwise a slip that the first cell of an arm meets costs the pretraining before it."""
+    planned = plan(config, tmp_path / "study")
+    check_unchanged(planned, SAME)
+    planned.pretrains[0].run.mkdir(parents=True)
+    config.arms.resnet.config.train.batch_size = 8
+    planned = plan(config, tmp_path / "study")
+    check_unchanged(planned, SAME)
+    config.pretrain.train.batch_size = 8
+    with pytest.raises(InputError, match="pretrain: train.batch_size was"):
+        check_unchanged(plan(config, tmp_path / "study"), SAME)
+    shutil.rmtree(planned.pretrains[0].run)
+    planned.cell("pretrained", 0.1, 0).run.mkdir(parents=True)
+    with pytest.raises(InputError, match="pretrain: train.batch_size was"):
         check_unchanged(plan(config, tmp_path / "study"), SAME)
 
 
@@ -215,7 +239,7 @@ def test_other_scans_are_refused_wherever_they_are_read(config, tmp_path):
     config.pretrain.data.mix = ConfigDict({mixed: 1.0}, allow_dotted_keys=True)
     config.arms.scratch.config.data.unlabelled = beside
     config.arms.resnet.config.data.unlabelled = "split"
-    check_unchanged(plan(config, tmp_path / "study"), SAME)
+    begin(plan(config, tmp_path / "study"), SAME)
     for path, who in ((mixed, ["pretrain"]), (beside, ["scratch"])):
         with pytest.raises(InputError, match="another config or dataset") as told:
             check_unchanged(plan(config, tmp_path / "study"), SAME | {path: "cd" * 32})
@@ -259,7 +283,7 @@ def test_what_was_chosen_by_another_metric_is_refused(config, tmp_path, old):
     for arm in config.arms.values():
         arm.grid = {"optim": {"lr": (0.1, 0.2)}}
     planned = plan(config, tmp_path / "study")
-    check_unchanged(planned, SAME)
+    begin(planned, SAME)
     if old:  # made before plans kept the metric
         forget(tmp_path / "study" / "plan.json", "metric")
         cell = planned.cell("scratch", 0.1, 0)
@@ -294,7 +318,7 @@ def test_a_run_to_start_from_is_known_by_its_weights(config, tmp_path):
     with pytest.raises(InputError, match="mae has no checkpoint yet"):
         check_unchanged(plan(config, tmp_path / "study"), SAME)
     save(9, "of one training")
-    check_unchanged(plan(config, tmp_path / "study"), SAME)
+    begin(plan(config, tmp_path / "study"), SAME)
     shutil.copytree(run, moved)
     config.arms.scratch.config.init_from = str(moved)
     check_unchanged(plan(config, tmp_path / "study"), SAME)
@@ -310,7 +334,7 @@ def test_a_study_older_than_what_it_keeps_of_its_start_goes_on(config, tmp_path)
     (run / "checkpoints" / "9").mkdir(parents=True)
     manifest.write(run / "checkpoints" / "9", 9, {})
     config.arms.scratch.config.init_from = str(run)
-    check_unchanged(plan(config, tmp_path / "study"), SAME)
+    begin(plan(config, tmp_path / "study"), SAME)
     forget(file, "init_from")
     check_unchanged(plan(config, tmp_path / "study"), SAME)
     config.arms.scratch.config.init_from = ""

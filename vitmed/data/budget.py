@@ -66,7 +66,7 @@ def labelled(
         _check_classes(dataset, split, annotated)
     if labels is None:
         return annotated
-    task, values, weight = _annotated(dataset, split, masks)
+    task, values, weight = values_of(dataset, split, masks)
     budget = _count(labels, len(annotated), f"split {split!r} of {dataset.path}")
     names, units = units_of(dataset, split, annotated, seed)
     shown = [_shown(task, values[unit], weight[unit]) for unit in units]
@@ -130,7 +130,7 @@ def fold(
         InputError: too few units for every part, and what remains without it, to show every class.
     """
     k, n = fold
-    task, values, weight = _annotated(dataset, split, masks)
+    task, values, weight = values_of(dataset, split, masks)
     _, units = units_of(dataset, split, chosen, seed)
     strata = _strata(task, [_shown(task, values[u], weight[u]) for u in units], units, values, weight)
     order = sorted(
@@ -159,7 +159,7 @@ def _check_classes(dataset: Dataset, split: str, annotated: np.ndarray) -> None:
         )
 
 
-def _annotated(dataset: Dataset, split: str, masks: bool) -> tuple[str, np.ndarray, np.ndarray]:
+def values_of(dataset: Dataset, split: str, masks: bool) -> tuple[str, np.ndarray, np.ndarray]:
     """The task, what is known of each example, and with which weight: (n, K) each."""
     if not masks:
         return dataset.datasheet["task"], *dataset.labels(split)

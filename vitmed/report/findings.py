@@ -42,7 +42,7 @@ def tiles(datasets: list[dict], runs: list[dict], studies: list[dict]) -> list[t
                 f"{words.metric(name)} then, {row['label']}, {words.interval(value['low'], value['high'])}",
             )
         )
-        made.append((words.count(study["examples"]), f"scans in the {study['split']} split that decided"))
+        made.append((words.count((study | row)["examples"]), f"scans in the {study['split']} split that decided"))
     if not studies:
         for run in [r for r in runs if r["evaluations"]][:2]:
             test = run["evaluations"][0]
@@ -83,7 +83,7 @@ def _study(study: dict[str, Any]) -> list[str]:
             how = f", in {len(study['pretrains'])} ways"
         said.append(
             f"A Vision Transformer ({pretrain['flat'].get('model.variant')}) first learned from {scans} "
-            f"without labels{how}; then it was fine-tuned with {labels}."
+            f"{'by their labels' if pretrain['supervised'] else 'without labels'}{how}; then it was fine-tuned with {labels}."
         )
     budgets = study["budgets"]
     if not study["reference"]:

@@ -153,7 +153,7 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
         "metrics": metrics,
         "first": first,
         "minus": found.get("minus", f"{label[lead]} minus it"),
-        "examples": found["examples"],
+        "judged": _judged(found),
         "patients": found["patients"],
         "comparisons": [
             {"text": c["sentence"], "class": _finding(found, c)}
@@ -178,6 +178,14 @@ def study(found: dict[str, Any], home: Path) -> dict[str, Any]:
     }
 
 
+def _judged(found: dict) -> str:
+    """How many scans of how many patients: a budget that was run on fewer folds has fewer (older tables do not tell)."""
+    rows = [found | row for row in found["rows"]]
+    text = words.between([row["examples"] for row in rows], "scan")
+    patients = [row["patients"] for row in rows]
+    return text if None in patients else f"{text} of {words.between(patients, 'patient')}"
+
+
 def _forest(found: dict, c: dict, arms: list[str]) -> dict[str, Any]:
     """A comparison as a row of the forest. Those of two budgets have a group of their own."""
     group = words.capital(words.budget(c["budget"]))
@@ -194,7 +202,7 @@ def _forest(found: dict, c: dict, arms: list[str]) -> dict[str, Any]:
         "group": group,
         "name": name,
         "series": arms.index(c["arm"]),
-        "real": c["favours"] is not None,
+        "real": c["favours"] is not None and c.get("holds") is not False,
         **given,
     }
 

@@ -11,7 +11,7 @@ def flat_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
     """One dict a (budget, arm): each metric with its interval, and its difference from the reference with its own.
 
     Columns: ``budget``, ``labels``, ``labels_validation`` (those that count beside), ``arm``, ``draws``, ``folds``,
-    ``tried`` (settings), ``against`` (the reference of this row), ``examples``, ``patients``, ``opened``, and for each
+    ``tried`` (settings), ``against`` (the reference of this row), ``examples``, ``patients`` (of its folds), ``opened``, and for each
     metric M: ``M``, ``M_low``, ``M_high``, ``M_difference`` (reference minus arm, or arm minus the best baseline),
     ``M_difference_low``, ``M_difference_high``.
     """
@@ -29,8 +29,8 @@ def flat_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
             "folds": row["folds"],
             "tried": row["tried"],
             "against": lead.get("reference"),
-            "examples": table["examples"],
-            "patients": table["patients"],
+            "examples": row["examples"],
+            "patients": row["patients"],
             "opened": max(c["opened"] for c in cells),
         }
         for metric in table["metrics"]:

@@ -62,7 +62,7 @@ def notes(
                 f"{words.capital(words.budget(budget))}: whole patients are labelled, "
                 f"{min(labels)} to {max(labels)} scans a draw."
             )
-        elif isinstance(budget, float) and budget >= 1 and len(labels) > 1:
+        elif isinstance(budget, float) and budget >= 1 and study.draws_of[budget] > 1:
             made.append("With all labels the draws differ in their seed alone.")
     if max(table["folds"]) > 1:
         made.append(
@@ -192,28 +192,34 @@ def _luck(planned: Plan, table: dict) -> list[str]:
         if draws * folds == 1
     ]
     if alone:
-        where = (
-            ""
-            if len(alone) == len(study.budgets)
-            else f" with {words.listed([words.budget(b) for b in alone])}"
-        )
         made.append(
-            f"There is one draw{where}: intervals do not hold the luck of which scans were labelled, nor of the seed."
+            f"There is one draw{_with(alone, study.budgets)}: intervals do not hold the luck of which scans were labelled, nor of the seed."
         )
-    if planned.pretrains and study.pretrain_seeds == 1:
-        seeds = sorted({cell.config.get("train", {}).get("seed", 0) for cell in planned.pretrains})
-        each = (
-            "one pretraining"
-            if len({c.pretraining for c in planned.pretrains}) == 1
-            else "one pretraining of each"
+    if not planned.pretrains:
+        return made
+    each = "one pretraining" + " of each" * (len({cell.pretraining for cell in planned.pretrains}) > 1)
+    # Of folds the pretrainings differ too; of draws that begin from one after the other several are needed to see it.
+    runs = list(zip(table["budgets"], table["draws"], table["folds"]))
+    hold = [budget for budget, draws, folds in runs if folds > 1 or min(study.pretrain_seeds, draws) > 1]
+    lack = [budget for budget, draws, folds in runs if budget not in hold and draws > 1]
+    if lack:
+        seeds = {
+            c.config.get("train", {}).get("seed", 0)
+            for c in planned.pretrains
+            if c.source == 0 and c.fold < 2
+        }
+        seed = words.listed([str(seed) for seed in sorted(seeds)])
+        made.append(
+            f"All draws{_with(lack, study.budgets)} start from {each} (seed {seed}): intervals do not hold its own luck."
         )
-        if max(table["folds"]) == 1:
-            made.append(
-                f"All draws start from {each} (seed {words.listed(list(map(str, seeds)))}): intervals do not hold its own luck."
-            )
-    elif planned.pretrains:
+    if study.pretrain_seeds > 1 and hold:
         made.append(
             f"Each pretraining was made {words.times(study.pretrain_seeds)}, and the draws start from one after the other: "
-            "intervals hold its luck."
+            f"intervals{_with(hold, study.budgets)} hold its luck."
         )
     return made
+
+
+def _with(some: list[int | float], budgets: tuple[int | float, ...]) -> str:
+    """`` with 5% of the labels``, or nothing where it is of all budgets."""
+    return "" if len(some) == len(budgets) else f" with {words.listed([words.budget(b) for b in some])}"

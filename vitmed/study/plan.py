@@ -263,6 +263,10 @@ def _check_arms(checked: StudyConfig) -> None:
             raise InputError(
                 f"{name!r} names a folder; use letters, digits and underscores only, a letter first"
             )
+    if BEST in checked.arms:
+        raise InputError(
+            f"config.arms has {BEST!r}, which in config.study.compare is the best of the baselines; give it another name"
+        )
     for name, arm in checked.arms.items():
         if arm.init == PRETRAIN and checked.pretrain is None:
             raise InputError(f"config.arms.{name}.init is 'pretrain', but the study has no config.pretrain")

@@ -57,24 +57,32 @@ def metric_names(data: str, split: str, order: tuple[str, ...] = (), masks: bool
     from vitmed.data import budget
     from vitmed.data.structures import structures_of
     from vitmed.evaluate.masks import QUANTITIES
-    from vitmed.evaluate.measures import Judged, measures
+    from vitmed.evaluate.measures import Judged, estimates, measures
 
     dataset = _opened(data)
     if not dataset.has_split(split):
         raise InputError(f"dataset {data} has no split {split!r}; it has {', '.join(dataset.splits)}")
     sheet, rows = dataset.datasheet, budget.known(dataset, split, masks)
+    patients = np.arange(len(rows))
+    # Whether a metric can be computed depends on the labels; on the scores only where they are all alike.
     if masks:
+        held = budget.values_of(dataset, split, masks)[1][rows]
+        said = np.concatenate([np.where(held > 0, 0.5, np.nan)] * (len(QUANTITIES) - 1) + [held], axis=1)
         names = [name for name, _ in structures_of(sheet)]
-        ones = np.ones((len(rows), len(names)))  # names do not depend on numbers
-        given = np.tile(ones, len(QUANTITIES)), ones, ones > 0, np.arange(len(rows))
-        found = [measure.name for measure in measures(Judged("segmentation", names, *given))[0]]
-        return [name for name in found if name.partition("/")[0] != "hd95"]  # config.study.metrics refuses it
-    label, weight = dataset.labels(split)
-    alike = np.full((len(rows), len(sheet["classes"])), 0.5)  # names do not depend on scores
-    given = alike, label[rows], weight[rows] > 0, np.arange(len(rows))
-    ranks = [sheet["classes"].index(name) for name in order if name in sheet["classes"]]
-    judged = Judged(sheet["task"], sheet["classes"], *given, order=ranks)
-    return [measure.name for measure in measures(judged)[0]]
+        judged = Judged("segmentation", names, said, held, np.ones_like(held, bool), patients)
+    else:
+        label, weight = dataset.labels(split)
+        said = np.random.Generator(np.random.Philox(key=0)).random((len(rows), len(sheet["classes"])))
+        ranks = [sheet["classes"].index(name) for name in order if name in sheet["classes"]]
+        judged = Judged(
+            sheet["task"], sheet["classes"], said, label[rows], weight[rows] > 0, patients, order=ranks
+        )
+    listed = measures(judged)[0]
+    value = estimates(listed, np.ones((1, len(rows))))
+    names = [measure.name for measure in listed if np.isfinite(value[measure.name][0])]
+    return [
+        name for name in names if not masks or name.partition("/")[0] != "hd95"
+    ]  # config.study.metrics refuses it
 
 
 def label_count(
@@ -249,8 +257,8 @@ def do(cell: Cell, metric: str, checkpoint: str, work: Work) -> dict:
 
 
 def is_done(cell: Cell) -> bool:
-    """Whether the cell's evaluations are there, numbers and predictions both."""
-    return all(_evaluated(cell, split) for split in cell.splits)
+    """Whether the cell's evaluations are there, numbers and predictions both, and what parts of its budget told."""
+    return all(_evaluated(cell, split) for split in cell.splits) and (not cell.parts or cell.tuning.exists())
 
 
 def _evaluated(cell: Cell, split: str) -> bool:

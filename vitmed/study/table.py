@@ -212,6 +212,8 @@ def _row(planned, budget, arm, counts, sampled, overlap, beside) -> dict[str, An
         "label": planned.label(arm),
         "tried": planned.config.tried,
         "settings": tune.settings(cells),
+        "examples": value["examples"],
+        "patients": value["patients"],
         "metrics": metrics,
     }
 

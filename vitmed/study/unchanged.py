@@ -15,7 +15,8 @@ _LATER = ("init_from", "content_hash", "metric")
 
 
 def check_unchanged(plan: Plan, contents: Mapping[str, str]) -> None:
-    """Refuses a folder whose runs were made with other configs or scans; new budgets, draws and arms may be added.
+    """Refuses a folder whose runs were made with other configs or scans; new budgets, draws and arms may be added, and what
+    has not begun may change.
 
     Args:
         contents: the content hash of each dataset that the study reads, by its path.
@@ -29,8 +30,11 @@ def check_unchanged(plan: Plan, contents: Mapping[str, str]) -> None:
     now["study"] = {"split": plan.config.study.split, "checkpoint": plan.config.study.checkpoint}
     before = durable.read_json(file)["runs"] if file.exists() else {}
     arm_of = {name: cell.arm or name for name, cell in cells.items()}
+    begun = _begun(plan)
     differ: dict[str, str] = {}  # by key, since one changed key of an arm shows in all its cells
     for name in before.keys() & now.keys():
+        if name in cells and name not in begun:
+            continue
         kept = (_told_by_runs(cells[name]) if name in cells else {}) | before[name]
         keys = (kept.keys() | now[name].keys()) - {key for key in _LATER if key not in kept}
         for key in sorted(keys):
@@ -44,6 +48,12 @@ def check_unchanged(plan: Plan, contents: Mapping[str, str]) -> None:
         )
     plan.workdir.mkdir(parents=True, exist_ok=True)
     durable.write_json(file, {"format": 1, "runs": before | now})
+
+
+def _begun(plan: Plan) -> set[str]:
+    """Names of the cells of which something was made, and of what those start from."""
+    made = [cell for cell in plan.everything if any(path.exists() for path in (*cell.runs, cell.tuning))]
+    return {cell.name for cell in made} | {cell.start for cell in made}
 
 
 def _plain(cell: Cell, contents: Mapping[str, str], metric: str) -> dict:
