@@ -257,15 +257,15 @@ def test_a_file_and_its_example_have_the_same_mask(volume_segmenter, marked_volu
 
 def test_nothing_is_left_half_written(segmenter, marked_dataset, tmp_path, monkeypatch):
     """Otherwise a folder of half the masks passes for all of them."""
-    segment = Model.segment
+    probabilities = Model.probabilities
 
     def fails(self, dataset, split, indices=None):
-        for i, made in enumerate(segment(self, dataset, split, indices)):
+        for i, made in enumerate(probabilities(self, dataset, split, indices)):
             if i == 2:
                 raise OSError("the disk went away")
             yield made
 
-    monkeypatch.setattr(Model, "segment", fails)
+    monkeypatch.setattr(Model, "probabilities", fails)
     with pytest.raises(Exception, match="went away"):
         predict(segmenter, [marked_dataset], tmp_path / "a" / "out")
     assert list(tmp_path.iterdir()) == []

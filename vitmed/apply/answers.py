@@ -17,7 +17,7 @@ from vitmed.evaluate.evaluate import SAME_SPLIT, check_truth
 from vitmed.evaluate.measures import Judged
 from vitmed.evaluate.score import probabilities, score
 from vitmed.infer import Model
-from vitmed.scans.writeback import onto_scan
+from vitmed.scans.writeback import likeliest_onto_scan
 
 _KEPT = ("examples", "patients", "metrics", "intervals", "bootstrap")  # of what ``score`` returns
 _UNKNOWN = "no metrics: nothing is known of what is true of these scans"
@@ -133,9 +133,9 @@ class Masks:
 
     def ask(self, data: Dataset, split: str, indices: np.ndarray) -> Iterator[int]:
         """Asks about some examples; yields how many are done."""
-        for index, mask in self._model.segment(data, split, indices):
+        for index, probability in self._model.probabilities(data, split, indices):
             record = data.record(split, int(index))
-            made, affine = onto_scan(mask, record, nearest=True)
+            made, affine = likeliest_onto_scan(probability, record)
             file = write_mask(self._out, self._names[record["id"]], made, affine)
             counts = np.bincount(made.ravel(), minlength=1 + len(self._model.structures))
             voxels = dict(zip(self._model.structures, counts[1:].tolist(), strict=True))
@@ -145,7 +145,7 @@ class Masks:
                 scan["mm3"] = {name: round(one * n, 3) for name, n in voxels.items()}
             self.scans.append(scan)
             if self._judging is not None:
-                self._judging.add(int(index), mask)
+                self._judging.add(int(index), probability.argmax(axis=-1).astype(np.uint8))
             yield 1
 
     def finish(self) -> dict:

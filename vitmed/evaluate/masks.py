@@ -68,10 +68,10 @@ def spacings(spacing: Array) -> tuple[Array, str]:
     """Millimetres a voxel of each scan and "mm", or ones and "pixels" where any scan's spacing is not known.
 
     Args:
-        spacing: (m, n) millimetres, nan where unknown.
+        spacing: (m, n) millimetres, nan where unknown; of float32 the shortest decimals that it stands for, as 0.8.
     """
     if np.isfinite(spacing).all():
-        return np.asarray(spacing, np.float64), "mm"
+        return np.array([[float(str(mm)) for mm in row] for row in np.asarray(spacing)]), "mm"
     return np.ones(np.shape(spacing)), "pixels"
 
 

@@ -62,7 +62,8 @@ def nsd(found: Surfaces, tolerance: float) -> float:
 
     0 where one mask is empty; nan where both are.
     """
-    near = found.area[found.there <= tolerance].sum() + found.back_area[found.back <= tolerance].sum()
+    within = tolerance * (1 + 1e-6)  # a distance of just the tolerance is a sum of rounded steps
+    near = found.area[found.there <= within].sum() + found.back_area[found.back <= within].sum()
     whole = found.area.sum() + found.back_area.sum()
     return float(near / whole) if whole else float("nan")
 

@@ -48,6 +48,32 @@ def onto_scan(
     return _turned_back(out, affine, record["orientation"])
 
 
+def likeliest_onto_scan(probability: np.ndarray, record: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest class of every voxel of the file that a record was made from.
+
+    Probabilities are read between the voxels of the record's grid, and then compared: where that grid is coarser than the
+    file, the border of a mask that was chosen before would follow the coarse voxels.
+
+    Args:
+        probability: (*S, 1 + K), the background's first, S the size of the record's image. One class at a time is brought
+            to the file's grid.
+        record: as for ``onto_scan``.
+
+    Returns:
+        (*F) uint8 of the file's size, 0 where the record's grid does not reach, and (4, 4) as ``onto_scan`` gives it.
+
+    Raises:
+        InputError: as ``onto_scan``.
+    """
+    best, affine = onto_scan(probability[..., 0], record, nearest=False, fill=1.0)
+    likeliest = np.zeros(best.shape, np.uint8)
+    for k in range(1, probability.shape[-1]):
+        layer, _ = onto_scan(probability[..., k], record, nearest=False)
+        likeliest[layer > best] = k
+        np.maximum(best, layer, out=best)
+    return likeliest, affine
+
+
 def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
     """Writes a volume (i, j, k) or (i, j, k, C) as NIfTI-1.
 
