@@ -211,12 +211,21 @@ def test_masks_come_along_without_labels_where_structures_are_excluded(write_dat
         10,
         0,
     )
-    for unlabelled in (other, bare):
-        section = DataConfig(path, unlabelled=unlabelled)
-        with pytest.raises(
-            InputError, match=f"excludes the structure 'face', which the masks of {unlabelled}"
-        ):
-            section.feeds(section.open(), 10, 0, excluded=("face",))
+    for beside in (other, bare):
+        for section in (DataConfig(path, unlabelled=beside), DataConfig(path, mix={path: 1.0, beside: 1.0})):
+            with pytest.raises(
+                InputError, match=f"excludes the structure 'face', which the masks of {beside}"
+            ):
+                section.feeds(section.open(), 10, 0, excluded=("face",))
+            section.feeds(section.open(), 10, 0)
+    alike = made(write_dataset, tmp_path / "alike", 0, 30, masks=True)
+    sheet = json.loads((Path(alike) / "datasheet.json").read_text())
+    told = {**sheet, "structures": {"face": [1]}, "task": "multiclass", "classes": ["x", "y", "z"]}
+    (Path(alike) / "datasheet.json").write_text(json.dumps(told))
+    section = DataConfig(path, mix={path: 1.0, alike: 1.0})
+    feeds = section.feeds(section.open(), 10, 0, labelled=False, excluded=("face",))
+    assert not feeds["main"]._labelled, "the labels of the two are not the same"
+    assert next(loader.streams(feeds, 0, 1))["main"]["mask"].shape == (10, 5, 4)
 
 
 def test_recipes_that_differ_are_refused_naming_both(sets, write_dataset, tmp_path):

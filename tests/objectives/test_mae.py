@@ -371,5 +371,5 @@ def test_excluded_structures_without_masks_are_refused(rng, batch_of, mite):
     spec = Spec((8, 8), 1, structures=(("face", (1,)),))
     objective = mae.build(mae.Config(exclude=("face",)), mite((4, 4)), spec)
     params, memory = jax.jit(objective.init, static_argnums=1)(jax.random.key(0), spec)
-    with pytest.raises(InputError, match="no masks come along"):
+    with pytest.raises(InputError, match="these scans have no masks"):
         objective.loss(params, memory, batch_of(np.zeros((2, 8, 8, 1), np.float32)), step_key(0, 0))

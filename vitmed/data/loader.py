@@ -201,12 +201,12 @@ class DataConfig:
             labelled: whether labels are learned from. Without, datasets of a mix may have other labels.
             rest: make ``unlabelled`` of what ``main`` leaves of its split where the section names nothing for it.
             held: examples of the training split of ``dataset`` that no stream may have.
-            excluded: structures for whose sake masks come along in ``unlabelled``, which has no labels all the same.
+            excluded: structures for whose sake masks come along where labels do not.
             masks: it is masks that are learned from, so that these are balanced.
 
         Raises:
             InputError: a dataset that cannot be opened, or whose recipe or labels are not those of ``dataset``, a
-                label budget that leaves nothing, or ``excluded`` where the masks of ``unlabelled`` mean another thing.
+                label budget that leaves nothing, or ``excluded`` where the masks of another dataset mean another thing.
         """
         opened = {
             dataset.path.resolve(): dataset
@@ -225,6 +225,8 @@ class DataConfig:
         # By content: a mix is the same in whatever order it is written and wherever its datasets lie.
         parts.sort(key=lambda part: (part.dataset.datasheet.get("content_hash", ""), str(part.dataset.path)))
         parts = parts or [Part(dataset, self.split, members(dataset), held=tuple(held))]
+        for part in parts:
+            _check_structures(part.dataset, dataset, excluded)
         alike = all(_labels(part.dataset) == _labels(dataset) for part in parts)
         groups = ()
         if self.sampling == "balanced":
@@ -236,6 +238,7 @@ class DataConfig:
             alike,
             crop=self.crop,
             groups=groups,
+            masks=bool(excluded),
             foreground=self.crop_foreground,
         )
         made = {"main": main}

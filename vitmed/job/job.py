@@ -324,7 +324,24 @@ class Job:
                 f"every step of {config.train.batch_size} shows each of the {self.examples} scans more than once; "
                 "config.train.batch_size and .steps are meant for more of them"
             )
+        if config.objective.excluded:
+            doubts += self._unmarked()
         return "\nwarning: ".join([text, *doubts])
+
+    def _unmarked(self) -> list[str]:
+        """What should be said of scans without a mask, where masks say what is not learned from."""
+        found = []
+        for dataset in {
+            id(part.dataset): part.dataset for feed in self.feeds.values() for part in feed.parts
+        }.values():
+            every = sum(dataset.datasheet["examples"].values())
+            marked = (dataset.datasheet.get("marked") or {}).get("scans", every)
+            if marked < every:
+                found.append(
+                    f"{words.plural(every - marked, 'scan')} of {every:,} in {dataset.path} have no mask, so that nothing of "
+                    f"{'it is' if every - marked == 1 else 'them is'} excluded ({', '.join(self.config.objective.excluded)})"
+                )
+        return found
 
     @property
     def bytes_read(self) -> int:

@@ -47,7 +47,7 @@ class ObjectiveConfig:
         streams: ``("main", "unlabelled")`` if it learns from a second stream (``config.data.unlabelled``), whose
             ``label`` and ``label_weight`` are ``(B, 0)``, and which has a ``mask`` only where ``excluded`` names
             structures to leave out. With ``train=False`` a batch holds ``main`` alone.
-        excluded: these structures.
+        excluded: these structures, which the masks of all datasets that are learned from must hold alike.
         averages: its teacher takes the place of ``config.optim.ema``, which must then be 0.
         finetunes: ``config.finetune`` may choose what of the parameters is trained; the loss is given plain ones all
             the same.

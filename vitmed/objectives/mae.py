@@ -47,6 +47,11 @@ class Config(ObjectiveConfig, MaskConfig):
                 f"high_frequency is {self.high_frequency}; 0 (off) or a positive number was expected"
             )
 
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Structures that no pixel is predicted of."""
+        return self.exclude
+
 
 def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none") -> Objective:
     """The objective for images of ``spec``.

@@ -185,8 +185,8 @@ def counted(config: MaskConfig, stream: dict, spec: Spec, patch: tuple[int, ...]
     if config.exclude:
         if "mask" not in stream:
             raise InputError(
-                f"exclude in config.objective is {config.exclude}, but no masks come along, because the datasets of "
-                "config.data.mix are labelled differently; leave it out, or mix datasets of the same labels"
+                f"exclude in config.objective is {config.exclude}, but these scans have no masks; leave it out, or ingest "
+                "them with masks"
             )
         values = [value for name, held in spec.structures if name in config.exclude for value in held]
         touched = jnp.isin(patchify(stream["mask"][..., None], patch), jnp.asarray(values)).any(axis=-1)

@@ -46,6 +46,11 @@ class Config(ObjectiveConfig, MaskConfig):
     target: Literal["patch", "raw"] = "raw"
     head: Literal["linear", "segmenter"] = "linear"
 
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Structures that no pixel is predicted of."""
+        return self.exclude
+
 
 class Pixels(nn.Module):
     """Tokens (B, N, D) to pixels (B, N, P), float32, by one linear layer."""
