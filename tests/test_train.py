@@ -200,6 +200,9 @@ def test_a_refused_start_leaves_no_folder_in_the_way(tiny_dataset, pretrained, t
     with pytest.raises(InputError, match="of another architecture"):
         train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys, **{"model.variant": "ti"})
     assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="flip is .2,."):  # found while the first step is traced
+        train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys, **{"augment.flip": (2,)})
+    assert not (tmp_path / "run").exists()
     train(CLASSIFY, tiny_dataset, tmp_path / "run", **keys)
 
 

@@ -197,7 +197,10 @@ def _alarm(fault: str, step: int, stop: bool) -> None:
     """Says that the features have collapsed, where ``fault`` does; ends the training where that is asked for."""
     if not fault:
         return
-    remedy = "lower config.optim.lr, or raise config.objective.momentum where the objective has a teacher"
+    remedy = (
+        "lower config.optim.lr, or raise config.objective.momentum where the objective has a teacher; of scans that lie "
+        "alike lower config.probe.least_rank or .least_deviation"
+    )
     if stop:
         raise InputError(f"{fault} at step {step}, so training stopped (config.probe.stop); {remedy}")
     print(f"warning: {fault} at step {step}; {remedy}", file=sys.stderr, flush=True)

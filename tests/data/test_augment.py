@@ -386,7 +386,7 @@ def test_impossible_settings_are_refused_by_name():
     ):
         with pytest.raises(InputError, match=message):
             config.build(AugmentConfig, wrong, "config.augment")
-    with pytest.raises(InputError, match="config.augment.flip.*2D.*0 to 1"):
+    with pytest.raises(InputError, match="flip is .*config.augment.*2D.*0 to 1"):
         jitted(jnp.ones((2, 4, 4, 1)), keys_of(2), AugmentConfig(flip=(2,)))
 
 

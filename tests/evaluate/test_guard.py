@@ -186,6 +186,11 @@ def test_what_cannot_be_guarded_is_refused(tiny_dataset, tmp_path, judged):
         ),
         ({"guard.folds": 9}, f"9 folds of the {budgeted(tiny_dataset)} labelled scans"),
         ({"guard.folds": 1}, "config.guard.folds is 1; 2 or more"),
+        ({"data.fold": (0, 2)}, "config.guard.folds is 2 and config.data.fold is set"),
+        (
+            {"data.mix": {"SAME": 1.0}, "data.labels": None},
+            "config.guard.folds is 2 and config.data.mix is set",
+        ),
         ({"data.labels": 1}, "too few to show 2 classes"),
     ):
         with pytest.raises(InputError, match=message):

@@ -27,9 +27,28 @@ def test_deviation_is_one_on_the_sphere_and_none_at_a_point(rng):
 
 
 def test_collapse_names_what_is_too_low():
-    found = {"health/rank": 1.0, "health/deviation": 0.5}
-    assert health.collapsed(found, ProbeConfig()) == "the features have collapsed: rank 1 (below 1.5)"
-    assert health.collapsed({"health/rank": 9.0, "health/deviation": 0.5}, ProbeConfig()) == ""
+    """Otherwise registered scans, whose features are mostly one and the same, end a training that goes well."""
+    found = {"health/rank": 1.0, "health/deviation": 0.001}
+    told = "the features have collapsed: rank 1 (below 1.5) and deviation 0.001 (below 0.01)"
+    assert health.collapsed(found, ProbeConfig()) == told
+    assert (
+        health.collapsed({**found, "health/linear_auroc": 0.55, "health/knn_r2": 0.0}, ProbeConfig()) == told
+    )
+    for fine in (
+        {"health/rank": 9.0},
+        {"health/deviation": 0.5},
+        {"health/linear_auroc": 0.9},
+        {"health/knn_r2": 0.4},
+    ):
+        assert health.collapsed({**found, **fine}, ProbeConfig()) == ""
+
+
+def test_features_that_are_not_finite_are_no_fault_of_the_look(tiny_dataset):
+    """Otherwise a training that diverges ends in a traceback of linear algebra, before its loss says why."""
+    data = Dataset.open(tiny_dataset)
+    looked = health.choose(data, "train", 20)
+    found = health.report(np.full((len(looked.indices), 4), np.nan), data, "train", looked, 3)
+    assert np.isnan(found["health/rank"]) and health.collapsed(found, ProbeConfig()) == ""
 
 
 def test_neighbours_vote_by_closeness(rng):
@@ -72,9 +91,7 @@ def test_probes_tell_what_the_features_know(tiny_dataset, rng):
     assert found["health/knn_auroc"] > 0.95 and found["health/linear_auroc"] > 0.95
     assert found["health/labels"] == len(label)
     # So few scans say little of one draw of noise; the mean of many knows nothing.
-    draws = [
-        health.report(rng.normal(size=noise.shape), dataset, "train", looked, 5) for _ in range(40)
-    ]
+    draws = [health.report(rng.normal(size=noise.shape), dataset, "train", looked, 5) for _ in range(40)]
     for name in ("health/knn_auroc", "health/linear_auroc"):
         assert abs(np.mean([draw[name] for draw in draws]) - 0.5) < 0.1
     plain = health.report(noise, dataset, "train", Looked(looked.indices, None), 5)

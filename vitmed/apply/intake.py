@@ -79,7 +79,7 @@ class Split(Asked):
             data.datasheet = data.datasheet | {"modality": model.recipe.modality}
             what = f"modality {theirs}; the run learned from {model.recipe.modality}"
             self.forced = {name: [what] for name in ids}
-        model.check(data)
+        model.check(data, whole=not model.gives_masks)
         self._model = model
 
     def fed(self) -> Fed:

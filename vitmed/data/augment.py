@@ -129,7 +129,8 @@ def augment(
     ndim = images.ndim - 2
     if any(axis >= ndim for axis in config.flip):
         raise InputError(
-            f"config.augment.flip is {config.flip}, but images are {ndim}D; give axes 0 to {ndim - 1}"
+            f"flip is {config.flip} in config.augment or the views of config.objective, but images are {ndim}D; give axes 0 "
+            f"to {ndim - 1}"
         )
     if config == AugmentConfig():
         return images if masks is None else (images, masks)

@@ -100,7 +100,7 @@ def evaluate(
         )
     data = Dataset.open(dataset or model.dataset_path)
     # Refused, before any work, is what cannot be evaluated.
-    model.check(data)
+    model.check(data, whole=not model.gives_masks)
     data.size(split)
     check_truth(model, data, split)
     groups = {column: data.groups(split, column) for column in by}

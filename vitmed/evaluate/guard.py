@@ -60,12 +60,18 @@ def choose(
         train: trains by a config in a folder, going on from where it stands; gives ``step``, where it ended.
 
     Raises:
-        InputError: an objective that has no supervised part, several datasets, too few labels for the folds, or a run
+        InputError: an objective that has no supervised part, several datasets, a part of the budget left out already, too few labels for the folds, or a run
             that was made without a guard.
     """
     asked, of_masks, folds = config.objective.name, config.objective.of_masks, config.guard.folds
     if asked == _PLAIN or not isinstance(config.objective, segmentation.Config | supervised.Config):
         raise InputError(f"config.guard.folds is {folds}, but {asked!r} is not semi-supervised; set it to 0")
+    for key, given in (("fold", config.data.fold), ("mix", config.data.mix)):
+        if given:
+            raise InputError(
+                f"config.guard.folds is {folds} and config.data.{key} is set: a guard leaves parts of the label budget of one "
+                "dataset out by itself; set one of the two to nothing"
+            )
     folder.place(run)
     if (run / "config.json").exists() and not (run / FILE).exists():
         raise InputError(

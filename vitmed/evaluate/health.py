@@ -18,6 +18,7 @@ from vitmed.evaluate import metrics
 from vitmed.objectives.probe import linear_probe
 
 _TEMPERATURE = 0.07  # of a neighbour's vote, as in Wu et al. 2018
+_TELLS = {"auroc": 0.6, "r2": 0.1}  # of a probe that knows more than nothing
 _EPSILON = 1e-7  # added to the singular values' shares, as in RankMe
 
 
@@ -31,7 +32,7 @@ class ProbeConfig:
             has labels, only labelled scans: the probes learn from one half of the patients and are scored on the
             other. These labels are used, and ``health/labels`` says how many.
         neighbours: that vote.
-        least_rank, least_deviation: below either, the features have collapsed: a warning.
+        least_rank, least_deviation: below both, where no probe tells labels by them, the features have collapsed: a warning.
         stop: end the training then.
     """
 
@@ -86,9 +87,12 @@ def report(
     """What the features ``(n, D)`` of the scans ``looked`` at are like, as ``health/NAME``.
 
     ``rank`` and ``deviation``; with labels ``knn_M``, ``linear_M`` (M is ``auroc``, the mean over classes or findings,
-    or ``r2``; left out where one half of the patients lacks what it needs) and ``labels``, the number used.
+    or ``r2``; left out where one half of the patients lacks what it needs) and ``labels``, the number used. Of features that
+    are not finite both numbers are nan, and no probe is asked.
     """
     features = np.asarray(features, np.float64)
+    if not np.isfinite(features).all():
+        return {"health/rank": np.nan, "health/deviation": np.nan}
     found = {"rank": rank(features), "deviation": deviation(features)}
     if looked.learn is not None:
         label, weight = (values[looked.indices] for values in dataset.labels(split))
@@ -106,13 +110,21 @@ def report(
 
 
 def collapsed(found: dict[str, float], config: ProbeConfig) -> str:
-    """Why the features that ``found`` describes have collapsed, "" where they have not."""
-    faults = [
-        f"{name} {found[f'health/{name}']:.3g} (below {least:g})"
-        for name, least in (("rank", config.least_rank), ("deviation", config.least_deviation))
-        if found[f"health/{name}"] < least
-    ]
-    return f"the features have collapsed: {' and '.join(faults)}" if faults else ""
+    """Why the features that ``found`` describes have collapsed, "" where they have not.
+
+    Scans that lie alike share most of their features, and both numbers are low for that too: what probes tell by the rest
+    is no collapse.
+    """
+    tells = any(
+        found.get(f"health/{who}_{name}", 0) >= least
+        for name, least in _TELLS.items()
+        for who in ("knn", "linear")
+    )
+    limits = {"rank": config.least_rank, "deviation": config.least_deviation}
+    if tells or not all(found[f"health/{name}"] < least for name, least in limits.items()):
+        return ""
+    faults = [f"{name} {found[f'health/{name}']:.3g} (below {least:g})" for name, least in limits.items()]
+    return f"the features have collapsed: {' and '.join(faults)}"
 
 
 def rank(features: np.ndarray) -> float:

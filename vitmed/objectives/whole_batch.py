@@ -62,7 +62,9 @@ def koleo(features: jax.Array, weight: jax.Array, example: jax.Array, axis: str 
             jax.lax.all_gather(x, axis, axis=0, tiled=True) for x in (features, weight, example)
         )
     apart = (example[:, None] != names[None]).any(axis=-1) & (there > 0)[None]
-    closeness = jnp.where(apart, jax.lax.stop_gradient(features @ others.T), -jnp.inf)
+    # In full precision: of features that are nearly alike, others than the nearest are found in that of a TPU.
+    close = jnp.matmul(features, others.T, precision=jax.lax.Precision.HIGHEST)
+    closeness = jnp.where(apart, jax.lax.stop_gradient(close), -jnp.inf)
     nearest = others[jnp.argmax(closeness, axis=1)]
     square = ((features - nearest) ** 2).sum(axis=-1) + _NEAR
     return weighted_mean(-0.5 * jnp.log(square), weight * apart.any(axis=1), axis)

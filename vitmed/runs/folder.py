@@ -97,15 +97,24 @@ def taken(workdir: Path | str) -> Iterator[None]:
         try:
             yield
         except InputError:
-            if new and not (run / "metrics.csv").exists():
+            if new and not _measured(run):
                 _discard(run)
             raise
 
 
+def _measured(run: Path) -> bool:
+    """Whether anything of it was told of, or saved."""
+    file = run / "metrics.csv"
+    kept = any((run / "checkpoints").glob("*")) or (run / "nonfinite").exists()
+    return kept or (file.exists() and len(file.read_text().splitlines()) > 1)
+
+
 def _discard(run: Path) -> None:
-    for name in ("config.json", "recipe.json", "dataset.json", "environment.json", NAME):
+    for name in ("config.json", "recipe.json", "dataset.json", "environment.json", "metrics.csv", NAME):
         (run / name).unlink(missing_ok=True)
-    for folder in (run / "checkpoints", run):
+    for events in (run / "tensorboard").glob("events.*"):
+        events.unlink()
+    for folder in (run / "tensorboard", run / "checkpoints", run):
         with contextlib.suppress(OSError):  # what is not empty holds something of somebody's
             folder.rmdir()
 
