@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from short_runs import MAE, PROJECT, settings, train
 
+from vitmed.apply.predict import predict
 from vitmed.data.dataset import Dataset
 from vitmed.errors import InputError
+from vitmed.evaluate.evaluate import evaluate
 from vitmed.infer import Model, truth
 from vitmed.job.config import check
 from vitmed.job.job import Job
@@ -144,6 +146,9 @@ def test_a_model_of_crops_slides_over_whole_scans_and_small_ones(of_crops, marke
     assert [labels.shape for _, labels in model.segment(small, "val")] == [(4, 16, 6)] * small.size("val")
     with pytest.raises(InputError, match="does not lie within the 4,16,6"):
         model.features(small, "val")
+    # Masks are made of scans that are smaller than a box, by every command that makes some.
+    assert 0 <= evaluate(of_crops, dataset=tmp_path / "small", split="val")["metrics"]["dice"]["value"] <= 1
+    assert predict(of_crops, [tmp_path / "small"], tmp_path / "out", split="val")["examples"] == small.size("val")
 
 
 def test_the_truth_is_in_the_same_classes(marked_dataset, tiny_dataset):

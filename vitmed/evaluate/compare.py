@@ -298,7 +298,7 @@ def _interval(sides: list[list[tuple]], folds: Sequence[Sampled], overlap: float
         if apart > 0:
             errors.append(((apart * share) ** 0.5, len(folds) - 1.0))
     variance = max(from_patients + draws - both, from_patients, draws)
-    errors.insert(0, (variance**0.5, float(variance**2 / spread) if spread > 0 else np.inf))
+    errors.insert(0, (float(variance) ** 0.5, float(variance**2 / spread) if spread > 0 else np.inf))
     units = sum(fold.units for fold in folds)
     found = [
         _bounds(value, error, intervals.quantile(freedom), units, unit_range) for error, freedom in errors
