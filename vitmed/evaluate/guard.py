@@ -47,6 +47,14 @@ class GuardConfig:
             raise ValueError(f"folds is {self.folds}; 2 or more were expected, or 0 for no guard")
 
 
+def check(config: Any) -> None:
+    """InputError where a checked config asks for a guard of what has no supervised part."""
+    asked, folds = config.objective.name, config.guard.folds
+    plain = asked == _PLAIN or not isinstance(config.objective, segmentation.Config | supervised.Config)
+    if folds and plain:
+        raise InputError(f"config.guard.folds is {folds}, but {asked!r} is not semi-supervised; set it to 0")
+
+
 def choose(
     values: ConfigDict, config: Any, run: Path, train: Callable[[ConfigDict, Path], dict], quiet: bool = False
 ) -> ConfigDict:
@@ -63,9 +71,8 @@ def choose(
         InputError: an objective that has no supervised part, several datasets, too few labels for the folds, or a run
             that was made without a guard.
     """
+    check(config)
     asked, of_masks, folds = config.objective.name, config.objective.of_masks, config.guard.folds
-    if asked == _PLAIN or not isinstance(config.objective, segmentation.Config | supervised.Config):
-        raise InputError(f"config.guard.folds is {folds}, but {asked!r} is not semi-supervised; set it to 0")
     folder.place(run)
     if (run / "config.json").exists() and not (run / FILE).exists():
         raise InputError(
