@@ -17,10 +17,10 @@ def _importable(monkeypatch):
 def config(tmp_path):
     """Three arms, two budgets, two draws: 1 pretraining and 12 cells."""
 
-    def train():  # one each: a ConfigDict keeps two uses of one dict as one
+    def train(**more):  # one each: a ConfigDict keeps two uses of one dict as one
         return {
             "data": {"path": "", "split": "train"},
-            "train": {"steps": 10, "batch_size": 4, "seed": 7},
+            "train": {"steps": 10, "batch_size": 4, **more},
             "init_from": "",
         }
 
@@ -34,7 +34,7 @@ def config(tmp_path):
                 "metrics": ("auroc", "balanced_accuracy"),
                 "reference": "pretrained",
             },
-            "pretrain": train(),
+            "pretrain": train(seed=7),
             "arms": {
                 "pretrained": {"config": train(), "init": "pretrain", "label": "Pretrained ViT"},
                 "scratch": {"config": train(), "steps": (10, 30), "label": "ViT from scratch"},

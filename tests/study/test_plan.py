@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from vitmed.config import load
 from vitmed.errors import InputError
 from vitmed.runs import manifest
 from vitmed.study.plan import plan
@@ -190,6 +191,33 @@ def test_every_arm_tries_as_much(config, tmp_path):
         ("arms.scratch.grid", {"objective": {"order": (("low", "high"),)}}, "of objective.order;"),
         ("arms.scratch.grid", {"objective": ({"name": "mae"},)}, "of objective;"),
         ("arms.scratch.grid", {"guard": {"folds": (2,)}}, "of guard.folds;"),
+        (
+            "pretrain.data.path",
+            "other",
+            "config.pretrain.data.path is 'other'.*config.data.path.*in its data.mix",
+        ),
+        (
+            "pretrains",
+            {"more": {"data": {"path": "other"}}},
+            "config.pretrains.more.data.path is 'other'.*data.mix",
+        ),
+        (
+            "arms.scratch.config.data.path",
+            "other",
+            "scratch.config.data.path is 'other'.*config.data.path .*out$",
+        ),
+        ("arms.scratch.config.data.labels", 40, "scratch.config.data.labels is 40, but config.study.budgets"),
+        (
+            "arms.scratch.config.data.label_seed",
+            3,
+            "scratch.config.data.label_seed is 3, but config.study.draws",
+        ),
+        ("arms.scratch.config.train.seed", 7, "scratch.config.train.seed is 7, but config.study.draws"),
+        (
+            "arms.pretrained.config.init_from",
+            "run",
+            "pretrained.config.init_from is 'run', .*init .'pretrain'",
+        ),
     ],
 )
 def test_wrong_configs_are_refused(config, tmp_path, key, value, said):
@@ -205,6 +233,25 @@ def test_wrong_configs_are_refused(config, tmp_path, key, value, said):
         return
     with pytest.raises(InputError, match=said):
         plan(config, tmp_path / "study")
+
+
+@pytest.mark.parametrize(
+    "spec", [f"{path}{arg}" for path in sorted(Path("configs/study").glob("*.py")) for arg in ("", ":tiny")]
+)
+def test_every_shipped_study_is_laid_out(spec, tmp_path):
+    """Otherwise a study that the README tells to run is refused for a key that it sets."""
+    assert plan(load(spec), tmp_path / "study").cells
+
+
+def test_what_a_run_has_unless_told_otherwise_may_be_said(config, tmp_path):
+    """Otherwise a config that spells out its keys, as those of finished runs do, is refused for it."""
+    cells = plan(config, tmp_path / "study").everything
+    with config.unlocked(), config.ignore_type():
+        config.arms.scratch.config.data.update({"path": config.data.path, "labels": None, "label_seed": 0})
+        config.arms.scratch.config.train.seed = 0
+        config.pretrain.data.path = config.data.path
+    again = plan(config, tmp_path / "study").everything
+    assert [cell.config.to_dict() for cell in again] == [cell.config.to_dict() for cell in cells]
 
 
 def test_another_config_is_refused_by_key(config, tmp_path):

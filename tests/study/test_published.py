@@ -14,6 +14,7 @@ from vitmed.models.transformer import unrolled
 from vitmed.runs import load
 from vitmed.study import notes
 from vitmed.study.plan import plan
+from vitmed.study.rehearsal import rehearse
 from vitmed.study.study import train_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))  # numpy_published, by name
@@ -66,6 +67,18 @@ def test_with_one_it_is_a_baseline_of_its_own_architecture(spec, tiny_dataset, t
         assert tuple(model.patch_size) == (4, 4) and cell.config.init_from == str(run) and not cell.start
         assert "val" in cell.splits, "the best of the baselines is chosen without it"
     assert planned.cell("frozen", 1.0, 0).config.finetune.method == "probe"
+
+
+def test_its_arms_are_rehearsed(tiny_dataset, tmp_path, run):
+    """Otherwise such a study is refused at its start, or its arms are held against nothing."""
+    config = asked(STUDIES[0], tiny_dataset, run)
+    planned = plan(config, tmp_path / "study")
+    rehearse(planned.pretrains, planned.cells)
+    config.arms.frozen.config.init_adapt = "patch"
+    with pytest.raises(
+        InputError, match="frozen-1.0-0: config.init_from .* does not fit .*init_adapt=channels"
+    ):
+        rehearse((), plan(config, tmp_path / "study").cells)
 
 
 def test_a_wrong_one_is_refused(tiny_dataset, tmp_path):

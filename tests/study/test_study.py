@@ -257,6 +257,52 @@ def test_a_metric_that_one_split_lacks_is_found_before_work(config, tmp_path, wh
         )
 
 
+def test_a_guard_that_a_budget_cannot_give_is_found_before_work(config, tmp_path):
+    """Otherwise a cell with too few labels for its guard's parts ends the study when the pretraining is over."""
+    from made_up_work import WORK
+
+    asked = set()
+
+    def count(data, split, labels, draw, parts, masks, apart):
+        asked.add((labels, draw, parts))
+        if parts > 3 and (labels, draw) == (0.1, 1):
+            raise InputError(f"{parts} folds cannot each show every class")
+        return 1
+
+    with config.ignore_type(), config.unlocked():
+        config.arms.scratch.config.guard = {"folds": 3}
+    work = dataclasses.replace(WORK, label_count=count, protocol=begun)
+    with pytest.raises(InputError, match="a training began"):
+        study(config, tmp_path / "study", quiet=True, work=work)
+    assert asked == {(labels, draw, parts) for labels in (0.1, 1.0) for draw in (0, 1) for parts in (0, 3)}
+    config.arms.scratch.config.guard.folds = 5
+    with pytest.raises(
+        InputError,
+        match="config.arms.scratch.config.guard.folds is 5, .*budgets 0.1: 5 folds cannot each show",
+    ):
+        study(config, tmp_path / "study", quiet=True, work=work)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_what_is_to_do_is_rehearsed(config, tmp_path, monkeypatch, done):
+    """Otherwise a fault of an arm is found at its first cell, or a finished study is asked for its models again."""
+    from made_up_work import WORK
+
+    seen = []
+    monkeypatch.setattr(
+        "vitmed.study.study.is_done", lambda cell: done and (cell.arm, cell.budget) != ("resnet", 1.0)
+    )
+    work = dataclasses.replace(WORK, rehearse=lambda *cells: seen.extend(cells), protocol=begun)
+    with pytest.raises(InputError, match="a training began"):
+        study(config, tmp_path / "study", quiet=True, work=work)
+    names = [[cell.name for cell in cells] for cells in seen]
+    assert names == (
+        [[], ["resnet-1.0-0"]]
+        if done
+        else [["pretrain"], ["pretrained-0.1-0", "resnet-0.1-0", "scratch-0.1-0"]]
+    )
+
+
 def begun(planned, quiet):
     raise InputError("a training began")
 

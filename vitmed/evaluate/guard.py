@@ -47,6 +47,21 @@ class GuardConfig:
             raise ValueError(f"folds is {self.folds}; 2 or more were expected, or 0 for no guard")
 
 
+def check(config: Any) -> None:
+    """InputError where a checked config asks for a guard of what has no supervised part, or beside what it cannot stand."""
+    asked, folds, data = config.objective.name, config.guard.folds, config.data
+    if not folds:
+        return
+    if asked == _PLAIN or not isinstance(config.objective, segmentation.Config | supervised.Config):
+        raise InputError(f"config.guard.folds is {folds}, but {asked!r} is not semi-supervised; set it to 0")
+    for key, given in (("fold", data.fold), ("mix", data.mix)):
+        if given:
+            raise InputError(
+                f"config.guard.folds is {folds} and config.data.{key} is set: a guard leaves parts of the label budget of "
+                "one dataset out by itself; set one of the two to nothing"
+            )
+
+
 def choose(
     values: ConfigDict, config: Any, run: Path, train: Callable[[ConfigDict, Path], dict], quiet: bool = False
 ) -> ConfigDict:
@@ -60,18 +75,10 @@ def choose(
         train: trains by a config in a folder, going on from where it stands; gives ``step``, where it ended.
 
     Raises:
-        InputError: an objective that has no supervised part, several datasets, a part of the budget left out already, too few labels for the folds, or a run
-            that was made without a guard.
+        InputError: as ``check``; too few labels for the folds, or a run that was made without a guard.
     """
+    check(config)
     asked, of_masks, folds = config.objective.name, config.objective.of_masks, config.guard.folds
-    if asked == _PLAIN or not isinstance(config.objective, segmentation.Config | supervised.Config):
-        raise InputError(f"config.guard.folds is {folds}, but {asked!r} is not semi-supervised; set it to 0")
-    for key, given in (("fold", config.data.fold), ("mix", config.data.mix)):
-        if given:
-            raise InputError(
-                f"config.guard.folds is {folds} and config.data.{key} is set: a guard leaves parts of the label budget of one "
-                "dataset out by itself; set one of the two to nothing"
-            )
     folder.place(run)
     if (run / "config.json").exists() and not (run / FILE).exists():
         raise InputError(

@@ -95,6 +95,17 @@ class Former:
         Raises:
             InputError: another architecture; the first parameter that differs is named.
         """
+        former, said = self.fitted(fresh)
+        if said:
+            print(f"init_from {self.run}: {'; '.join(said)}", file=sys.stderr, flush=True)
+        return jax.tree.map(np.asarray, former)
+
+    def fitted(self, fresh: dict) -> tuple[dict, tuple[str, ...]]:
+        """The same without a word, of ``fresh`` the shapes alone; and what there is to say of it.
+
+        Raises:
+            InputError: as ``encoder``.
+        """
         former = stacked(self.params) if "blocks" in fresh.get("transformer", {}) else unrolled(self.params)
         former, said = places.placed(former, fresh, self.cells, self.scale, self.extent)
         here, there = leaves(fresh), leaves(former)
@@ -106,9 +117,7 @@ class Former:
                     f"config.init_from: the encoder of {self.run} is of another architecture; {name} is "
                     f"{shown[0]} in config.model and {shown[1]} there"
                 )
-        if self.said or said:
-            print(f"init_from {self.run}: {'; '.join([*self.said, *said])}", file=sys.stderr, flush=True)
-        return jax.tree.map(np.asarray, former)
+        return former, (*self.said, *said)
 
 
 def adaptations(text: str) -> frozenset[str]:
@@ -140,9 +149,29 @@ def start_from(run: str, data: Recipe, model: ModelConfig, allowed: frozenset[st
     """
     path = Path(run)
     learned = load(path)
+    return begun(path, Recipe.from_json(path / "recipe.json"), learned, data, model, allowed)
+
+
+def begun(
+    path: Path,
+    recipe: Recipe,
+    learned: dict,
+    data: Recipe,
+    model: ModelConfig,
+    allowed: frozenset[str] = frozenset(),
+) -> Former:
+    """``start_from`` of a run that need not be there.
+
+    Args:
+        path: its folder.
+        recipe: its own.
+        learned: its parameters, as ``load`` gives them: nothing but the patches' embedding is computed with.
+
+    Raises:
+        InputError: as ``start_from``, but for the run itself.
+    """
     params, decoder = learned["encoder"], learned.get("segmenter", {})
     pixels = learned.get("decoder", {})
-    recipe = Recipe.from_json(path / "recipe.json")
     wanted = dataclasses.replace(data, patch_size=model.patch_size or None)
     differences = _allowing(recipe, wanted, allowed).differences(wanted)
     if differences:

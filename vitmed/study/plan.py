@@ -26,6 +26,13 @@ _GIVEN = (
     *("data.fold", "data.apart", "train.seed", "probe", "guard", "init_from", "init_adapt"),
     *("objective.name", "objective.task", "objective.order"),
 )
+# What no arm may set, as each of its cells has its own: the key, what it is where nobody sets it, and who gives it.
+_REPLACED = (
+    ("data", "labels", None, "config.study.budgets says how many labels each cell has"),
+    ("data", "label_seed", 0, "config.study.draws says how often labels are drawn, each time others"),
+    ("train", "seed", 0, "config.study.draws says how often an arm is trained, each time by another"),
+)
+_ELSEWHERE = ", and name what else to pretrain on in its data.mix"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,14 +151,16 @@ def plan(config: ConfigDict, workdir: Path) -> Plan:
     """Checks the study's config and lays out its runs under ``workdir`` (absolute in every run's config).
 
     Raises:
-        InputError: an unknown or missing key, a comparison with what is no arm, an arm that wants a pretraining
-            that is not there, steps that do not match the budgets, arms that label other splits, leave out the copies of
-            others or rank the classes otherwise, arms that try other numbers of settings, settings that change what an
-            arm learns from, or a published encoder that is not there.
+        InputError: an unknown or missing key, one that the study sets in each run, a comparison with what is no arm, an arm
+            that wants a pretraining that is not there, steps that do not match the budgets, arms that label other splits,
+            leave out the copies of others or rank the classes otherwise, arms that try other numbers of settings, settings
+            that change what an arm learns from, or a published encoder that is not there.
     """
     if "study" not in config and "objective" in config:
         raise InputError("this is the config of one run, not of a study; `vitmed train` runs it")
-    checked, left_out = published.placed(build(StudyConfig, config))
+    checked = build(StudyConfig, config)
+    _check_given(checked)
+    checked, left_out = published.placed(checked)
     study, workdir = checked.study, Path(workdir).resolve()
     chosen = study.arms or tuple(checked.arms)
     for name in chosen:
@@ -226,6 +235,33 @@ def _check_comparisons(checked: StudyConfig) -> None:
                 raise InputError(f"config.study.{key} is {name!r}; the arms are {', '.join(arms)}")
     for pair in study.compare:
         sides(checked, pair)
+
+
+def _check_given(checked: StudyConfig) -> None:
+    """InputError where a training config sets what the study gives each of its runs."""
+    named = [("config.pretrain", checked.pretrain or {})]
+    named += [(f"config.pretrains.{name}", own) for name, own in checked.pretrains.items()]
+    named += [(f"config.arms.{name}.config", arm.config) for name, arm in checked.arms.items()]
+    for key, own in named:
+        path = own.get("data", {}).get("path", "")
+        if path not in ("", checked.data.path):
+            raise InputError(
+                f"{key}.data.path is {path!r}, but all runs of a study are of the dataset config.data.path "
+                f"({checked.data.path}); leave it out{_ELSEWHERE * (not key.startswith('config.arms'))}"
+            )
+    for name, arm in checked.arms.items():
+        for section, key, plain, instead in _REPLACED:
+            value = arm.config.get(section, {}).get(key, plain)
+            if value != plain:
+                raise InputError(
+                    f"config.arms.{name}.config.{section}.{key} is {value!r}, but {instead}; leave it out"
+                )
+        start = arm.config.get("init_from", "")
+        if start and arm.init is not None:
+            raise InputError(
+                f"config.arms.{name}.config.init_from is {start!r}, but the arm starts from what config.arms.{name}.init "
+                f"({arm.init!r}) names; leave out one of the two"
+            )
 
 
 def _check_arms(checked: StudyConfig) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,13 @@ def check_run(config: ConfigDict) -> None:
     from vitmed.job.config import check  # late: it loads JAX
 
     check(config)
+
+
+def rehearse(pretrains: Sequence[Cell], cells: Sequence[Cell]) -> None:
+    """InputError where a training would refuse its data, its model or the run that it starts from."""
+    from vitmed.study.rehearsal import rehearse  # late: it loads JAX
+
+    rehearse(pretrains, cells)
 
 
 def train_run(config: ConfigDict, run: Path) -> dict:
@@ -137,6 +144,7 @@ class Work:
     left_out: Callable[[Path, str], tune.LeftOut] = tune.left_out
     protocol: Callable[[Plan, bool], dict] = protocol.check
     check: Callable[[ConfigDict], None] = check_run
+    rehearse: Callable[[Sequence[Cell], Sequence[Cell]], None] = rehearse
 
 
 def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False, work: Work = Work()) -> dict:
@@ -148,14 +156,15 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
 
     Raises:
         InputError: a wrong config, a ``workdir`` made with another config or dataset or in use, a budget too small, a split
-            whose labels lack a metric, or data that the protocol does not allow (``vitmed.study.protocol``).
+            whose labels lack a metric, a model that does not fit the scans or what it starts from
+            (``vitmed.study.rehearsal``), or data that the protocol does not allow (``vitmed.study.protocol``).
         Preempted: told to stop; the runs have saved their state.
     """
     if jobs < 1:
         raise InputError(f"--jobs is {jobs}; at least one process is needed")
     planned = plan(config, workdir)
     with _locked(planned.workdir), _preemptible():
-        # Configs, metrics, budgets and data are tried before any hour is spent: what cannot be had ends the study here.
+        # Configs, metrics, budgets, models and data are tried before any hour is spent: what cannot be had ends it here.
         for cell in planned.everything:
             best = cell.config.get("checkpoint", {}).get("best")
             if cell.arm and planned.config.study.checkpoint == "best" and not best:
@@ -171,18 +180,12 @@ def study(config: ConfigDict, workdir: Path, jobs: int = 1, quiet: bool = False,
         _check_metrics(planned, work)
         one = next(iter(planned.config.arms))
         counts = {
-            (c.budget, c.draw, c.fold): work.label_count(
-                c.config.data.path,
-                c.config.data.get("split", "train"),
-                c.budget,
-                c.draw,
-                c.parts,
-                planned.masks,
-                tuple(c.config.data.get("apart", ())),
-            )
+            (c.budget, c.draw, c.fold): _count(planned, c, c.parts, work)
             for c in planned.cells
             if c.arm == one
         }
+        _check_guards(planned, work)
+        _rehearse(planned, work)
         facts = work.protocol(planned, quiet)
         check_unchanged(planned, facts["contents"])
         _run(planned, jobs, quiet, work)
@@ -207,6 +210,38 @@ def _check_metrics(planned: Plan, work: Work) -> None:
                     f"config.study.metrics has {metric!r}; the labels of the {split} split of {path} allow "
                     f"{', '.join(names)}"
                 )
+
+
+def _count(planned: Plan, cell: Cell, parts: int, work: Work) -> int:
+    """How many examples the budget of a cell labels, where it can be parted in so many."""
+    data = cell.config.data
+    split, apart = data.get("split", "train"), tuple(data.get("apart", ()))
+    return work.label_count(data.path, split, cell.budget, cell.draw, parts, planned.masks, apart)
+
+
+def _check_guards(planned: Plan, work: Work) -> None:
+    """InputError where a guard's parts of a label budget could not each show every class."""
+    for cell in planned.cells:
+        folds = cell.config.get("guard", {}).get("folds", 0)
+        if not folds:
+            continue
+        try:
+            _count(planned, cell, folds, work)
+        except InputError as fault:
+            raise InputError(
+                f"config.arms.{cell.arm}.config.guard.folds is {folds}, too many for config.study.budgets {cell.budget}: "
+                f"{fault}"
+            ) from None
+
+
+def _rehearse(planned: Plan, work: Work) -> None:
+    """InputError where the first cell that an arm has to do, or the pretraining before it, would refuse to begin."""
+    first: dict[str, Cell] = {}
+    for cell in planned.cells:
+        if not is_done(cell):
+            first.setdefault(cell.arm, cell)
+    starts = {cell.start for cell in first.values()}
+    work.rehearse([cell for cell in planned.pretrains if cell.name in starts], list(first.values()))
 
 
 def _run(planned: Plan, jobs: int, quiet: bool, work: Work) -> None:
