@@ -43,9 +43,9 @@ class Config(ObjectiveConfig):
             likelihood of the cumulative-logit model (``vitmed.models.head.Ranks``).
         order: the classes from the lowest to the highest, for "ordinal": no name says it. Given for a multi-class task,
             evaluation speaks of ranks too. With an order, the class that is said is the median rank.
-        label_smoothing: share of the target spread over all classes (multiclass, ordinal), or over the yes and the no of
-            each label (multilabel), in training and in the loss of validation. A number (regression) has nothing to be
-            spread over: not used there.
+        label_smoothing: share of the target spread over all classes (multiclass, ordinal), or over the yes and the no
+            of each label (multilabel), in training and in the loss of validation. A number (regression) has nothing to
+            be spread over: not used there.
         class_weights: loss weight of each class (multiclass, ordinal) or of each label's positives (multilabel);
             () weighs all alike. "balanced" makes every class, or the two sides of every label, weigh the same, by how
             often the labelled scans that are trained on show them.

@@ -225,8 +225,8 @@ def _check_activation(beside: dict, layout: Layout, gated: bool, source: str) ->
     ours = "silu" if gated else "gelu"
     if (said := beside.get("hidden_act", ours)) != ours:
         raise InputError(
-            f"the config beside {source} says hidden_act {said!r}; of a {'gated' if gated else 'plain'} perceptron only "
-            f"{ours!r} can be converted"
+            f"the config beside {source} says hidden_act {said!r}; of a {'gated' if gated else 'plain'} perceptron "
+            f"only {ours!r} can be converted"
         )
 
 
