@@ -11,7 +11,7 @@ import pytest
 
 from vitmed import config as configs
 from vitmed.errors import InputError
-from vitmed.job.config import Config, check
+from vitmed.job.config import Config, check, resolve
 from vitmed.runs import load as load_params
 from vitmed.study.config import StudyConfig
 from vitmed.study.plan import plan
@@ -141,6 +141,12 @@ def test_every_argument_is_whole(file, argument):
             "brightest_patches is 8, which variant 'resnet10' does",
         ),
         ("finetune_segment", "brightest_patches", 8, "brightest_patches is 8, but masks are made of all"),
+        ("finetune_classify", "scan", True, "scan is True, which variant 'resnet10' does not have"),
+        ("finetune_classify", "epsilon", 1e-5, "epsilon is 1e-05, which variant 'resnet10' does not have"),
+        ("finetune_classify", "shape", (8, 1, 2, 8), "shape is .8, 1, 2, 8., which variant 'resnet10'"),
+        ("finetune_segment", "decoder_dim", 64, "decoder_dim is 64, which variant 'unet' does not have"),
+        ("finetune_segment", "decoder_depth", 2, "decoder_depth is 2, which variant 'unet' does not have"),
+        ("finetune_segment", "decoder_heads", 8, "decoder_heads is 8, which variant 'unet' does not have"),
     ],
 )
 def test_a_key_that_nothing_would_read_is_refused(spec, key, value, says):
@@ -150,6 +156,22 @@ def test_a_key_that_nothing_would_read_is_refused(spec, key, value, says):
     check(config)
     config.model[key] = value
     with pytest.raises(InputError, match=f"config.model.{says}"):
+        check(config)
+
+
+@pytest.mark.parametrize("spec", ["finetune_classify.py:resnet10", "finetune_segment.py:unet"])
+def test_a_cnn_may_be_given_what_a_vit_has_at_its_default(spec):
+    """Otherwise the resolved config of a run, which holds every key, cannot be trained again."""
+    resolved = resolve(configs.load(f"{PROJECT / 'configs' / spec}"))
+    assert "decoder_dim" in resolved.model and resolve(resolved) == resolved
+
+
+@pytest.mark.parametrize("spec", ["finetune_classify.py:resnet10", "finetune_segment.py:unet"])
+def test_a_cnn_has_no_layers_to_learn_more_slowly(spec):
+    """Otherwise a decay is tuned that changes nothing: all that a CNN has is one layer."""
+    config = configs.load(f"{PROJECT / 'configs' / spec}")
+    config.optim.layer_decay = 0.75
+    with pytest.raises(InputError, match="config.optim.layer_decay is 0.75, but variant '.*' has no blocks"):
         check(config)
 
 

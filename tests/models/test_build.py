@@ -30,6 +30,8 @@ def test_names_become_networks():
         ({"variant": "nano", "patch_size": (4, 4), "stem": "half"}, "config.model.stem is 'half'"),
         ({"variant": "unet", "stem": "half"}, "config.model.stem is 'half'"),
         ({"variant": "unet", "learned_slices": True}, "config.model.learned_slices is True"),
+        ({"variant": "unet", "width": 0}, "config.model.width is 0; at least 1"),
+        ({"variant": "nano", "patch_size": (4, 4), "width": -4}, "config.model.width is -4"),
         ({"variant": "nano", "patch_size": (4, 4), "learned_slices": True}, "have no slices"),
         (
             {"variant": "nano", "patch_size": (4, 4, 4), "positions": "learned", "learned_slices": True},
@@ -58,6 +60,7 @@ def test_names_become_networks():
     ],
 )
 def test_a_wrong_key_is_named(values, says):
+    """Otherwise it ends in a traceback, or an experiment is made of a key that changes nothing."""
     with pytest.raises(InputError) as refused:
         section(ModelConfig, values, "config.model")
     assert says in str(refused.value)

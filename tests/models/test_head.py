@@ -43,6 +43,24 @@ def test_ranks_never_contradict_whatever_is_learned(rng):
     assert np.isfinite(jax.grad(lambda x: log_chance(x).sum())(far)).all()
 
 
+def test_a_gap_that_float32_cannot_tell_has_the_likelihood_of_its_parameter():
+    """Otherwise a rank that training squeezed is impossible, and the loss of a scan of another rank nan (0 * -inf)."""
+    params = {"kernel": np.ones((1, 1), np.float32), "thresholds": np.float32([2.0, -16.0, -300.0])}
+    x = jnp.asarray([[0.0], [2.5]])
+
+    def log_chance(params, x):
+        return Ranks(4).apply({"params": params}, x)
+
+    made = log_chance(params, x)
+    # All thresholds lie at 2, to 1e-7.
+    yes, no = np.log(expit([-2.0, 0.5])), np.log(expit([2.0, -0.5]))
+    np.testing.assert_allclose(made[:, 1], yes + no - 16, rtol=1e-6)
+    np.testing.assert_allclose(made[:, 2], yes + no - 300, rtol=1e-6)
+    assert made[0, 1] == pytest.approx(-18.25, abs=0.01)
+    slopes = jax.grad(lambda params: -(jax.nn.one_hot(0, 4) * log_chance(params, x)).sum())(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
 def test_attentive_pool_against_numpy(rng):
     """One query a head over all patches and not the class token."""
     tokens = rng.normal(size=(2, 1 + 5, 8)).astype(np.float32)

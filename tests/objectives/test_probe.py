@@ -79,9 +79,28 @@ def test_ordered_classes_are_the_most_likely_cumulative_logits(features):
     np.testing.assert_allclose(np.exp(made), np.diff(expit(t - score), axis=1), atol=2e-3)
 
 
-def test_a_rank_without_an_example_is_unlikely(features):
-    """Thresholds must not meet there: its log-probability would be no number."""
-    rank = np.where(features[:, 1] > np.median(features[:, 1]), 3, np.arange(90) % 2)
-    kernel, thresholds = ordered_probe(features, rank, 4)
-    made = np.exp(Ranks(4).apply({"params": {"kernel": kernel, "thresholds": thresholds}}, features))
-    assert np.isfinite(np.log(made)).all() and made[:, 2].max() < 0.02
+def chances(features, rank, ranks):
+    kernel, thresholds = ordered_probe(features, rank, ranks)
+    return np.asarray(Ranks(ranks).apply({"params": {"kernel": kernel, "thresholds": thresholds}}, features))
+
+
+@pytest.mark.parametrize(
+    "ranks,shown", [(4, (0, 1, 2)), (4, (1, 2, 3)), (4, (0, 1, 3)), (5, (1, 2)), (3, (1,))]
+)
+def test_a_rank_without_an_example_is_unlikely(features, ranks, shown):
+    """Otherwise thresholds meet, or go to where the loss of the first scan of that rank is in the hundreds."""
+    place = np.argsort(np.argsort(features[:, 0] / 0.01 + features[:, 3]))
+    rank = np.asarray(shown)[place * len(shown) // 90]
+    made = chances(features, rank, ranks)
+    unseen = np.setdiff1d(np.arange(ranks), shown)
+    assert (made.argmax(1) == rank).mean() > 0.9
+    assert made[:, unseen].min() > -15, "a finite prior, for the scan that speaks least for it too"
+    expected = np.exp(made)[:, unseen].sum(0)
+    assert (expected > 0.5).all() and (expected < 1.5).all(), "about one of n + 1"
+
+
+def test_ranks_of_features_that_say_nothing_are_as_likely_as_they_were_shown():
+    """In closed form: 60 and 30 scans of 92, and one for each of the two ranks that nobody shows."""
+    rank = np.repeat([1, 2], [60, 30])
+    made = chances(np.full((90, 3), 5.0, np.float32), rank, 4)
+    np.testing.assert_allclose(np.exp(made), np.tile([1 / 92, 60 / 92, 30 / 92, 1 / 92], (90, 1)), rtol=1e-4)

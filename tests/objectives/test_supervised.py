@@ -127,15 +127,17 @@ def test_balanced_weights_are_of_the_counts_given(rng):
     )
 
 
-def test_ordinal(rng):
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_ordinal(rng, smoothing):
     """The likelihood of the cumulative-logit model, whatever order the dataset has its classes in; the median is said."""
     label = np.array([[0], [3], [1], [2]])
     loss, logits, metrics = loss_and_logits(
-        rng, "multiclass", 4, label, np.ones((4, 1)), task="ordinal", order=UPWARDS
+        rng, "multiclass", 4, label, np.ones((4, 1)), task="ordinal", order=UPWARDS, label_smoothing=smoothing
     )
     chance = np.exp(logits)
     np.testing.assert_allclose(chance.sum(-1), 1, rtol=1e-5)
-    assert loss == pytest.approx(-logits[np.arange(4), label[:, 0]].mean(), rel=1e-4)
+    target = np.eye(4)[label[:, 0]] * (1 - smoothing) + smoothing / 4
+    assert loss == pytest.approx(-(target * logits).sum(-1).mean(), rel=1e-4)
     upwards = chance[:, [GRADES.index(name) for name in UPWARDS]]
     above = 1 - np.cumsum(upwards, axis=1)[:, :3]  # log odds differ between scans by one number
     odds = np.log(above / (1 - above))
@@ -154,10 +156,25 @@ def test_multilabel_leaves_missing_labels_out(rng):
     assert loss == pytest.approx(each[weight > 0].mean(), rel=1e-4)
 
 
-def test_regression(rng):
+def test_several_labels_are_smoothed_each_towards_a_half(rng):
+    """Otherwise a key that the shipped config sets does nothing to findings; a missing label must not become a half."""
+    label = np.array([[0, 1], [1, np.nan], [1, 0]])
+    weight = np.array([[1, 1], [1, 0], [1, 1]])
+    keys = dict(label_smoothing=0.2, class_weights=(3.0, 1.0))
+    loss, logits, metrics = loss_and_logits(rng, "multilabel", 2, label, weight, **keys)
+    p = expit(logits)
+    target = np.where(label == 1, 0.9, 0.1)
+    each = -(np.array([3.0, 1.0]) * target * np.log(p) + (1 - target) * np.log(1 - p))
+    assert loss == pytest.approx(each[weight > 0].mean(), rel=1e-4)
+    assert float(metrics["accuracy"].value) == pytest.approx(((p > 0.5) == label)[weight > 0].mean())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_regression(rng, smoothing):
+    """Otherwise the smoothing that the shipped config sets for classes pulls numbers somewhere."""
     label = np.array([[0.5, 2.0], [1.5, np.nan]])
     weight = np.array([[1, 1], [1, 0]])
-    loss, logits, _ = loss_and_logits(rng, "regression", 2, label, weight)
+    loss, logits, _ = loss_and_logits(rng, "regression", 2, label, weight, label_smoothing=smoothing)
     assert loss == pytest.approx(((logits - label)[weight > 0] ** 2).mean(), rel=1e-4)
 
 

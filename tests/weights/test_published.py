@@ -232,8 +232,55 @@ def test_another_network_is_of_no_layout():
         encoder({"conv1.weight": np.zeros(3), "fc.bias": np.zeros(3)}, "x.npz")
 
 
-def test_rotary_positions_of_other_periods_are_refused(goldens):
+@pytest.mark.parametrize("heads", [None, 2])
+def test_rotary_positions_of_other_periods_are_refused(goldens, heads):
+    """Otherwise every patch is taken to lie elsewhere; that the heads are given says nothing of the periods."""
     held = renamed(goldens["dinov3"])
     held["rope_embed.periods"] = held["rope_embed.periods"] * 2
     with pytest.raises(InputError, match="other periods than DINOv3's"):
-        encoder(held, "x.npz", size=(12, 12))
+        encoder(held, "x.npz", heads=heads, size=(12, 12))
+
+
+def test_periods_are_those_of_the_config_beside(goldens):
+    """Otherwise weights of transformers, which hold no periods, import with wrong ones without a word."""
+    held = weights(goldens["dinov3"])
+    agree(goldens["dinov3"], encoder(held, "x.npz", {"rope_theta": 100.0}, heads=2, size=(12, 12)))
+    with pytest.raises(InputError, match="rope_theta 10000.0, .*other periods than DINOv3's \\(100\\)"):
+        encoder(held, "x.npz", {"rope_theta": 10000.0}, heads=2, size=(12, 12))
+
+
+def test_a_gate_of_another_activation_is_refused(goldens):
+    """Otherwise it becomes silu without a word: DINOv3's config in transformers gates by gelu unless told otherwise."""
+    held = weights(goldens["dinov3_gated"])
+    agree(goldens["dinov3_gated"], encoder(held, "x.npz", {"hidden_act": "silu"}, heads=2, size=(12, 12)))
+    with pytest.raises(InputError, match="hidden_act 'gelu'; of a gated perceptron only 'silu' can be"):
+        encoder(held, "x.npz", {"hidden_act": "gelu"}, heads=2, size=(12, 12))
+
+
+def test_dinov2s_gate_is_silu_whatever_its_config_says(goldens):
+    """Otherwise the released giant, whose config says gelu, is refused."""
+    golden = goldens["dinov2_registers"]
+    agree(golden, encoder(weights(golden), "x.npz", {"hidden_act": "gelu"}, heads=2, size=(12, 12)))
+
+
+@pytest.mark.parametrize("said,size", [(12, (12, 12)), ([8, 12], (8, 12)), ((8, 12), (8, 12))])
+def test_the_size_is_that_of_the_config_beside(goldens, said, size):
+    """Otherwise one length an axis ends in a traceback."""
+    found = encoder(weights(goldens["dinov3"]), "x.npz", {"image_size": said}, heads=2)
+    assert found.size == size
+    assert encoder(weights(goldens["dinov3"]), "x.npz", {"image_size": said}, 2, (4, 4)).size == (4, 4)
+
+
+def test_a_table_of_positions_is_laid_out_by_the_size_of_the_config_beside(rng):
+    """Otherwise one of 16x4 patches, which is as long as one of 8x8, is read as square."""
+    import numpy_published
+
+    held = numpy_published.random_weights(rng, cells=(16, 4))
+    assert encoder(held, "x.npz", {"image_size": [64, 16]}, heads=2).params["positions"].shape == (16, 4, 16)
+
+
+@pytest.mark.parametrize("said", [[12], [12, 12, 12], "12", [12, None], 0])
+def test_a_size_that_is_none_is_named(goldens, said):
+    """Otherwise a config that was written by hand ends in a traceback, or in an image without a patch."""
+    with pytest.raises(InputError, match="config beside x.npz says image_size .*for each of 2 axes"):
+        encoder(weights(goldens["dinov3"]), "x.npz", {"image_size": said}, heads=2)

@@ -19,6 +19,19 @@ from vitmed.runs.checkpoint import CheckpointConfig
 from vitmed.runs.finetune import FinetuneConfig
 from vitmed.runs.transfer import adaptations
 
+# Keys of ``config.model`` that nothing of a ResNet or a U-Net reads, beside those that ``ModelConfig`` refuses.
+_OF_VITS = (
+    "brightest_patches",
+    "decoder_depth",
+    "decoder_dim",
+    "decoder_heads",
+    "drop_path",
+    "epsilon",
+    "pool",
+    "scan",
+    "shape",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -90,11 +103,11 @@ def check(values: ConfigDict) -> Config:
 
     Raises:
         InputError: an unknown, missing or mistyped key, by name, two slow averages of one run, a best checkpoint by what
-            is not measured where one is saved, a way of fine-tuning
-            where there is nothing to fine-tune, rare classes lifted twice, a pool that nothing would learn, or a pool
-            or drop path of a model or objective without. Another pool than the mean is every ViT's to have: the
-            features of a run are asked for whatever its objective, by ``config.probe`` while it trains and of whoever
-            opens it.
+            is not measured where one is saved, a way of fine-tuning where there is nothing to fine-tune, rare classes
+            lifted twice, a pool that nothing would learn, or what the model or the objective does not have, such as
+            blocks of a ResNet or a drop path of a masked autoencoder. Another pool than the mean is every ViT's to
+            have: the features of a run are asked for whatever its objective, by ``config.probe`` while it trains and of
+            whoever opens it.
     """
     if "study" in values and "arms" in values:
         raise InputError("this is the config of a study, of many runs; `vitmed study` runs it")
@@ -139,10 +152,16 @@ def check(values: ConfigDict) -> Config:
             "leave it out"
         )
     if not config.model.patch_size:
-        for name, value in (("pool", "mean"), ("drop_path", 0.0), ("brightest_patches", 0)):
-            if (given := getattr(config.model, name)) != value:
+        # Of a training that is begun, not of the model: runs that kept such a key while nothing read it can be opened.
+        for name in _OF_VITS:
+            if (given := getattr(config.model, name)) != getattr(ModelConfig, name):
                 raise InputError(
                     f"config.model.{name} is {given!r}, which variant {config.model.variant!r} does not have; leave it "
                     "out"
                 )
+        if config.optim.layer_decay != 1:
+            raise InputError(
+                f"config.optim.layer_decay is {config.optim.layer_decay}, but variant {config.model.variant!r} has no "
+                "blocks for a rate to fall with; set it to 1"
+            )
     return config

@@ -99,6 +99,8 @@ class ModelConfig:
             self._check_cnn()
         else:
             self._check_vit()
+        if self.width < 1:
+            raise ValueError(f"width is {self.width}; at least 1 was expected")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path is {self.drop_path}; a rate from 0 to below 1 was expected")
         if self.decoder_heads < 1 or self.decoder_dim % self.decoder_heads:

@@ -107,10 +107,12 @@ class Ranks(nn.Module):
         start = jnp.asarray(
             gaps_of(np.log(np.arange(1, self.num_ranks) / np.arange(self.num_ranks - 1, 0, -1)))
         )
-        thresholds = ordered(self.param("thresholds", lambda _: start))
-        above = features @ kernel - thresholds  # (B, K - 1) log odds of lying above each rank but the highest
-        # P(k) = P(above k - 1) P(not above k) (1 - exp(threshold k-1 - threshold k)), without a difference that cancels.
-        between = jnp.log(-jnp.expm1(thresholds[:-1] - thresholds[1:]))
+        gaps = self.param("thresholds", lambda _: start)
+        # (B, K - 1) log odds of lying above each rank but the highest.
+        above = features @ kernel - ordered(gaps)
+        # P(k) = P(above k - 1) P(not above k) (1 - exp(threshold k-1 - threshold k)), without a difference that
+        # cancels: the last factor is 1 - exp(-softplus(gap)), which is sigmoid(gap).
+        between = jax.nn.log_sigmoid(gaps[1:])
         yes, no = jax.nn.log_sigmoid(above), jax.nn.log_sigmoid(-above)
         middle = yes[:, :-1] + no[:, 1:] + between
         return jnp.concatenate([no[:, :1], middle, yes[:, -1:]], axis=1)

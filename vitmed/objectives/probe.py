@@ -15,7 +15,7 @@ from vitmed.models.head import gaps_of
 STRENGTH = 0.1  # scikit-learn's C: few labels and features of unit variance want a firm prior
 _ROUNDS = 1000
 _LEAST = 1e-6  # standard deviation of a feature that never changes
-_NARROW = 1e-3  # least distance of two thresholds: of a rank without an example
+_NARROW = 1e-6  # least distance of two thresholds: below any that examples ask for, so that no step meets 0
 
 
 def linear_probe(
@@ -52,7 +52,9 @@ def linear_probe(
 def ordered_probe(features: np.ndarray, rank: np.ndarray, ranks: int) -> tuple[np.ndarray, np.ndarray]:
     """Fits the cumulative-logit model (``vitmed.models.head.Ranks``), with the same prior as ``linear_probe``.
 
-    The likelihood is concave in weights and thresholds together (Pratt 1981), so there is one fit to find.
+    The likelihood is concave in weights and thresholds together (Pratt 1981), so there is one fit to find. A rank
+    without a single example is given one, of average features: the likelihood alone would send the threshold of the
+    highest or lowest rank to infinity, and let those of another meet.
 
     Args:
         features: (n, D).
@@ -60,11 +62,14 @@ def ordered_probe(features: np.ndarray, rank: np.ndarray, ranks: int) -> tuple[n
         ranks: how many there are.
 
     Returns:
-        kernel (D, 1) and the thresholds (ranks - 1,) as the model parametrises them, float32.
+        kernel (D, 1) and the thresholds (ranks - 1,) as the model parametrises them, float32. A rank without an example
+        is expected about once among n + 1 scans, as a class is by ``linear_probe``.
     """
     x, mean, deviation = _standard(features)
     dim = x.shape[1]
-    counts = np.cumsum(np.bincount(rank, minlength=ranks) + 1.0)
+    unseen = np.setdiff1d(np.arange(ranks), rank)
+    x, rank = np.concatenate([x, np.zeros((len(unseen), dim))]), np.concatenate([rank, unseen])
+    counts = np.cumsum(np.bincount(rank))
     start = np.log(counts[:-1] / (counts[-1] - counts[:-1]))
     high, low = rank < ranks - 1, rank > 0  # who has a threshold above, and who one below
     upper_at, lower_at = np.minimum(rank, ranks - 2), np.maximum(rank, 1) - 1

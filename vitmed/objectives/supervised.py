@@ -43,7 +43,9 @@ class Config(ObjectiveConfig):
             likelihood of the cumulative-logit model (``vitmed.models.head.Ranks``).
         order: the classes from the lowest to the highest, for "ordinal": no name says it. Given for a multi-class task,
             evaluation speaks of ranks too. With an order, the class that is said is the median rank.
-        label_smoothing: share of the target spread over all classes (multiclass, ordinal).
+        label_smoothing: share of the target spread over all classes (multiclass, ordinal), or over the yes and the no
+            of each label (multilabel), in training and in the loss of validation. A number (regression) has nothing to
+            be spread over: not used there.
         class_weights: loss weight of each class (multiclass, ordinal) or of each label's positives (multilabel);
             () weighs all alike. "balanced" makes every class, or the two sides of every label, weigh the same, by how
             often the labelled scans that are trained on show them.
@@ -121,6 +123,7 @@ def build(config: Config, model: ModelConfig, spec: Spec, remat: Remat = "none")
             smooth = optax.smooth_labels(target, config.label_smoothing)
             return -jnp.sum(class_weights * smooth * jax.nn.log_softmax(logits), axis=-1, keepdims=True)
         if task == "multilabel":
+            target = target * (1 - config.label_smoothing) + config.label_smoothing / 2
             positive = class_weights * target * jax.nn.log_sigmoid(logits)
             return -(positive + (1 - target) * jax.nn.log_sigmoid(-logits))
         return (logits - target) ** 2

@@ -28,6 +28,7 @@ class Layout:
         epsilon: of the norms, unless a config beside the file says otherwise.
         normalisation: (mean, std) of the channels of an image in [0, 1], or None where each model has its own.
         rotary: whether positions are rotary.
+        silu: whether a gated perceptron's gate goes through silu whatever the config beside the file says.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Layout:
     epsilon: float = 1e-6
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     rotary: bool = False
+    silu: bool = False
 
 
 def _one(**names: str) -> dict[str, Names]:
@@ -141,6 +143,7 @@ LAYOUTS = (
         blocks="encoder.layer.",
         left_out=_HEADS,
         normalisation=IMAGENET,
+        silu=True,
     ),
     *(
         Layout(

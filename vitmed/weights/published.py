@@ -56,10 +56,11 @@ def encoder(
     Args:
         beside: transformers' config and preprocessing, where they are known.
         heads: of attention; None is that of the published models of this width.
-        size: of the images that it was trained on; None is square, by the table of positions, or 224 without one.
+        size: of the images that it was trained on; None is what ``beside`` says, else square, by the table of
+            positions, or 224 without one.
 
     Raises:
-        InputError: names that are missing or unknown, or heads, sizes or an activation that do not fit.
+        InputError: names that are missing or unknown, or heads, sizes, an activation or periods that do not fit.
     """
     beside = beside or {}
     arrays = {bare(name): array for name, array in arrays.items()}
@@ -82,7 +83,10 @@ def _read(parts, layout, source, beside, heads, size) -> Published:
     kernel = kernel.transpose(*range(2, kernel.ndim), 1, 0)  # (D, C, *patch) -> (*patch, C, D)
     *patch, channels, dim = kernel.shape
     periods = parts.array("periods", needed=False)
+    if layout.rotary:
+        _check_periods(beside, periods, source)
     heads = heads or beside.get("num_attention_heads") or _heads(layout, dim, periods, source)
+    size = size or _size(beside, len(patch), source)
     if dim % heads:
         raise InputError(
             f"{source} has tokens of width {dim}, which {heads} heads do not divide; give --heads"
@@ -102,7 +106,7 @@ def _read(parts, layout, source, beside, heads, size) -> Published:
     left_out = parts.check()
 
     first, gated = blocks[0], blocks[0]["mlp1"]["kernel"].ndim == 3
-    _check_activation(beside, gated, source)
+    _check_activation(beside, layout, gated, source)
     hidden = first["mlp2"]["kernel"].shape[0]
     shape = Variant(dim, len(blocks), heads, 3 * hidden // 2 if gated else hidden)
     if gated and gated_width(shape.mlp_dim) != hidden:
@@ -120,7 +124,7 @@ def _read(parts, layout, source, beside, heads, size) -> Published:
         shape=tuple(shape) if variant == "custom" else (),
     )
     if cells is None:
-        size = size or (int(beside.get("image_size", 224)),) * len(patch)
+        size = size or (224,) * len(patch)
     else:
         size = tuple(n * p for n, p in zip(cells, patch))
     _check_shapes(params, model, size, channels, source)
@@ -179,12 +183,7 @@ def _table(positions, cls, size, patch, source):
 
 def _heads(layout: Layout, dim: int, periods: np.ndarray | None, source: str) -> int:
     if periods is not None:
-        share = len(periods)
-        if not np.allclose(periods, LONGEST ** (np.arange(share) / share), rtol=1e-2):
-            raise InputError(
-                f"{source} has rotary positions of other periods than DINOv3's; it cannot be converted"
-            )
-        return dim // (4 * share)
+        return dim // (4 * len(periods))
     if dim not in HEADS:
         raise InputError(
             f"{source} has tokens of width {dim}, of which no number of heads is known; give --heads"
@@ -192,11 +191,43 @@ def _heads(layout: Layout, dim: int, periods: np.ndarray | None, source: str) ->
     return 20 if layout.rotary and dim == 1280 else HEADS[dim]
 
 
-def _check_activation(beside: dict, gated: bool, source: str) -> None:
-    said = beside.get("hidden_act", "silu" if gated else "gelu")
-    # Dinov2's SwiGLU is gated by silu whatever its config says.
-    if not gated and said != "gelu":
-        raise InputError(f"the config beside {source} says hidden_act {said!r}; only 'gelu' can be converted")
+def _size(beside: dict, axes: int, source: str) -> tuple[int, ...] | None:
+    """Of the images that it was trained on, as the config beside it says: one length, or one an axis."""
+    said = beside.get("image_size")
+    if said is None:
+        return None
+    size = tuple(said) if isinstance(said, list | tuple) else (said,) * axes
+    if len(size) != axes or not all(isinstance(length, int) and length > 0 for length in size):
+        raise InputError(
+            f"the config beside {source} says image_size {said!r}; one length, or one for each of {axes} axes, was "
+            "expected; give --size of the images it was trained on"
+        )
+    return size
+
+
+def _check_periods(beside: dict, periods: np.ndarray | None, source: str) -> None:
+    """By the file where it holds them, and by the config beside it, which is all that tells them in transformers."""
+    share = 0 if periods is None else len(periods)
+    if share and not np.allclose(periods, LONGEST ** (np.arange(share) / share), rtol=1e-2):
+        raise InputError(
+            f"{source} has rotary positions of other periods than DINOv3's; it cannot be converted"
+        )
+    if (said := beside.get("rope_theta", LONGEST)) != LONGEST:
+        raise InputError(
+            f"the config beside {source} says rope_theta {said!r}, rotary positions of other periods than DINOv3's "
+            f"({LONGEST:g}); it cannot be converted"
+        )
+
+
+def _check_activation(beside: dict, layout: Layout, gated: bool, source: str) -> None:
+    if gated and layout.silu:
+        return
+    ours = "silu" if gated else "gelu"
+    if (said := beside.get("hidden_act", ours)) != ours:
+        raise InputError(
+            f"the config beside {source} says hidden_act {said!r}; of a {'gated' if gated else 'plain'} perceptron "
+            f"only {ours!r} can be converted"
+        )
 
 
 def _check_shapes(
