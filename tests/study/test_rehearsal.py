@@ -123,13 +123,13 @@ def test_what_does_not_fit_is_named_before_any_training(tiny_dataset, tmp_path, 
         ({"registers": 2}, "", True),
         ({"epsilon": 1e-3}, "", True),
         ({"scan": True}, "", False),
-        ({"variant": "resnet10", "patch_size": (), "drop_path": 0.0}, "", True),
+        ({"variant": "resnet10", "patch_size": (), "drop_path": 0.0, "scan": False}, "", True),
     ],
 )
 def test_a_start_is_refused_on_paper_as_it_is_from_a_run(tiny_dataset, tmp_path, model, adapt, refused):
     """Otherwise an arm of another patch, width or depth than its pretraining is found when that has ended."""
     changed = {f"arms.pretrained.config.model.{key}": value for key, value in model.items()}
-    changed["arms.pretrained.config.init_adapt"] = adapt
+    changed |= {"arms.pretrained.config.init_adapt": adapt, "arms.pretrained.config.optim.layer_decay": 1.0}
     made = planned("configs/study/pneumoniamnist.py:tiny", tiny_dataset, tmp_path / "study", **changed)
     (pretrain,), cell = made.pretrains, made.cell("pretrained", 0.1, 0)
     on_paper = refusal(lambda: rehearse([pretrain], [cell]))
