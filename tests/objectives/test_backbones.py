@@ -16,7 +16,8 @@ KEYS = {
 }
 BACKBONES = {
     "learned": dict(positions="learned", registers=2),
-    "modern": dict(preset="modern", scan=True),
+    # Its stream is float32 beside products, and a plain decoder or predictor, in bfloat16.
+    "modern": dict(preset="modern", scan=True, dtype="bfloat16"),
 }
 
 

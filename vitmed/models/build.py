@@ -46,9 +46,10 @@ class ModelConfig:
     """``config.model``.
 
     ``patch_size`` has one entry an axis, in array order; a ResNet and a U-Net have none. ``dtype`` is that of the products:
-    parameters, norms and the loss are float32 always. ``pool`` makes one feature vector of a ViT's tokens
-    (``vitmed.models.head.pooled``). ``width`` is a ResNet's, a U-Net's and that of the decoder of masks, in channels at
-    the finest level; ``stem`` is a ResNet's (``vitmed.models.resnet.Stem``). ``decoder_*`` are those of a masked autoencoder's decoder and of I-JEPA's predictor, which are plain whatever the encoder is. ``shape`` (dim, depth, heads, mlp_dim) is that
+    parameters, norms and the loss are float32 always, and so are the encoder's tokens between its blocks where
+    ``layer_scale`` is on, as bfloat16 would round such small steps away. ``pool`` makes one feature vector of a ViT's
+    tokens (``vitmed.models.head.pooled``). ``width`` is a ResNet's, a U-Net's and that of the decoder of masks, in
+    channels at the finest level; ``stem`` is a ResNet's (``vitmed.models.resnet.Stem``). ``decoder_*`` are those of a masked autoencoder's decoder and of I-JEPA's predictor, which are plain whatever the encoder is. ``shape`` (dim, depth, heads, mlp_dim) is that
     of the variant "custom". ``epsilon`` is added to the variance in the encoder's norms.
 
     ``positions`` (``vitmed.models.positions``), ``registers`` (how many), ``layer_scale`` (its start; 0 is off),

@@ -1,8 +1,9 @@
 """The pre-norm transformer (Vaswani et al. 2017; pre-norm as in ViT, arXiv:2010.11929).
 
 Parameters are float32 and so are norms, softmax and their gradients; matrix products run in the compute
-``dtype``. Layers are unrolled, or scanned over one stacked set of parameters, which compiles in the time of one
-layer: ``stacked`` and ``unrolled`` turn one parameter tree into the other.
+``dtype``, which the stream between blocks has too unless LayerScale makes what they add to it small (``Style.stream``).
+Layers are unrolled, or scanned over one stacked set of parameters, which compiles in the time of one layer: ``stacked``
+and ``unrolled`` turn one parameter tree into the other.
 
 ``Style`` says how a block is made: as in the papers named above, or with what later ones found to train better.
 """
@@ -38,6 +39,12 @@ class Style(NamedTuple):
     mlp: MLP = "gelu"
     qk_norm: bool = False
     layer_scale: float = 0.0
+
+    def stream(self, dtype: Any) -> Any:
+        """The dtype of the stream that branches are added to, where products run in ``dtype``."""
+        # bfloat16 tells numbers apart that differ by 1/256: a branch under a LayerScale of 1e-5 is rounded away. One
+        # that is not scaled is about as large as the stream, whose bytes need not double for it.
+        return jnp.promote_types(dtype, jnp.float32) if self.layer_scale else dtype
 
 
 def gated_width(mlp_dim: int) -> int:
@@ -112,7 +119,8 @@ class Block(nn.Module):
         if not self.style.layer_scale:
             return y
         start = nn.initializers.constant(self.style.layer_scale)
-        return y * self.param(name, start, y.shape[-1:]).astype(y.dtype)
+        dtype = self.style.stream(self.dtype)
+        return y.astype(dtype) * self.param(name, start, y.shape[-1:]).astype(dtype)
 
     def _drop(self, y, branch, rate, keys):
         """Stochastic depth (arXiv:1603.09382): the branch is left out of some examples, by each example's own key."""
@@ -147,13 +155,14 @@ class Transformer(nn.Module):
         angles: jax.Array | None = None,
         depths: tuple[int, ...] = (),
     ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
-        """x (B, N, D) -> (B, N, D), without a final norm.
+        """x (B, N, D) -> (B, N, D) in the dtype of the stream (``Style.stream``), without a final norm.
 
         ``keys`` (B,) are the examples' random keys for stochastic depth, whose rate rises linearly from zero to
         ``drop_path`` over the layers; without keys nothing is dropped. ``angles`` (B or 1, N, D / heads / 2) turn
         queries and keys in every layer. With ``depths``, what x is after so many of the blocks (1 is after the first)
         comes along.
         """
+        x = x.astype(self.style.stream(self.dtype))
         block = Block
         if self.remat != "none":
             policies = jax.checkpoint_policies

@@ -85,24 +85,24 @@ class ViT(nn.Module):
             depths: the tokens after so many blocks come along, a list of (B, 1 + R + K, D) with the registers; without the final norm,
                 unless it is after the last block.
         """
-        dim = self.variant.dim
+        dim, stream = self.variant.dim, self.style.stream(self.dtype)
         cells = grid(image.shape[1:-1], self.patch)
         patches = patchify(image, self.patch)
         if keep is not None:
             patches = jnp.take_along_axis(patches, keep[:, :, None], axis=1)
-        tokens = Linear((dim,), dtype=self.dtype, name="patches")(patches)
+        tokens = Linear((dim,), dtype=self.dtype, name="patches")(patches).astype(stream)
         if blanks is not None:
             hidden, token = blanks
-            tokens = jnp.where(hidden[:, :, None], token.astype(self.dtype), tokens)
+            tokens = jnp.where(hidden[:, :, None], token.astype(stream), tokens)
         if self.positions != "rotary":
-            tokens = tokens + _at(self._table(cells), keep).astype(self.dtype)
+            tokens = tokens + _at(self._table(cells), keep).astype(stream)
         if self.learned_slices:
-            tokens = tokens + _at(self._slices(cells), keep).astype(self.dtype)
+            tokens = tokens + _at(self._slices(cells), keep).astype(stream)
         # The class token and the registers have no place: nothing is added to them, and they are not turned.
         first = [self.param("cls", nn.initializers.normal(0.02), (1, 1, dim))]
         if self.registers:
             first.append(self.param("registers", nn.initializers.normal(0.02), (1, self.registers, dim)))
-        first = [jnp.broadcast_to(part.astype(self.dtype), (len(tokens), *part.shape[1:])) for part in first]
+        first = [jnp.broadcast_to(part.astype(stream), (len(tokens), *part.shape[1:])) for part in first]
         angles = None
         if self.positions == "rotary":
             angles = _at(self._fixed(rotary, cells, dim // self.variant.heads), keep)
