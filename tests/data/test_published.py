@@ -150,5 +150,5 @@ def test_without_a_network_it_says_what_to_do(monkeypatch, tmp_path):
     with pytest.raises(MachineError, match="--source FILE"):
         published.file_of("medmnist:pneumoniamnist", cache=tmp_path, quiet=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(MachineError, match="cannot be written to"):
+    with pytest.raises(InputError, match="cannot be written to"):
         published.file_of("medmnist:pneumoniamnist", cache=tmp_path / "file" / "cache", quiet=True)

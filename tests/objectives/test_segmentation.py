@@ -124,7 +124,7 @@ def test_both_engines_sum_over_the_whole_batch(rng, mite, batch_of):
 def test_the_task_chooses_the_objective():
     config = registry.section({"name": "supervised", "task": "segmentation", "dice_weight": 2.0})
     assert isinstance(config, segmentation.Config)
-    with pytest.raises(InputError, match="config.objective.label_smoothing is not a key"):
+    with pytest.raises(InputError, match="config.objective.label_smoothing is of learning labels"):
         registry.section({"name": "supervised", "task": "segmentation", "label_smoothing": 0.1})
     with pytest.raises(ValueError, match="dice_weight is -1"):
         segmentation.Config(dice_weight=-1.0)
