@@ -1,5 +1,7 @@
 """Means over draws and paired differences: pairing, draws, and coverage where the truth is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from one_test_set import over_draws, paired_difference
@@ -276,6 +278,14 @@ def test_one_patient_of_a_class_gives_no_interval(rng):
     several = [np.concatenate([s, s], axis=1)[:, 1:3] for s in a]
     found = over_draws("auroc", several, *both, task="multilabel", classes=["x", "y"], resamples=50)
     assert found["low"] is None, "nor has the mean of which it is a part"
+
+
+def test_one_fold_with_one_such_patient_leaves_the_others_their_say():
+    """Otherwise a rare structure in one fold of five takes the interval of the whole study away."""
+    folds = [made([0.8 + 0.01 * k]) for k in range(5)]
+    whole, borrowed = mean(folds), mean([dataclasses.replace(folds[0], units=1), *folds[1:]])
+    assert borrowed["low"] == pytest.approx(whole["low"], abs=1e-3)
+    assert mean([dataclasses.replace(fold, units=1) for fold in folds])["low"] is None
 
 
 def test_which_structures_a_mean_is_of_is_not_the_predictions_to_say():

@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from vitmed.data.dataset import Dataset
 from vitmed.data.ingest import ingest
@@ -171,6 +172,39 @@ def test_a_border_lies_between_coarse_voxels(tmp_path):
     beyond = record | {"read_size": record["read_size"] + [9, 0, 0]}
     wide, _ = likeliest_onto_scan(np.eye(3)[np.ones(probability.shape[:-1], int)], beyond)
     assert set(np.unique(wide)) == {0, 1}, "where the grid does not reach is background"
+
+
+@pytest.mark.parametrize("grid", ["identity", "flipped", "coarse", "oblique"])
+def test_the_likeliest_is_that_of_every_class_brought_back_whole(rng, grid):
+    """Otherwise what is left out to be quick, classes where they cannot win, is left out of the mask."""
+    size, read_size = (7, 8, 6), (15, 11, 13)
+    matrix = {
+        "identity": np.eye(4),
+        "flipped": np.array([[-1, 0, 0, 9], [0, 1, 0, 2], [0, 0, 1, -1], [0, 0, 0, 1.0]]),
+        "coarse": np.array([[2.1, 0, 0, 0.5], [0, -1.4, 0, 10], [0, 0, 2, 1], [0, 0, 0, 1.0]]),
+        "oblique": np.array([[1.6, 0.3, 0, 1], [-0.3, 1.3, 0.1, 1], [0, 0, 1.9, 0.4], [0, 0, 0, 1.0]]),
+    }[grid]
+    record = {
+        "id": "a",
+        "image": np.zeros((*size, 1)),
+        "grid": matrix,
+        "affine": np.eye(4),
+        "orientation": "PSR",
+    }
+    record["read_size"] = np.array(size if grid == "identity" else read_size)
+    for sharp in (1, 8):
+        raw = np.exp(sharp * ndimage.gaussian_filter(rng.standard_normal((*size, 5)), (1, 1, 1, 0)))
+        probability = (raw / raw.sum(-1, keepdims=True)).astype(np.float32)
+        probability[..., 3] = 0
+        nearest = grid in ("identity", "flipped")
+        layers = [
+            onto_scan(probability[..., k], record, nearest=nearest, fill=float(k == 0))[0] for k in range(5)
+        ]
+        made, affine = likeliest_onto_scan(probability, record)
+        np.testing.assert_array_equal(made, np.argmax(layers, axis=0))
+        np.testing.assert_array_equal(affine, onto_scan(probability[..., 0], record, nearest=True)[1])
+    with pytest.raises(InputError, match="does not lie on the grid of a"):
+        likeliest_onto_scan(probability[1:], record)
 
 
 def test_pictures_come_back_without_a_place(tmp_path, rng):

@@ -276,15 +276,18 @@ def _interval(sides: list[list[tuple]], folds: Sequence[Sampled], overlap: float
             return nothing
         values.append(sum(float(points.mean()) for points, _, _ in parts))
         patients.append(fold.short * float(np.var(sum(boot[:, finite].mean(axis=0) for _, boot, _ in parts))))
-        spread += (weight**2 * patients[-1]) ** 2 / max(fold.freedom, 1)
         for points, boot, sources in parts:
             between, crossed, freedom = _between(points, boot[:, finite], sources)
             draws += weight**2 * between
             both += weight**2 * crossed
             spread += (weight**2 * between) ** 2 / max(freedom, 1)
     value = float(weights @ values)
-    if any(fold.units == 1 for fold in folds):
+    told = [variance for variance, fold in zip(patients, folds) if fold.units != 1]
+    if not told:
         return nothing | {"value": value}
+    # A fold that has one such patient does not tell how patients differ: as they do in the others.
+    patients = [np.mean(told) if fold.units == 1 else variance for variance, fold in zip(patients, folds)]
+    spread += sum((w**2 * p) ** 2 / max(f.freedom, 1) for w, p, f in zip(weights, patients, folds))
     from_patients = float(weights**2 @ patients)
     errors = []
     if len(folds) > 1:

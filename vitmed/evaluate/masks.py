@@ -71,7 +71,9 @@ def spacings(spacing: Array) -> tuple[Array, str]:
         spacing: (m, n) millimetres, nan where unknown; of float32 the shortest decimals that it stands for, as 0.8.
     """
     if np.isfinite(spacing).all():
-        return np.array([[float(str(mm)) for mm in row] for row in np.asarray(spacing)]), "mm"
+        return np.array([[float(str(mm)) for mm in row] for row in np.asarray(spacing)]).reshape(
+            np.shape(spacing)
+        ), "mm"
     return np.ones(np.shape(spacing)), "pixels"
 
 

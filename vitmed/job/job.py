@@ -338,7 +338,7 @@ class Job:
             marked = (dataset.datasheet.get("marked") or {}).get("scans", every)
             if marked < every:
                 found.append(
-                    f"{words.plural(every - marked, 'scan')} of {every:,} in {dataset.path} have no mask, so that nothing of "
+                    f"{words.plural(every - marked, 'scan')} of {every:,} in {dataset.path} without a mask: nothing of "
                     f"{'it is' if every - marked == 1 else 'them is'} excluded ({', '.join(self.config.objective.excluded)})"
                 )
         return found

@@ -1,5 +1,6 @@
 """What was made on a dataset's grid goes back onto the grid of the scan it was made from, and to NIfTI."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,19 +34,12 @@ def onto_scan(
     Raises:
         InputError: the array is not of the record's size.
     """
-    grid, size = np.asarray(record["grid"], float), tuple(int(n) for n in record["read_size"])
-    n, held = len(size), np.shape(record["image"])[:-1]
-    if array.shape[:n] != held or array.ndim > n + 1:
-        raise InputError(
-            f"an array of {array.shape} does not lie on the grid of {record['id']}, which is {held}"
-        )
+    grid, size = _grid_of(record)
+    n = len(size)
+    _check(array.shape, array.ndim - n, record)
     channels = [array] if array.ndim == n else list(np.moveaxis(array, -1, 0))
     back = [geometry.onto(c, grid, size, np.eye(n + 1), nearest, fill) for c in channels]
-    out = back[0] if array.ndim == n else np.stack(back, axis=-1)
-    affine = np.asarray(record["affine"], float)
-    if n == 3:
-        affine = affine @ np.linalg.inv(grid)
-    return _turned_back(out, affine, record["orientation"])
+    return _at_home(back[0] if array.ndim == n else np.stack(back, axis=-1), record)
 
 
 def likeliest_onto_scan(probability: np.ndarray, record: Mapping) -> tuple[np.ndarray, np.ndarray]:
@@ -55,8 +49,7 @@ def likeliest_onto_scan(probability: np.ndarray, record: Mapping) -> tuple[np.nd
     file, the border of a mask that was chosen before would follow the coarse voxels.
 
     Args:
-        probability: (*S, 1 + K), the background's first, S the size of the record's image. One class at a time is brought
-            to the file's grid.
+        probability: (*S, 1 + K), the background's first, S the size of the record's image.
         record: as for ``onto_scan``.
 
     Returns:
@@ -65,13 +58,65 @@ def likeliest_onto_scan(probability: np.ndarray, record: Mapping) -> tuple[np.nd
     Raises:
         InputError: as ``onto_scan``.
     """
-    best, affine = onto_scan(probability[..., 0], record, nearest=False, fill=1.0)
-    likeliest = np.zeros(best.shape, np.uint8)
-    for k in range(1, probability.shape[-1]):
-        layer, _ = onto_scan(probability[..., k], record, nearest=False)
-        likeliest[layer > best] = k
-        np.maximum(best, layer, out=best)
-    return likeliest, affine
+    grid, size = _grid_of(record)
+    n, classes = len(size), probability.shape[-1]
+    _check(probability.shape, 1, record)
+    if np.allclose(grid, np.rint(grid), atol=1e-6) and abs(np.linalg.det(grid)) < 1.5:
+        # Voxel lies on voxel: there is nothing between them to read.
+        return onto_scan(probability.argmax(axis=-1).astype(np.uint8), record, nearest=True)
+    best = geometry.onto(probability[..., 0], grid, size, np.eye(n + 1), False, 1.0)
+    likeliest = np.zeros(size, np.uint8)
+    for k in range(1, classes):
+        # The likeliest has no less than an equal share, and what lies between voxels no more than the larger of both.
+        box = _box(probability[..., k] > 1 / classes)
+        if box is None:
+            continue
+        low = np.maximum(box[0] - 2, 0)
+        part = probability[tuple(slice(a, b) for a, b in zip(low, box[1] + 2)) + (k,)]
+        corners = np.array(list(itertools.product(*zip(box[0] - 1, box[1])))) @ grid[:n, :n].T + grid[:n, n]
+        start = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, size)
+        stop = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, start, size)
+        here = tuple(slice(a, b) for a, b in zip(start, stop))
+        layer = geometry.onto(part, grid @ _moved(low), tuple(stop - start), _moved(start), False)
+        likeliest[here][layer > best[here]] = k
+        np.maximum(best[here], layer, out=best[here])
+    return _at_home(likeliest, record)
+
+
+def _grid_of(record: Mapping) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(n + 1, n + 1) the record's index to that of its file, axes as the record has them, and the file's size."""
+    return np.asarray(record["grid"], float), tuple(int(n) for n in record["read_size"])
+
+
+def _check(shape: tuple[int, ...], channels: int, record: Mapping) -> None:
+    held = np.shape(record["image"])[:-1]
+    if shape[: len(held)] != held or channels > 1 or len(shape) != len(held) + channels:
+        raise InputError(f"an array of {shape} does not lie on the grid of {record['id']}, which is {held}")
+
+
+def _at_home(array: np.ndarray, record: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """An array on the grid of the record's file, with the axes of that file, and where it lies."""
+    grid, size = _grid_of(record)
+    affine = np.asarray(record["affine"], float)
+    if len(size) == 3:
+        affine = affine @ np.linalg.inv(grid)
+    return _turned_back(array, affine, record["orientation"])
+
+
+def _box(there: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of what is true: (n,) first indices, and those after the last; None of nothing."""
+    along = [there.any(axis=tuple(b for b in range(there.ndim) if b != a)) for a in range(there.ndim)]
+    if not along[0].any():
+        return None
+    ends = [np.flatnonzero(one)[[0, -1]] for one in along]
+    return np.array([e[0] for e in ends]), np.array([e[1] + 1 for e in ends])
+
+
+def _moved(start: np.ndarray) -> np.ndarray:
+    """The index of a part that begins at ``start`` to that of the whole."""
+    made = np.eye(len(start) + 1)
+    made[:-1, -1] = start
+    return made
 
 
 def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
